@@ -1,0 +1,5 @@
+"""One contract for every vision backbone: see `create_feature_backbone`."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

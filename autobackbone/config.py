@@ -1,0 +1,293 @@
+"""The two configs: inert, validated values and their round trips through dicts, JSON and YAML."""
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from autobackbone.errors import ConfigError
+
+PYRAMIDS = ("resample", "simple", "none")
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+class _Config:
+    """What both configs can do. Subclasses are frozen dataclasses."""
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed.
+
+        Raises
+        ------
+        ConfigError
+            If a name is no field, or a value is not valid for its field.
+        """
+        names = [f.name for f in dataclasses.fields(self)]  # type: ignore[arg-type]
+        for name in changes:
+            if name not in names:
+                msg = f"{type(self).__name__} has no field {name!r}{_nearest(name, names)}."
+                raise ConfigError(msg)
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values: tuples become lists, nothing else changes."""
+        fields = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a config from a mapping of field names to values; absent fields keep their defaults.
+
+        Raises
+        ------
+        ConfigError
+            If a key is no field, or a value is not valid for its field.
+        """
+        if not isinstance(values, Mapping):
+            msg = f"{cls.__name__} is made from a mapping of fields, got {type(values).__name__}."
+            raise ConfigError(msg)
+        return cls().replace(**{str(k): v for k, v in values.items()})
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the fields to a JSON file."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a config from a JSON file.
+
+        Raises
+        ------
+        ConfigError
+            If the file is missing, is not JSON, or does not hold a valid config.
+        """
+        try:
+            values = json.loads(_read(path))
+        except json.JSONDecodeError as err:
+            msg = f"{os.fspath(path)!r} is not JSON: {err}."
+            raise ConfigError(msg) from err
+        return cls.from_dict(values)
+
+    def to_yaml(self, path: str | os.PathLike[str]) -> None:
+        """Write the fields to a YAML file."""
+        import yaml
+
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
+        Path(path).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a config from a YAML file.
+
+        Raises
+        ------
+        ConfigError
+            If the file is missing, is not YAML, or does not hold a valid config.
+        """
+        import yaml
+
+        try:
+            values = yaml.safe_load(_read(path))
+        except yaml.YAMLError as err:
+            msg = f"{os.fspath(path)!r} is not YAML: {err}."
+            raise ConfigError(msg) from err
+        return cls.from_dict({} if values is None else values)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # normalising on creation is the one write there is
+
+    def _validate_common(self) -> None:
+        _check(isinstance(self.model_name, str) and self.model_name.strip() != "", self, "model_name",
+               "a model name such as 'resnet50'")
+        self._set("model_name", self.model_name.strip())
+        _check(isinstance(self.pretrained, bool), self, "pretrained", "True or False")
+        for name in ("drop_rate", "drop_path_rate"):
+            value = getattr(self, name)
+            _check(_is_real(value) and 0 <= value < 1, self, name, "a rate of at least 0 and below 1")
+            self._set(name, float(value))
+        _check(_is_int(self.in_chans) and self.in_chans > 0, self, "in_chans", "a positive integer")
+        if self.img_size is not None:
+            size = self.img_size
+            pair = (size, size) if _is_int(size) else _as_tuple(size)
+            _check(pair is not None and len(pair) == 2 and all(_is_int(s) and s > 0 for s in pair), self,
+                   "img_size", "(height, width) in pixels, or one integer for a square")
+            self._set("img_size", pair)
+        if isinstance(self.weights, os.PathLike):
+            self._set("weights", os.fspath(self.weights))
+        _check(self.weights is None or (isinstance(self.weights, str) and self.weights != ""), self, "weights",
+               "the path of a weights file")
+        kwargs = self.extra_kwargs
+        _check(isinstance(kwargs, Mapping) and all(isinstance(k, str) for k in kwargs), self, "extra_kwargs",
+               "a mapping of argument names to values")
+        self._set("extra_kwargs", dict(kwargs))
+
+    # The fields that both configs have, for the methods above.
+    model_name: str
+    pretrained: bool
+    drop_rate: float
+    drop_path_rate: float
+    in_chans: int
+    img_size: tuple[int, int] | None
+    weights: str | None
+    extra_kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BackboneConfig(_Config):
+    """A backbone with pooled output: ``(B, C, H, W)`` images to ``(B, num_features)`` or ``(B, num_classes)``.
+
+    Parameters
+    ----------
+    model_name
+        A timm name (``"resnet50"``, ``"resnet50.a1_in1k"``), ``"timm/..."``, ``"hf-hub:owner/repo[@revision]"``
+        or ``"local-dir:path"``.
+    pretrained
+        Take the published weights.
+    num_classes
+        0 for pooled features; ``n`` to end in a linear head with ``n`` outputs.
+    drop_rate
+        Dropout before the head, in [0, 1).
+    drop_path_rate
+        Stochastic depth, in [0, 1).
+    in_chans
+        Channels of the input images.
+    img_size
+        ``(height, width)`` in pixels for architectures that are built for a size; an ``int`` is a square.
+    weights
+        A ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file in timm's names; taken instead of the published weights.
+    extra_kwargs
+        Further arguments for ``timm.create_model``.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not valid for its field.
+    """
+
+    model_name: str = "resnet50"
+    pretrained: bool = True
+    num_classes: int = 0
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    in_chans: int = 3
+    img_size: tuple[int, int] | None = None
+    weights: str | None = None
+    extra_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._validate_common()
+        _check(_is_int(self.num_classes) and self.num_classes >= 0, self, "num_classes", "an integer of at least 0")
+
+
+@dataclass(frozen=True)
+class FeatureBackboneConfig(_Config):
+    """A backbone with multi-scale output: ``(B, C, H, W)`` images to a list of feature maps.
+
+    Parameters
+    ----------
+    model_name
+        A timm name (``"resnet50"``, ``"resnet50.a1_in1k"``), ``"timm/..."``, ``"hf-hub:owner/repo[@revision]"``
+        or ``"local-dir:path"``.
+    pretrained
+        Take the published weights.
+    out_indices
+        Native levels in the order wanted, counted from 0 as timm counts them; negative ones count from the end.
+    out_strides
+        Strides in pixels in the order wanted, such as ``(4, 8, 16, 32)``; excludes `out_indices`. With neither,
+        the strides are 8, 16 and 32, as far as `output_stride` lets them.
+    drop_rate
+        Dropout, in [0, 1).
+    drop_path_rate
+        Stochastic depth, in [0, 1).
+    in_chans
+        Channels of the input images.
+    img_size
+        ``(height, width)`` in pixels that the backbone is built for; an ``int`` is a square. Architectures that are
+        bound to one size then take this one; the others still take any.
+    output_stride
+        32, or 8 or 16 for dilated convolutions, where the architecture can.
+    pyramid
+        How a stride that the architecture does not have is made: ``"resample"`` from the nearest native level
+        (single-stride models: from the block at 1/4, 1/2, 3/4 or 4/4 of the depth), or ``"none"``, which refuses.
+    norm
+        The final norm on the maps of architectures that have one; ``None`` is timm's convention, which is without.
+    weights
+        A ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file in timm's names; taken instead of the published weights.
+    extra_kwargs
+        Further arguments for ``timm.create_model``.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not valid for its field.
+    """
+
+    model_name: str = "resnet50"
+    pretrained: bool = True
+    out_indices: tuple[int, ...] | None = None
+    out_strides: tuple[int, ...] | None = None
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    in_chans: int = 3
+    img_size: tuple[int, int] | None = None
+    output_stride: int = 32
+    pyramid: str = "resample"
+    norm: bool | None = None
+    weights: str | None = None
+    extra_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._validate_common()
+        for name, floor, what in (("out_indices", None, "integers"), ("out_strides", 1, "positive integers")):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            items = _as_tuple(value)
+            _check(items is not None and len(items) > 0 and all(_is_int(i) for i in items)
+                   and (floor is None or min(items) >= floor), self, name, f"a sequence of {what}")
+            assert items is not None
+            _check(len(set(items)) == len(items), self, name, "without duplicates")
+            self._set(name, items)
+        if self.out_indices is not None and self.out_strides is not None:
+            msg = (f"out_indices={self.out_indices} and out_strides={self.out_strides} exclude each other; "
+                   "give one of them.")
+            raise ConfigError(msg)
+        _check(_is_int(self.output_stride) and self.output_stride in OUTPUT_STRIDES, self, "output_stride",
+               "one of 8, 16, 32")
+        _check(self.pyramid in PYRAMIDS, self, "pyramid", "one of 'resample', 'simple', 'none'")
+        _check(self.norm is None or isinstance(self.norm, bool), self, "norm", "True, False or None")
+
+
+def _check(valid: bool, config: _Config, name: str, expected: str) -> None:
+    if not valid:
+        msg = f"{type(config).__name__}.{name} must be {expected}, got {getattr(config, name)!r}."
+        raise ConfigError(msg)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _as_tuple(value: object) -> tuple[Any, ...] | None:
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else None
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else f"; its fields are {', '.join(names)}"
+
+
+def _read(path: str | os.PathLike[str]) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        msg = f"The config file {os.fspath(path)!r} could not be read: {err}."
+        raise ConfigError(msg) from err

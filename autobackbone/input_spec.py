@@ -1,0 +1,117 @@
+"""InputSpec: what a backbone takes as input, and how images become that."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from autobackbone.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a backbone takes as input.
+
+    Attributes
+    ----------
+    in_chans
+        Channels of the images.
+    size
+        ``(height, width)`` in pixels that the weights were made for, or that the backbone was built for.
+    mean, std
+        Per channel, for images in [0, 1]; `in_chans` entries, repeated in the order of the stem's weights.
+    interpolation
+        How images are resized: ``"bicubic"``, ``"bilinear"``, ``"nearest"`` ...
+    crop_pct
+        Share of the resized image that the evaluation crop keeps, in (0, 1].
+    crop_mode
+        How the evaluation crop is taken: ``"center"``, ``"squash"`` or ``"border"``.
+    min_size
+        Smallest height and width in pixels.
+    fixed_size
+        Whether `size` is the only size that the backbone takes.
+    divisor
+        What the backbone pads height and width to a multiple of, at the bottom and right; 1 if it never pads.
+    """
+
+    in_chans: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+    min_size: int
+    fixed_size: bool
+    divisor: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values: tuples become lists."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Subtract the mean and divide by the standard deviation.
+
+        Parameters
+        ----------
+        x
+            ``(B, C, H, W)`` or ``(C, H, W)``, floating point, in [0, 1].
+
+        Returns
+        -------
+        Tensor
+            The same shape, dtype and device.
+
+        Raises
+        ------
+        InputError
+            If `x` is not floating point, or C is not `in_chans`.
+        """
+        if not x.is_floating_point():
+            msg = f"normalize() takes floating point images in [0, 1], got {x.dtype}; divide by the type's maximum first."
+            raise InputError(msg)
+        if x.ndim not in (3, 4) or x.shape[-3] != self.in_chans:
+            msg = (f"normalize() takes (B, {self.in_chans}, H, W) or ({self.in_chans}, H, W) images, "
+                   f"got shape {tuple(x.shape)}.")
+            raise InputError(msg)
+        mean = x.new_tensor(self.mean).view(-1, 1, 1)
+        std = x.new_tensor(self.std).view(-1, 1, 1)
+        return (x - mean) / std
+
+    def transform(self, *, training: bool = False) -> Callable[[Any], Tensor]:
+        """Return timm's image transform for this input: a PIL image in, a normalised ``(C, H, W)`` tensor out.
+
+        Parameters
+        ----------
+        training
+            With timm's default augmentation instead of resize and centre crop.
+        """
+        from timm.data import create_transform
+
+        made: Callable[[Any], Tensor] = create_transform(
+            input_size=(self.in_chans, *self.size),
+            is_training=training,
+            mean=self.mean,
+            std=self.std,
+            interpolation="random" if training else self.interpolation,
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
+        )
+        return made
+
+
+def repeat_to(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Repeat per-channel values to `channels` entries, the way timm repeats the weights of a stem.
+
+    One channel sums the stem's weights, so it takes the mean of the values; other counts cycle through them.
+    """
+    if channels == len(values):
+        return values
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[i % len(values)] for i in range(channels))

@@ -1,0 +1,169 @@
+"""Names: text becomes a typed reference once, at the edge."""
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from autobackbone.errors import UnknownBackboneError
+
+DINOV3 = {
+    "dinov3_vits16": "facebook/dinov3-vits16-pretrain-lvd1689m",
+    "dinov3_vits16plus": "facebook/dinov3-vits16plus-pretrain-lvd1689m",
+    "dinov3_vitb16": "facebook/dinov3-vitb16-pretrain-lvd1689m",
+    "dinov3_vitl16": "facebook/dinov3-vitl16-pretrain-lvd1689m",
+    "dinov3_vith16plus": "facebook/dinov3-vith16plus-pretrain-lvd1689m",
+    "dinov3_vit7b16": "facebook/dinov3-vit7b16-pretrain-lvd1689m",
+    "dinov3_convnext_tiny": "facebook/dinov3-convnext-tiny-pretrain-lvd1689m",
+    "dinov3_convnext_small": "facebook/dinov3-convnext-small-pretrain-lvd1689m",
+    "dinov3_convnext_base": "facebook/dinov3-convnext-base-pretrain-lvd1689m",
+    "dinov3_convnext_large": "facebook/dinov3-convnext-large-pretrain-lvd1689m",
+}
+DINOV3_REPOS = {repo: short for short, repo in DINOV3.items()} | {
+    "facebook/dinov3-vitl16-pretrain-sat493m": "dinov3_vitl16",
+    "facebook/dinov3-vit7b16-pretrain-sat493m": "dinov3_vit7b16",
+}
+
+# Spellings that are common outside timm, without case and separators -> the architecture meant.
+_ALIASES = {
+    "vit": "vit_base_patch16_224",
+    "efficientnet": "efficientnet_b0",
+    "mobilenetv3large": "mobilenetv3_large_100",
+    "mobilenetv3small": "mobilenetv3_small_100",
+    "dla46": "dla46_c",
+}
+_SOURCES = {"hf-hub": "hf-hub", "hf_hub": "hf-hub", "local-dir": "local-dir"}
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A parsed name.
+
+    Attributes
+    ----------
+    source
+        ``"timm"`` (its registry), ``"hf-hub"`` (a repository with a timm config), ``"local-dir"`` (a folder with
+        one) or ``"dinov3"`` (transformers).
+    name
+        The architecture, the repository, the path, or the DINOv3 short name.
+    tag
+        Which published weights of the architecture, or the repository of the DINOv3 weights; ``None`` for the default.
+    revision
+        Of the repository; ``None`` for its default.
+    """
+
+    source: str
+    name: str
+    tag: str | None = None
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        text = self.name if self.tag is None or self.source == "dinov3" else f"{self.name}.{self.tag}"
+        if self.revision is not None:
+            text = f"{text}@{self.revision}"
+        return text if self.source in ("timm", "dinov3") else f"{self.source}:{text}"
+
+
+def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
+    """Parse a model name.
+
+    Parameters
+    ----------
+    text
+        The name, in any accepted spelling.
+    known
+        The architectures of timm's registry, each with the tags of its published weights.
+
+    Raises
+    ------
+    UnknownBackboneError
+        If the name fits nothing, or fits several; the message lists spellings that would work.
+    """
+    prefix, colon, rest = text.partition(":")
+    if colon and len(prefix) > 1:
+        return _parse_prefixed(text, prefix.lower(), rest)
+    if text.startswith("timm/"):
+        return _parse_timm(text.removeprefix("timm/"), text, known)
+    if text.startswith("torchvision/"):
+        return _parse_torchvision(text, known)
+    if text in DINOV3_REPOS:
+        return ModelRef("dinov3", DINOV3_REPOS[text], text)
+    if "/" in text or "\\" in text:
+        msg = (f"{text!r} looks like a repository or a path; write 'hf-hub:{text}' for the Hugging Face Hub or "
+               f"'local-dir:{text}' for a folder.")
+        raise UnknownBackboneError(msg)
+    short = text.lower().replace("-", "_")
+    if short in DINOV3:
+        return ModelRef("dinov3", short)
+    if re.fullmatch(r"dinov3_vit[a-z]+14", short):
+        size = short.removeprefix("dinov3_vit").removesuffix("14")
+        match = f"dinov3_vit{size}16"
+        full = {"s": "small", "b": "base", "l": "large"}.get(size)
+        dinov2 = f"; DINOv2 has patch 14: 'vit_{full}_patch14_dinov2'" if full else ""
+        msg = f"There is no {text!r}: DINOv3 has patch 16{f', as {match!r}' if match in DINOV3 else ''}{dinov2}."
+        raise UnknownBackboneError(msg)
+    return _parse_timm(text, text, known)
+
+
+def _parse_prefixed(text: str, prefix: str, rest: str) -> ModelRef:
+    if prefix not in _SOURCES:
+        msg = f"{text!r} has the unknown prefix {prefix!r}; the prefixes are 'hf-hub:' and 'local-dir:'."
+        raise UnknownBackboneError(msg)
+    source = _SOURCES[prefix]
+    if not rest:
+        msg = f"{text!r} names no {'repository' if source == 'hf-hub' else 'folder'} after its prefix."
+        raise UnknownBackboneError(msg)
+    if source == "local-dir":
+        return ModelRef(source, rest)
+    repo, at, revision = rest.partition("@")
+    if not _REPO.fullmatch(repo) or ".." in repo or (at and not revision):
+        msg = f"{text!r} is no Hub repository; write 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'."
+        raise UnknownBackboneError(msg)
+    return ModelRef(source, repo, revision=revision or None)
+
+
+def _parse_timm(name: str, text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
+    stem, _, tag = name.partition(".")
+    architecture = _architecture(stem, text, known)
+    if not tag:
+        return ModelRef("timm", architecture)
+    if tag not in known[architecture]:
+        tags = [f"'{architecture}.{t}'" for t in known[architecture]]
+        have = f"it has {', '.join(tags)}" if tags else "it has no published weights"
+        msg = f"{text!r}: {architecture!r} has no weights tagged {tag!r}; {have}."
+        raise UnknownBackboneError(msg)
+    return ModelRef("timm", architecture, tag)
+
+
+def _parse_torchvision(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
+    """Parse ``torchvision/...``: timm hosts torchvision's weights, its newest ones under ``tv2_in1k``."""
+    architecture = _architecture(text.removeprefix("torchvision/"), text, known)
+    for tag in ("tv2_in1k", "tv_in1k"):
+        if tag in known[architecture]:
+            return ModelRef("timm", architecture, tag)
+    msg = f"{text!r}: timm hosts no torchvision weights for {architecture!r}; write {architecture!r} for its own."
+    raise UnknownBackboneError(msg)
+
+
+def _architecture(stem: str, text: str, known: Mapping[str, Collection[str]]) -> str:
+    if stem in known:
+        return stem
+    key = _squash(stem)
+    if key in _ALIASES and _ALIASES[key] in known:
+        return _ALIASES[key]
+    matches = [name for name in known if _squash(name) == key]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        msg = f"{text!r} could mean {' or '.join(map(repr, matches))}; write the one that you mean."
+        raise UnknownBackboneError(msg)
+    by_key = {_squash(name): name for name in known} | {_squash(name): name for name in DINOV3}
+    close = [by_key[k] for k in difflib.get_close_matches(key, by_key, n=3, cutoff=0.6)]
+    remedy = f"did you mean {', '.join(map(repr, close))}?" if close else "list_backbones() lists the names there are."
+    msg = f"There is no backbone {text!r}; {remedy}"
+    raise UnknownBackboneError(msg)
+
+
+def _squash(name: str) -> str:
+    return re.sub(r"[-_\s]", "", name.lower())

@@ -1,0 +1,48 @@
+"""Sources: the one seam between this package and the libraries that hold the models.
+
+What crosses it: a reference and a config go in; NCHW maps, levels and an `InputSpec` come out.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from autobackbone.input_spec import InputSpec
+from autobackbone.levels import NativeLevel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Source(Protocol):
+    """A reference and a config, resolved: what there is before anything is built."""
+
+    @property
+    def levels(self) -> tuple[NativeLevel, ...]:
+        """Every native level, by index."""
+
+    def build(self, indices: tuple[int, ...]) -> "NativeModel":
+        """Build the backbone up to the deepest of `indices`, which are ascending."""
+
+    def build_pooled(self) -> "tuple[nn.Module, InputSpec]":
+        """Build the whole backbone, with pooled output or a head."""
+
+
+@dataclass(frozen=True)
+class NativeModel:
+    """What a source builds of levels.
+
+    Attributes
+    ----------
+    module
+        Takes ``(B, C, H, W)``, returns a list with one NCHW map per requested native index, shallow to deep.
+        It has ``set_grad_checkpointing(enable)``. Nothing in it is deeper than the deepest of those levels, and every
+        parameter that requires a gradient gets one.
+    input_spec
+        What it takes as input.
+    built_size
+        ``(height, width)`` that it was built for, if that is the one size it takes; else ``None``.
+    """
+
+    module: "nn.Module"
+    input_spec: InputSpec
+    built_size: tuple[int, int] | None

@@ -1,0 +1,298 @@
+"""The timm source: any architecture of timm's registry, or a timm config on the Hub or in a folder."""
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_model_config_from_hf
+from timm.models._hub import load_model_config_from_path
+from torch import nn
+
+from autobackbone.config import BackboneConfig, FeatureBackboneConfig
+from autobackbone.errors import (
+    ConfigError,
+    InputSizeError,
+    UnknownBackboneError,
+    UnsupportedError,
+    WeightsNotFoundError,
+)
+from autobackbone.input_spec import InputSpec, repeat_to
+from autobackbone.levels import NativeLevel, round_up
+from autobackbone.names import ModelRef
+from autobackbone.sources import NativeModel
+from autobackbone.sources.timm_facts import (
+    FAILURES,
+    Levels,
+    TimmFacts,
+    facts_of,
+    measure,
+    meta_device,
+    unused_parameters,
+)
+from autobackbone.weights import explained, load_exactly, read_checkpoint
+
+# Arguments of timm.create_model that say where weights come from, and nothing of the architecture.
+_LOADING = ("cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+# Arguments that would make timm return something else than the model.
+_WRAPPING = ("features_only", "out_indices", "feature_cls", "feature_cfg")
+
+
+@functools.cache
+def architectures() -> Mapping[str, tuple[str, ...]]:
+    """Return every architecture of timm's registry with the tags of its published weights, the default first."""
+    tags: dict[str, list[str]] = {name: [] for name in timm.list_models()}
+    for tagged in timm.list_pretrained():
+        name, _, tag = tagged.partition(".")
+        default = timm.get_pretrained_cfg(name).tag == tag
+        tags[name].insert(0 if default else len(tags[name]), tag)
+    return {name: tuple(found) for name, found in tags.items()}
+
+
+def list_architectures(pattern: str, *, pretrained_only: bool) -> list[str]:
+    """Return timm's own list: names, or names with tags if `pretrained_only`."""
+    return list(timm.list_models(pattern, pretrained=pretrained_only))
+
+
+class TimmSource:
+    """A timm reference and a config, resolved.
+
+    Raises
+    ------
+    UnknownBackboneError
+        If a config on the Hub or in a folder names an architecture that the installed timm does not have.
+    ConfigError
+        If `config` holds an argument that the architecture does not take.
+    UnsupportedError
+        If the architecture does not have what `config` asks for.
+    WeightsError
+        If the config of a reference on the Hub or in a folder cannot be had.
+    """
+
+    def __init__(self, ref: ModelRef, config: BackboneConfig | FeatureBackboneConfig) -> None:
+        self.name = str(ref)
+        self.config = config
+        self.architecture, self.published, saved = _resolve(ref)
+        self.default_size: tuple[int, int] = tuple(  # type: ignore[assignment]
+            saved.get("img_size") or self.published.get("input_size", (3, 224, 224))[1:]
+        )
+        self.arguments = {"num_classes": 0} | _arguments(config)
+        self.facts = self._facts(saved | self.arguments)
+
+    @property
+    def levels(self) -> tuple[NativeLevel, ...]:
+        """Every native level, by index."""
+        return self.facts.levels
+
+    def build(self, indices: tuple[int, ...]) -> NativeModel:
+        """Build the backbone up to the deepest of `indices`, which are ascending.
+
+        Raises
+        ------
+        InputSizeError
+            If the architecture cannot be built for `img_size`.
+        WeightsError
+            If the weights cannot be had, or do not fit.
+        """
+        assert isinstance(self.config, FeatureBackboneConfig)
+        if self.config.norm and not self.facts.has_norm:
+            msg = f"norm=True: {self.architecture!r} has no final norm for its maps; leave norm=None."
+            raise UnsupportedError(msg)
+        deepest = self.levels[indices[-1]]
+        built = self._built_size(deepest)
+        model = self._create(deepest, built)
+        module = self._cut(model, indices)
+        if self.facts.branches:
+            self._freeze_unused(module, deepest, built)
+        return NativeModel(module, self._input_spec(model, deepest, built), built)
+
+    def build_pooled(self) -> tuple[nn.Module, InputSpec]:
+        """Build timm's own model, without a head or with a new one.
+
+        Raises
+        ------
+        UnsupportedError
+            If the architecture is an encoder without pooled output.
+        InputSizeError
+            If the architecture cannot be built for `img_size`.
+        WeightsError
+            If the weights cannot be had, or do not fit.
+        """
+        deepest = self.levels[-1]
+        built = self._built_size(deepest)
+        if built is not None and built != self._size:
+            msg = (f"img_size={self._size}: {self.architecture!r} is built for multiples of {deepest.divisor} and its "
+                   f"pooled form does not pad; use img_size={built}.")
+            raise InputSizeError(msg)
+        model: Any = self._create(deepest, built)
+        if not hasattr(model, "get_classifier"):
+            msg = f"{self.architecture!r} is an encoder without pooled output; use create_feature_backbone()."
+            raise UnsupportedError(msg)
+        if self.arguments["num_classes"] == 0:
+            model.num_features = model.head_hidden_size  # what comes out, where a hidden layer follows the features
+        return model, self._input_spec(model, deepest, built)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.config.img_size or self.default_size
+
+    def _facts(self, arguments: dict[str, Any]) -> TimmFacts:
+        """Look the facts up, or measure them where the released ones do not hold."""
+        shaping = {k: v for k, v in arguments.items() if k not in ("num_classes", "img_size", *_LOADING)}
+        if isinstance(self.config, FeatureBackboneConfig) and self.config.norm:
+            shaping["norm"] = True
+        if not shaping:
+            return facts_of(self.architecture)
+        norm = bool(shaping.pop("norm", False))
+        with _told(self.architecture, shaping):
+            facts = measure(functools.partial(timm.create_model, self.architecture, num_classes=0, **shaping), norm=norm)
+        stride = shaping.get("output_stride")
+        if stride is not None and max(level.stride for level in facts.levels) > stride:
+            msg = f"output_stride={stride}: {self.architecture!r} cannot be dilated; leave output_stride=32."
+            raise UnsupportedError(msg)
+        return facts
+
+    def _built_size(self, deepest: NativeLevel) -> tuple[int, int] | None:
+        """Return the size to build for if a network that ends at `deepest` is bound to one."""
+        size = self._size
+        if not deepest.bound:
+            return None
+        if size == self.default_size:
+            return size
+        if not deepest.divisor:
+            msg = (f"img_size={size}: {self.architecture!r} takes {self.default_size} images only; leave img_size out, "
+                   "or ask for shallower levels.")
+            raise InputSizeError(msg)
+        built = _rounded(size, deepest)
+        return (max(built), max(built)) if self.facts.square else built
+
+    def _create(self, deepest: NativeLevel, built: tuple[int, int] | None, *, empty: bool = False) -> nn.Module:
+        """Create the timm model, with its weights unless it is to be `empty`."""
+        config = self.config
+        arguments = self.arguments | self.facts.knobs
+        if config.in_chans != 3:
+            arguments["in_chans"] = config.in_chans
+        arguments |= {k: v for k in ("drop_rate", "drop_path_rate") if (v := getattr(config, k))}
+        if config.img_size is not None:
+            arguments["img_size"] = built or _rounded(config.img_size, deepest)
+        state = None if config.weights is None or empty else read_checkpoint(config.weights)
+        pretrained = config.pretrained and config.weights is None and not empty
+        with explained(self.name), _told(self.architecture, arguments):
+            try:
+                model = timm.create_model(self.name, pretrained=pretrained, **arguments)
+            except TypeError as err:
+                if built is not None or _unexpected(err) != "img_size":
+                    raise
+                del arguments["img_size"]  # it is not built for a size at all, and takes any
+                model = timm.create_model(self.name, pretrained=pretrained, **arguments)
+        if state is not None:
+            heads = self.published.get("classifier") or ()
+            load_exactly(model, state, str(config.weights), ignored=[heads] if isinstance(heads, str) else heads)
+        return model  # type: ignore[no-any-return]
+
+    def _cut(self, model: nn.Module, indices: tuple[int, ...]) -> Levels:
+        patch = None if self.facts.output_fmt == "NCHW" else self.levels[-1].stride
+        return Levels(model, indices, norm=bool(getattr(self.config, "norm", False)), patch=patch)
+
+    def _freeze_unused(self, module: Levels, deepest: NativeLevel, built: tuple[int, int] | None) -> None:
+        """Freeze what no requested level gives a gradient, found on a twin without storage."""
+        with meta_device():
+            twin = self._cut(self._create(deepest, built, empty=True), tuple(module.indices))
+            images = torch.empty(2, self.config.in_chans, *(built or _rounded(self._size, deepest)))
+            unused = unused_parameters(twin.train(), images)
+        for name in unused:
+            module.get_parameter(name).requires_grad_(False)
+
+    def _input_spec(self, model: Any, deepest: NativeLevel, built: tuple[int, int] | None) -> InputSpec:
+        cfg = model.pretrained_cfg
+        channels = self.config.in_chans
+        return InputSpec(
+            in_chans=channels,
+            size=self._size,
+            mean=repeat_to(tuple(cfg["mean"]), channels),
+            std=repeat_to(tuple(cfg["std"]), channels),
+            interpolation=cfg["interpolation"],
+            crop_pct=cfg["crop_pct"],
+            crop_mode=cfg.get("crop_mode") or "center",
+            min_size=self.facts.min_size if built is None else min(self._size),
+            fixed_size=built is not None,
+            divisor=deepest.divisor or 1,
+        )
+
+
+def _resolve(ref: ModelRef) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return architecture, what is published of its weights, and the arguments saved with them."""
+    if ref.source == "timm":
+        published = timm.get_pretrained_cfg(str(ref))
+        return ref.name, published.to_dict() if published else {}, {}
+    if ref.source == "hf-hub":
+        with explained(str(ref)):
+            cfg, architecture, arguments = load_model_config_from_hf(str(ref).partition(":")[2])
+    else:
+        try:
+            cfg, architecture, arguments = load_model_config_from_path(ref.name)
+        except (OSError, ValueError, KeyError) as err:
+            msg = f"{str(ref)!r} holds no timm config: a folder with config.json and a weights file is needed ({err})."
+            raise WeightsNotFoundError(msg) from err
+    if architecture not in architectures():
+        msg = f"{str(ref)!r} names the architecture {architecture!r}, which timm {timm.__version__} does not have."
+        raise UnknownBackboneError(msg)
+    return architecture, cfg, dict(arguments or {})
+
+
+def _arguments(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
+    """Return the arguments for timm that are not fields: ``extra_kwargs``, ``num_classes``, ``output_stride``."""
+    names = {f.name for f in fields(config)}
+    arguments = {}
+    for name, value in config.extra_kwargs.items():
+        if name in _WRAPPING:
+            msg = f"extra_kwargs[{name!r}]: levels are chosen by out_indices or out_strides of FeatureBackboneConfig."
+            raise ConfigError(msg)
+        if name not in names:
+            arguments[name] = value
+        elif value != getattr(config, name):
+            msg = f"extra_kwargs[{name!r}]={value!r} contradicts {name}={getattr(config, name)!r}; set the field {name}."
+            raise ConfigError(msg)
+    if isinstance(config, BackboneConfig):
+        arguments["num_classes"] = config.num_classes
+    elif config.output_stride != 32:
+        arguments["output_stride"] = config.output_stride
+    return arguments
+
+
+def _rounded(size: tuple[int, int], level: NativeLevel) -> tuple[int, int]:
+    divisor = level.divisor or 1
+    return round_up(size[0], divisor), round_up(size[1], divisor)
+
+
+@contextmanager
+def _told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what timm makes of arguments that it cannot take into this package's errors."""
+    try:
+        yield
+    except FAILURES as err:
+        if "No pretrained weights exist" in str(err):
+            msg = f"timm publishes no weights for {architecture!r}; use pretrained=False, or give a file with weights=."
+            raise WeightsNotFoundError(msg) from err
+        name = _unexpected(err)
+        if "output_stride" in arguments and (name == "output_stride" or isinstance(err, AssertionError)):
+            stride = arguments["output_stride"]
+            msg = f"output_stride={stride}: {architecture!r} cannot be dilated; leave output_stride=32."
+            raise UnsupportedError(msg) from err
+        if name in arguments:
+            field = name in (f.name for f in fields(FeatureBackboneConfig))
+            where = f"{name}={arguments[name]!r}" if field else f"extra_kwargs[{name!r}]={arguments[name]!r}"
+            msg = f"{where}: {architecture!r} takes no such argument; leave it out."
+            raise ConfigError(msg) from err
+        given = {k: v for k, v in arguments.items() if k != "num_classes"}
+        msg = f"timm cannot build {architecture!r} with {given}: {type(err).__name__}: {err}"
+        raise ConfigError(msg) from err
+
+
+def _unexpected(err: BaseException) -> str | None:
+    match = re.search(r"unexpected keyword argument(?:\(s\))?:? \[?'(\w+)'", str(err))
+    return match and match[1]
