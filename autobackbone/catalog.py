@@ -4,8 +4,10 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from autobackbone.sources.timm import list_architectures
+from autobackbone.names import parse_name
+from autobackbone.sources.timm import architectures, license_of, list_architectures
 from autobackbone.sources.timm_facts import FACTS_FILE, measure_all, timm_version
 
 
@@ -31,6 +33,19 @@ def list_backbones(pattern: str = "", pretrained_only: bool = False) -> list[str
     ['resnet10t'...]
     """
     return list_architectures(pattern, pretrained_only=pretrained_only)
+
+
+def published(name: str) -> dict[str, Any]:
+    """Return what is published of a backbone: its name, ``license`` and the ``tags`` of its weights.
+
+    Raises
+    ------
+    UnknownBackboneError
+        If the name fits no backbone.
+    """
+    known = architectures()
+    ref = parse_name(name, known)
+    return {"name": str(ref), "license": license_of(ref), "tags": list(known.get(ref.name, ()))}
 
 
 def build(

@@ -58,6 +58,12 @@ def list_architectures(pattern: str, *, pretrained_only: bool) -> list[str]:
     return list(timm.list_models(pattern, pretrained=pretrained_only))
 
 
+def license_of(ref: ModelRef) -> str | None:
+    """Return the licence that timm states for the weights of a reference."""
+    found: str | None = _resolve(ref)[1].get("license")
+    return found
+
+
 class TimmSource:
     """A timm reference and a config, resolved.
 

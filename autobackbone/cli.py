@@ -1,0 +1,190 @@
+"""The command line: list, info, features, catalog build."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from autobackbone.errors import BackboneError, InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Vision backbones, one contract.")
+catalog_app = typer.Typer(no_args_is_help=True, help="The catalogue of facts about architectures.")
+app.add_typer(catalog_app, name="catalog")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Strides = Annotated[str | None, typer.Option("--strides", help="Strides of the levels, such as 4,8,16,32.")]
+Indices = Annotated[str | None, typer.Option("--indices", help="Native levels, such as 1,2,3 or -1.")]
+Size = Annotated[str | None, typer.Option("--img-size", help="Size to build for: 224 or 333x257 (height x width).")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit status 2."""
+    try:
+        app()
+    except BackboneError as err:
+        print(f"autobackbone: {err}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+@app.command("list")
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="A glob such as '*resnet*'; nothing for all.")] = "",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only published weights, by tag.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List backbones by name."""
+    from autobackbone.catalog import list_backbones
+
+    names = list_backbones(pattern, pretrained_only=pretrained)
+    if as_json:
+        print(json.dumps(names))  # noqa: T201
+    elif names:
+        print("\n".join(names))  # noqa: T201
+    else:
+        msg = f"No backbone matches {pattern!r}; use a glob such as '*{pattern.strip('*')[:6]}*'."
+        raise BackboneError(msg)
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="A model name.")],
+    strides: Strides = None,
+    indices: Indices = None,
+    img_size: Size = None,
+    as_json: Json = False,
+) -> None:
+    """Show levels, input, licence and published weights of a backbone."""
+    import torch
+
+    from autobackbone.catalog import published
+    from autobackbone.create import create_feature_backbone
+
+    with torch.device("meta"):  # nothing is computed, nothing downloaded
+        backbone = create_feature_backbone(name, pretrained=False, **_levels(strides, indices, img_size))
+    card = published(name)
+    if as_json:
+        levels = [asdict(level) for level in backbone.levels]
+        print(json.dumps({**card, "levels": levels, "input": backbone.input_spec.to_dict()}))  # noqa: T201
+        return
+    console = Console()
+    console.print(_table(backbone.levels, title=card["name"]))
+    spec = backbone.input_spec
+    console.print(f"input    {spec.in_chans} channels, {_by(spec.size)}" + (
+        " only (another with --img-size)" if spec.fixed_size
+        else f" by default, any size from {spec.min_size}x{spec.min_size}, padded to multiples of {spec.divisor}"))
+    console.print(f"         mean {spec.mean}, std {spec.std}, {spec.interpolation}, crop {spec.crop_pct}", highlight=False)
+    console.print(f"licence  {card['license'] or 'not stated'}")
+    console.print(f"weights  {', '.join(card['tags']) or 'none published'}", highlight=False)
+
+
+@app.command()
+def features(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A model name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the picture.")],
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Untrained: no download.")] = False,
+    weights: Annotated[str | None, typer.Option("--weights", help="A weights file.")] = None,
+    strides: Strides = None,
+    indices: Indices = None,
+    img_size: Size = None,
+    max_side: Annotated[int, typer.Option("--max-side", min=32, help="Shrink larger images to this many pixels.")] = 1024,
+    as_json: Json = False,
+) -> None:
+    """Run a backbone on an image: the levels, and a picture of each level's features."""
+    from autobackbone.picture import draw, load_image, load_tensor
+
+    pixels = load_image(image)
+    import torch
+
+    from autobackbone.create import create_feature_backbone
+
+    if out.exists() and not out.is_dir():
+        msg = f"--out {str(out)!r} is a file; name a folder."
+        raise InputError(msg)
+    backbone = create_feature_backbone(
+        model,
+        pretrained=not random_weights and weights is None,
+        weights=weights,
+        **_levels(strides, indices, img_size),
+    ).eval()
+    spec = backbone.input_spec
+    x, shown = load_tensor(pixels, spec, max_side)
+    with torch.no_grad():
+        maps = backbone(x)
+    note = "RANDOM WEIGHTS, untrained" if random_weights else ""
+    title = f"{backbone.config.model_name} on {image.name}, {_by((shown.height, shown.width))}"
+    picture = draw(shown, backbone.levels, maps, f"{title}{', ' + note if note else ''}")
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{image.stem}-{_safe(model)}.png"
+    picture.save(path)
+    shapes = [tuple(y.shape) for y in maps]
+    if as_json:
+        rows = [asdict(level) | {"shape": shape} for level, shape in zip(backbone.levels, shapes, strict=True)]
+        answer = {"picture": str(path), "random_weights": random_weights, "input": list(x.shape), "levels": rows}
+        print(json.dumps(answer))  # noqa: T201
+        return
+    console = Console()
+    console.print(_table(backbone.levels, title=title, note=note, shapes=shapes))
+    if shown.size != pixels.size:
+        console.print(f"the image was resized from {_by((pixels.height, pixels.width))}", highlight=False)
+    print(path)  # noqa: T201
+
+
+@catalog_app.command("build")
+def catalog_build(
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure everything again.")] = False,
+    path: Annotated[Path | None, typer.Option("--path", help="File to write; the package's own by default.")] = None,
+) -> None:
+    """Measure every architecture of the installed timm on the meta device."""
+    from rich.progress import Progress
+
+    from autobackbone.catalog import build
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("measuring")
+        done = build(path, fresh=fresh, progress=lambda n, total, name: bar.update(
+            task, completed=n, total=total, description=f"{name:40.40}"))
+    print(done)  # noqa: T201
+
+
+def _levels(strides: str | None, indices: str | None, img_size: str | None) -> dict[str, Any]:
+    size = None if img_size is None else _integers("--img-size", img_size, "x")
+    return {
+        "out_strides": None if strides is None else _integers("--strides", strides, ","),
+        "out_indices": None if indices is None else _integers("--indices", indices, ","),
+        "img_size": size[0] if size is not None and len(size) == 1 else size,
+    }
+
+
+def _integers(option: str, text: str, separator: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(separator))
+    except ValueError as err:
+        msg = f"{option} {text!r} is not integers separated by {separator!r}."
+        raise InputError(msg) from err
+
+
+def _table(levels: Any, *, title: str, note: str = "", shapes: Any = None) -> Table:
+    table = Table(title=title, caption=note or None, caption_style="bold red", title_justify="left")
+    for column in ("level", "index", "channels", "stride", "exact", "module"):
+        table.add_column(column, justify="right" if column in ("index", "channels", "stride") else "left")
+    if shapes is not None:
+        table.add_column("shape")
+    for i, level in enumerate(levels):
+        exact = "yes" if level.exact else "resampled"
+        row = [level.name, str(level.index), str(level.channels), str(level.stride), exact, level.module]
+        table.add_row(*row, *([] if shapes is None else [str(shapes[i])]))
+    return table
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)

@@ -1,0 +1,124 @@
+"""Pictures of features: an image in, and beside it each level's map as colours."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+
+from autobackbone.errors import InputError
+from autobackbone.input_spec import InputSpec, repeat_to
+from autobackbone.levels import FeatureLevel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MARGIN = 12
+_SHORTEST = 240  # pixels of a panel's shorter side, at least
+
+
+def load_image(path: Path) -> Image.Image:
+    """Read any image that Pillow reads, upright and as RGB.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError as err:
+        msg = f"There is no image {str(path)!r}; check the path."
+        raise InputError(msg) from err
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
+        msg = f"{str(path)!r} is not an image that can be read ({str(err).splitlines()[0]})."
+        raise InputError(msg) from err
+
+
+def load_tensor(image: Image.Image, spec: InputSpec, max_side: int) -> "tuple[Tensor, Image.Image]":
+    """Turn an image into a normalised batch of one, and return it with the image as the backbone sees it.
+
+    Images keep their size, up to `max_side` pixels on the longer side; for a backbone that takes one size only they
+    are resized to it.
+
+    Returns
+    -------
+    Tensor
+        ``(1, in_chans, H, W)``; channels beyond the image's three repeat them, one channel is their mean.
+    Image
+        As resized.
+    """
+    import torch
+
+    if spec.fixed_size:
+        size = (spec.size[1], spec.size[0])
+    else:
+        scale = min(1.0, max_side / max(image.size))
+        size = (max(round(image.width * scale), spec.min_size), max(round(image.height * scale), spec.min_size))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    rgb = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
+    x = rgb.permute(2, 0, 1).float() / 255
+    if spec.in_chans == 1:
+        x = x.mean(0, keepdim=True)
+    elif spec.in_chans != len(x):
+        x = x[list(map(int, repeat_to((0.0, 1.0, 2.0), spec.in_chans)))]
+    return spec.normalize(x)[None], image
+
+
+def draw(image: Image.Image, levels: Sequence[FeatureLevel], maps: "Sequence[Tensor]", title: str) -> Image.Image:
+    """Draw the image and, beside it, the first three principal components of each map as red, green and blue.
+
+    Parameters
+    ----------
+    image
+        As the backbone saw it.
+    levels, maps
+        What the backbone gave; each map is ``(1, C, H_l, W_l)``.
+    title
+        Written above.
+    """
+    scale = max(1, math.ceil(_SHORTEST / min(image.size)))
+    panel = (image.width * scale, image.height * scale)
+    font = ImageFont.load_default(16)
+    panels = [(f"input {image.height}x{image.width}", image.resize(panel, Image.Resampling.NEAREST))]
+    for level, y in zip(levels, maps, strict=True):
+        label = f"{level.name}: {y.shape[1]} x {y.shape[2]}x{y.shape[3]}, stride {level.stride}"
+        # A map covers whole cells: enlarge those, then cut what lies beyond the image.
+        covered = (round(y.shape[3] * level.stride * scale), round(y.shape[2] * level.stride * scale))
+        pixels = bytes(principal_colours(y[0]).flatten().tolist())
+        colours = Image.frombytes("RGB", (y.shape[3], y.shape[2]), pixels).resize(covered, Image.Resampling.NEAREST)
+        panels.append((label, colours.crop((0, 0, *panel))))
+
+    width = max(panel[0], max(round(font.getlength(label)) for label, _ in panels))
+    total = max(len(panels) * (width + _MARGIN) + _MARGIN, round(font.getlength(title)) + 2 * _MARGIN)
+    canvas = Image.new("RGB", (total, panel[1] + 60 + _MARGIN), "white")
+    pen = ImageDraw.Draw(canvas)
+    pen.text((_MARGIN, 8), title, fill="black", font=font)
+    for i, (label, content) in enumerate(panels):
+        left = _MARGIN + i * (width + _MARGIN)
+        pen.text((left, 34), label, fill="black", font=font)
+        canvas.paste(content, (left, 60))
+    return canvas
+
+
+def principal_colours(y: "Tensor") -> "Tensor":
+    """Project a ``(C, H, W)`` map on its first three principal components: ``(H, W, 3)`` bytes."""
+    import torch
+
+    cells = y.flatten(1).T.double()
+    cells = cells - cells.mean(0)
+    if len(cells) >= len(y):  # decompose the smaller of the two products
+        components = cells @ torch.linalg.eigh(cells.T @ cells).eigenvectors[:, -3:]
+    else:
+        values, vectors = torch.linalg.eigh(cells @ cells.T)
+        components = vectors[:, -3:] * values[-3:].clamp_min(0).sqrt()
+    peaks = components.gather(0, components.abs().argmax(0, keepdim=True))
+    components = (components * peaks.sign()).flip(1)  # strongest first, and one sign of the two that there are
+    colours = torch.zeros(len(cells), 3, dtype=cells.dtype)
+    colours[:, : components.shape[1]] = components
+    low, high = colours.amin(0), colours.amax(0)
+    scaled = (colours - low) / (high - low).clamp_min(torch.finfo(cells.dtype).tiny)
+    return (scaled * 255).round().byte().unflatten(0, y.shape[1:])
