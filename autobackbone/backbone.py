@@ -34,6 +34,8 @@ class FeatureBackbone(nn.Module):
 
     Attributes
     ----------
+    ladder : tuple of NativeLevel
+        Every native level of the architecture, by index.
     levels : tuple of FeatureLevel
         Name, native index, channels, stride, module and exactness of each map.
     feature_info : FeatureInfo
@@ -55,6 +57,7 @@ class FeatureBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.body = body
+        self.ladder = tuple(ladder)
         self.levels = tuple(levels)
         self.feature_info = FeatureInfo(ladder, levels)
         self.input_spec = input_spec

@@ -29,8 +29,8 @@ def list_backbones(pattern: str = "", pretrained_only: bool = False) -> list[str
     Examples
     --------
     >>> from autobackbone import list_backbones
-    >>> list_backbones("resnet1*d")
-    ['resnet10t'...]
+    >>> list_backbones("resnet1?d")
+    ['resnet18d']
     """
     return list_architectures(pattern, pretrained_only=pretrained_only)
 

@@ -26,7 +26,7 @@ def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
     try:
         app()
-    except BackboneError as err:
+    except (BackboneError, OSError) as err:
         print(f"autobackbone: {err}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
 

@@ -179,9 +179,7 @@ class TimmSource:
     def _create(self, deepest: NativeLevel, built: tuple[int, int] | None, *, empty: bool = False) -> nn.Module:
         """Create the timm model, with its weights unless it is to be `empty`."""
         config = self.config
-        arguments = self.arguments | self.facts.knobs
-        if config.in_chans != 3:
-            arguments["in_chans"] = config.in_chans
+        arguments = self.arguments | self.facts.knobs | {"in_chans": config.in_chans}
         arguments |= {k: v for k in ("drop_rate", "drop_path_rate") if (v := getattr(config, k))}
         if config.img_size is not None:
             arguments["img_size"] = built or _rounded(config.img_size, deepest)

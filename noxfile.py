@@ -1,0 +1,73 @@
+"""Sessions. ``nox`` runs the tests; ``nox -s zoo lint types docs`` the rest of what CI runs."""
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["tests"]
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def _install(session: nox.Session, *groups: str, project: bool = True) -> None:
+    """Install the project as users get it, as a built wheel, and dependency groups."""
+    wanted = nox.project.dependency_groups(PROJECT, *groups)
+    session.install(*(["."] if project else []), *wanted)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the test suite against the built wheel."""
+    _install(session, "test")
+    session.run("pytest", "-n", "2", "-m", "not zoo", *session.posargs)
+
+
+@nox.session
+def zoo(session: nox.Session) -> None:
+    """Check every architecture of timm's registry on the meta device."""
+    _install(session, "test")
+    session.run("pytest", "-n", "2", "-m", "zoo", "-q", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style."""
+    _install(session, "lint", project=False)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, those of user code too."""
+    _install(session, "types")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, warnings being errors, and run what it shows."""
+    _install(session, "docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    session.run("pytest", "--doctest-modules", "--pyargs", "autobackbone", "docs/test_snippets.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the overhead over raw timm."""
+    _install(session)
+    session.run("python", "benchmarks/overhead.py", *session.posargs)
+
+
+@nox.session(venv_backend="uv")
+def lowest(session: nox.Session) -> None:
+    """Run the test suite on the oldest dependencies allowed."""
+    session.install("--resolution", "lowest-direct", ".", *nox.project.dependency_groups(PROJECT, "test"))
+    session.run("pytest", "-n", "2", "-m", "not zoo", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the wheel and the source distribution, and check them."""
+    session.install("build", "twine")
+    session.run("python", "-m", "build")
+    session.run("twine", "check", "--strict", "dist/*", external=False)

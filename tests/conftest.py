@@ -1,0 +1,42 @@
+"""Offline by default: a test that opens a connection beyond this machine fails."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import skimage.data
+import torch
+
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _offline():
+    """Fail whatever opens a connection to another machine, or asks for its address."""
+    connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in _LOCAL:
+            pytest.fail(f"a connection to {address} was opened")
+        return connect(self, address)
+
+    def guarded_getaddrinfo(host, *args, **kwargs):
+        if host not in (*_LOCAL, None, ""):
+            pytest.fail(f"the address of {host} was asked for")
+        return getaddrinfo(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def photo() -> Path:
+    """A photograph of a cat, 451 pixels wide and 300 high."""
+    return Path(skimage.data.data_dir) / "chelsea.png"

@@ -1,0 +1,124 @@
+"""The contract, for real, on one architecture of every family."""
+
+import pytest
+import torch
+from families import FAMILIES
+from torch import nn
+
+from autobackbone import FeatureBackbone, UnsupportedError, create_feature_backbone
+
+SIZE = (97, 130)  # no multiple of anything that an architecture would like
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=str)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def backbone(family) -> FeatureBackbone:
+    torch.manual_seed(0)
+    size = None if _takes_any_size(family) else SIZE
+    return create_feature_backbone(
+        family.name,
+        pretrained=False,
+        extra_kwargs=family.extra_kwargs,
+        img_size=size,
+        out_indices=_ladder_tops(family),
+    )
+
+
+def test_maps_have_the_shapes_that_were_told(backbone):
+    x = torch.randn(2, 3, *SIZE)
+    for mode in (backbone.train(), backbone.eval()):
+        with torch.no_grad():
+            maps = mode(x)
+        assert isinstance(maps, list)
+        assert [tuple(y.shape) for y in maps] == _contract(backbone, 2, SIZE)
+        assert all(y.dtype == torch.float32 and bool(y.isfinite().all()) for y in maps)
+
+
+def test_every_trainable_parameter_gets_a_gradient(backbone):
+    backbone.train()
+    backbone.zero_grad()
+    maps = backbone(torch.randn(2, 3, *SIZE))
+    sum(y.sum() for y in maps).backward()
+    without = [name for name, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
+    backbone.zero_grad()
+    assert without == []
+
+
+def test_autocast_gives_the_same_shapes(backbone):
+    backbone.eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = backbone(torch.randn(1, 3, *SIZE))
+    assert [tuple(y.shape) for y in maps] == _contract(backbone, 1, SIZE)
+    assert all(bool(y.isfinite().all()) for y in maps)
+
+
+def test_checkpointing_changes_no_gradient(backbone):
+    backbone.eval()  # no dropout, no statistics
+    x = torch.randn(1, 3, *SIZE)
+    try:
+        backbone.set_grad_checkpointing(True)
+    except UnsupportedError as err:
+        pytest.skip(str(err))
+    checkpointed = _gradients(backbone, x)
+    backbone.set_grad_checkpointing(False)
+    plain = _gradients(backbone, x)
+    for name, grad in plain.items():
+        torch.testing.assert_close(checkpointed[name], grad, rtol=1e-4, atol=1e-4 * float(grad.abs().max() + 1))
+
+
+def test_meta_in_meta_out(family):
+    size = None if _takes_any_size(family) else SIZE
+    with torch.device("meta"):
+        backbone = create_feature_backbone(
+            family.name, pretrained=False, extra_kwargs=family.extra_kwargs, img_size=size, out_strides=(8, 32)
+        )
+        maps = backbone(torch.empty(1, 3, *SIZE))
+    assert all(p.is_meta for p in backbone.parameters())
+    assert [tuple(y.shape) for y in maps] == _contract(backbone, 1, SIZE)
+
+
+def test_nothing_deeper_than_the_deepest_level_is_run(family):
+    size = None if _takes_any_size(family) else SIZE
+    with torch.device("meta"):
+        arguments = {"pretrained": False, "extra_kwargs": family.extra_kwargs, "img_size": size}
+        shallow = create_feature_backbone(family.name, out_indices=(0,), **arguments).train()
+        maps = shallow(torch.empty(2, 3, *SIZE))
+    leaves = [(n, m) for n, m in shallow.named_modules() if not list(m.children()) and list(m.parameters())]
+    named = [(f"{n}.{k}", p) for n, m in leaves for k, p in m.named_parameters() if p.requires_grad]
+    grads = torch.autograd.grad(maps, [p for _, p in named], [torch.ones_like(y) for y in maps], allow_unused=True)
+    assert [name for (name, _), grad in zip(named, grads, strict=True) if grad is None] == []
+
+
+def _ladder_tops(family) -> tuple[int, ...]:
+    with torch.device("meta"):
+        probe = create_feature_backbone(family.name, pretrained=False, extra_kwargs=family.extra_kwargs)
+    info = probe.feature_info.info
+    native = [entry for i, entry in enumerate(info) if entry["index"] == i]
+    tops = [i for i, e in enumerate(native) if i + 1 == len(native) or native[i + 1]["reduction"] != e["reduction"]]
+    return tuple(reversed(tops))
+
+
+def _takes_any_size(family) -> bool:
+    with torch.device("meta"):
+        probe = create_feature_backbone(
+            family.name, pretrained=False, extra_kwargs=family.extra_kwargs, out_indices=(-1,)
+        )
+    return not probe.input_spec.fixed_size
+
+
+def _contract(backbone: FeatureBackbone, batch: int, size: tuple[int, int]) -> list[tuple[int, ...]]:
+    return [
+        (batch, channels, -(-size[0] // stride), -(-size[1] // stride))
+        for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
+    ]
+
+
+def _gradients(backbone: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    backbone.zero_grad()
+    torch.manual_seed(1)
+    sum(y.square().mean() for y in backbone(x)).backward()
+    return {name: p.grad.clone() for name, p in backbone.named_parameters() if p.grad is not None}

@@ -1,0 +1,88 @@
+"""Oracles from elsewhere: raw timm on the same weights, bit for bit."""
+
+import pytest
+import timm
+import torch
+from families import FAMILIES
+from torch import nn
+
+from autobackbone import create_feature_backbone
+
+# timm's own reshape to NCHW reads values, and its feature extraction is refused for these: compared as tokens.
+TOKENS = ("gemma4_vit_167m",)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_equal_to_raw_timm(family):
+    """At its default size nothing is padded: the maps are timm's, bit for bit."""
+    raw = timm.create_model(family.name, features_only=True, **family.extra_kwargs).eval()
+    indices = tuple(i % len(raw.feature_info) for i in raw.feature_info.out_indices)
+    ours = create_feature_backbone(
+        family.name, pretrained=False, extra_kwargs=family.extra_kwargs, out_indices=indices, norm=None
+    ).eval()
+    _copy(raw, ours)
+    size = _size(raw, ours)
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        expected = [_nchw(y, raw) for y in raw(x)]
+        maps = ours(x)
+    assert list(ours.channels) == raw.feature_info.channels()
+    for level, y, e in zip(ours.levels, maps, expected, strict=True):
+        if level.exact:
+            assert torch.equal(y, e), level
+        else:
+            assert y.shape[:2] == e.shape[:2]
+            assert y.shape[2:] != e.shape[2:], f"{level} is exact after all"
+            torch.testing.assert_close(y, nn.functional.interpolate(e, y.shape[2:], mode="bilinear"))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "vit_small_patch14_dinov2", "eva02_tiny_patch14_224"])
+@pytest.mark.parametrize("norm", [False, True])
+def test_equal_to_forward_intermediates(name, norm):
+    """A ViT's maps are those of its blocks, with and without the final norm."""
+    model = timm.create_model(name, dynamic_img_size=True, num_classes=0).eval()
+    depth = len(model.blocks)
+    ours = create_feature_backbone(name, pretrained=False, out_indices=(depth - 1, 1), norm=norm).eval()
+    state = model.state_dict()
+    own = ours.state_dict()
+    ours.load_state_dict({key: state[key.removeprefix("body.model.")] for key in own})
+    patch = ours.strides[0]
+    x = torch.randn(2, 3, 5 * patch, 7 * patch)
+    with torch.no_grad():
+        expected = model.forward_intermediates(x, indices=[1, depth - 1], norm=norm, intermediates_only=True)
+        maps = ours(x)
+    assert torch.equal(maps[0], expected[1])
+    assert torch.equal(maps[1], expected[0])
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "densenet121", "test_vit", "swin_tiny_patch4_window7_224"])
+def test_padding_is_at_the_bottom_and_right(name):
+    """An odd size gives the top left of what raw timm gives for the padded image."""
+    ours = create_feature_backbone(name, pretrained=False, out_indices=(-1,)).eval()
+    stride = ours.strides[0]
+    x = torch.randn(1, 3, 3 * stride + 1, 5 * stride - 3)
+    padded = nn.functional.pad(x, (0, 3, 0, stride - 1))
+    with torch.no_grad():
+        whole = ours.body(padded)[0]
+        assert torch.equal(ours(x)[0], whole[..., :4, :5])
+        assert whole.shape[2:] == (4, 5)
+
+
+def _copy(raw: nn.Module, ours: nn.Module) -> None:
+    """Copy raw timm's weights; it renames what it rewrites, ours keep the names of the model."""
+    state = raw.state_dict()
+    copied = {}
+    for key in ours.state_dict():
+        name = key.removeprefix("body.model.")
+        spellings = (name, name.replace(".", "_", 1), f"body.{name}", f"model.{name}")
+        copied[key] = state[next(s for s in spellings if s in state)]
+    ours.load_state_dict(copied)
+
+
+def _size(raw: nn.Module, ours: nn.Module) -> tuple[int, int]:
+    size = raw.pretrained_cfg["input_size"][1:]
+    return ours.input_spec.size if ours.input_spec.fixed_size else size
+
+
+def _nchw(y: torch.Tensor, raw: nn.Module) -> torch.Tensor:
+    return y.permute(0, 3, 1, 2) if str(getattr(raw, "output_fmt", "NCHW")) == "Format.NHWC" else y

@@ -1,0 +1,67 @@
+"""What the laws are drawn from."""
+
+import functools
+
+from families import SMALL
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from autobackbone import BackboneConfig, FeatureBackbone, FeatureBackboneConfig, create_feature_backbone
+from autobackbone.levels import NativeLevel
+
+# Real forward passes are slow and their first is slower: no deadline.
+SETTINGS = settings(max_examples=40, deadline=None)
+
+architectures = st.sampled_from(SMALL)
+sides = st.integers(1, 160)
+batches = st.integers(1, 3)
+channel_counts = st.integers(1, 8)
+strides = st.sampled_from([2, 4, 8, 16, 32, 64])
+stride_requests = st.lists(strides, min_size=1, max_size=4, unique=True).map(tuple)
+rates = st.floats(0, 0.9)
+names = st.text(min_size=1).filter(lambda text: text.strip() == text)
+image_sizes = st.none() | st.tuples(st.integers(1, 2000), st.integers(1, 2000))
+extra_kwargs = st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=3)
+
+_common = {
+    "model_name": names,
+    "pretrained": st.booleans(),
+    "drop_rate": rates,
+    "drop_path_rate": rates,
+    "in_chans": st.integers(1, 20),
+    "img_size": image_sizes,
+    "weights": st.none() | st.text(min_size=1),
+    "extra_kwargs": extra_kwargs,
+}
+backbone_configs = st.builds(BackboneConfig, num_classes=st.integers(0, 10**6), **_common)
+feature_configs = st.one_of(
+    st.builds(
+        FeatureBackboneConfig,
+        **_common,
+        **request,
+        output_stride=st.sampled_from([8, 16, 32]),
+        pyramid=st.sampled_from(["resample", "simple", "none"]),
+        norm=st.none() | st.booleans(),
+    )
+    for request in (
+        {},
+        {"out_indices": st.lists(st.integers(-30, 30), min_size=1, unique=True)},
+        {"out_strides": st.lists(st.integers(1, 128), min_size=1, unique=True)},
+    )
+)
+
+
+@st.composite
+def ladders(draw):
+    """Ladders of native levels with strides that do not fall."""
+    rungs = sorted(draw(st.lists(st.sampled_from([1, 2, 4, 7, 8, 12, 14, 16, 17, 28, 32, 64]), min_size=1, max_size=9)))
+    return tuple(
+        NativeLevel(i, draw(st.integers(1, 64)), stride, 1, bound=False, exact=True, module=f"blocks.{i}")
+        for i, stride in enumerate(rungs)
+    )
+
+
+@functools.cache
+def backbone(name: str, **request) -> FeatureBackbone:
+    """Make a small backbone in evaluation mode, once."""
+    return create_feature_backbone(name, pretrained=False, **request).eval()

@@ -1,0 +1,69 @@
+"""The front door: what is public, and what importing it costs."""
+
+import subprocess
+import sys
+
+import autobackbone
+
+PUBLIC = """
+BackboneConfig BackboneError ConfigError FeatureBackbone FeatureBackboneConfig FeatureLevel GatedWeightsError
+InputError InputSizeError InputSpec UnknownBackboneError UnsupportedError WeightsCorruptedError WeightsError
+WeightsMismatchError WeightsNotFoundError WeightsUnavailableError count_parameters create_backbone
+create_feature_backbone get_feature_channels get_feature_info get_feature_strides get_input_spec list_backbones
+""".split()
+
+
+def test_public_names():
+    assert autobackbone.__all__ == PUBLIC
+    assert all(getattr(autobackbone, name) is not None for name in PUBLIC)
+    assert set(PUBLIC) <= set(dir(autobackbone))
+
+
+def test_errors_are_the_built_ins_they_are_kinds_of():
+    assert issubclass(autobackbone.UnknownBackboneError, ValueError)
+    assert issubclass(autobackbone.InputSizeError, ValueError)
+    assert issubclass(autobackbone.UnsupportedError, NotImplementedError)
+    assert issubclass(autobackbone.WeightsNotFoundError, RuntimeError)
+    errors = [getattr(autobackbone, name) for name in PUBLIC if name.endswith("Error")]
+    assert all(issubclass(error, autobackbone.BackboneError) for error in errors)
+
+
+def test_importing_is_light():
+    code = """
+import sys
+import autobackbone
+autobackbone.FeatureBackboneConfig(out_strides=[4, 8]), autobackbone.InputSpec, autobackbone.ConfigError
+print([m for m in ("torch", "timm", "transformers", "numpy", "huggingface_hub", "yaml") if m in sys.modules])
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+    assert answer.stderr == ""
+
+
+def test_modules_import_downward_only():
+    """Each module imports only those above it in the table of docs/architecture.md."""
+    import ast
+    import importlib.util
+    from pathlib import Path
+
+    order = [
+        "errors", "config", "names", "levels", "input_spec", "weights", "sources", "sources.timm_facts", "sources.timm",
+        "catalog", "pyramid", "backbone", "create", "picture", "cli", "__main__",
+    ]
+    root = Path(importlib.util.find_spec("autobackbone").origin).parent
+    found = {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for p in root.rglob("*.py")}
+    assert found - {"__init__"} == set(order)
+    for name in order:
+        path = root.joinpath(*name.split("."))
+        text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+        tree = ast.parse(text)
+        assert ast.get_docstring(tree), f"{name} does not say what it is for"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("autobackbone"):
+                other = node.module.removeprefix("autobackbone").removeprefix(".")
+                assert order.index(other) < order.index(name), f"{name} imports {other}"
+            libraries = {a.name for a in node.names} if isinstance(node, ast.Import) else set()
+            if isinstance(node, ast.ImportFrom):
+                libraries = {node.module or ""}
+            if any(x.split(".")[0] in ("timm", "transformers") for x in libraries):
+                assert name.startswith("sources.") or name == "input_spec", f"{name} knows {libraries}"

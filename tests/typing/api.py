@@ -1,0 +1,19 @@
+"""User code under the type checker: this must pass mypy --strict, and is not run."""
+
+from torch import Tensor, nn
+
+import autobackbone as ab
+
+config = ab.FeatureBackboneConfig("resnet50", pretrained=False, out_strides=(4, 8, 16, 32))
+backbone: ab.FeatureBackbone = ab.create_feature_backbone(config, in_chans=4)
+maps: list[Tensor] = backbone.forward(Tensor())
+named: dict[str, Tensor] = backbone.forward_dict(Tensor())
+channels: tuple[int, ...] = backbone.channels
+levels: tuple[ab.FeatureLevel, ...] = backbone.levels
+spec: ab.InputSpec = ab.get_input_spec(backbone)
+normalised: Tensor = spec.normalize(Tensor())
+pooled: nn.Module = ab.create_backbone("resnet50", num_classes=10)
+names: list[str] = ab.list_backbones("*resnet*", pretrained_only=True)
+count: int = ab.count_parameters(pooled, trainable_only=False)
+strides: list[int] = ab.get_feature_strides(backbone)
+again: ab.FeatureBackboneConfig = ab.FeatureBackboneConfig.from_yaml("config.yaml").replace(norm=True)

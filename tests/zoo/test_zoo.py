@@ -1,0 +1,86 @@
+"""Every architecture of timm's registry, every native level, on the meta device at three sizes; two-sided.
+
+The contract's shapes are checked on what a backbone delivers. That alone would show little, since it crops and
+stretches; so what the architecture itself gives on the padded image is checked as well: a level that says ``exact``
+must fill its grid to the cell, one that says it is not must miss it somewhere, and padding must be needed.
+"""
+
+import contextlib
+
+import pytest
+import timm
+import torch
+from exceptions import EXCEPTIONS
+
+from autobackbone import InputSizeError, create_feature_backbone
+from autobackbone.levels import ceil_div
+from autobackbone.sources import timm_facts
+
+pytestmark = pytest.mark.zoo
+
+SIZES = (None, (256, 320), (333, 257))
+
+
+@pytest.mark.parametrize("name", timm.list_models())
+def test_contract(name, record_property):
+    with timm_facts.meta_device():
+        if name in EXCEPTIONS:
+            record_property("zoo", "exception")
+            for size in SIZES[1:]:
+                with pytest.raises(InputSizeError):
+                    _backbone(name, img_size=size)
+            return
+        whole = _backbone(name)
+        fixed = whole.input_spec.fixed_size
+        inexact = {level.index for level in whole.levels if not level.exact}
+        missed = set()
+        for size in SIZES:
+            backbone = _backbone(name, img_size=size) if fixed and size else whole
+            missed |= _check(backbone, size or backbone.input_spec.size)
+        assert missed == inexact, "levels that say exact=False miss their grid somewhere, and no others do"
+        _check_that_padding_is_needed(whole)
+    record_property("zoo", "in contract")
+
+
+@pytest.mark.parametrize("name", timm.list_models()[7::97])
+def test_facts_are_what_is_measured(name):
+    """Facts of a sample are measured anew."""
+    assert timm_facts._measured(name) == timm_facts.facts_of(name)
+
+
+def _backbone(name, **arguments):
+    with torch.device("meta"):
+        count = len(timm_facts.facts_of(name).levels)
+        return create_feature_backbone(name, pretrained=False, out_indices=range(count), **arguments).eval()
+
+
+def _check(backbone, size) -> set[int]:
+    """Check what is delivered and what the architecture gives; return the levels that miss their grid."""
+    full = backbone._built_size or tuple(-(-s // backbone.input_spec.divisor) * backbone.input_spec.divisor for s in size)
+    with torch.no_grad():
+        delivered = backbone(torch.empty(2, 3, *size))
+        native = backbone.body(torch.empty(2, 3, *full))
+    missed = set()
+    for level, y, own in zip(backbone.levels, delivered, native, strict=True):
+        s = level.stride
+        assert tuple(y.shape) == (2, level.channels, ceil_div(size[0], s), ceil_div(size[1], s)), level
+        assert own.shape[1] == level.channels, level
+        if tuple(own.shape[2:]) != (ceil_div(full[0], s), ceil_div(full[1], s)):
+            missed.add(level.index)
+    return missed
+
+
+def _check_that_padding_is_needed(backbone) -> None:
+    """At 333x257 without padding, an architecture with a divisor must fail, or give other sizes than the contract's."""
+    if backbone.input_spec.divisor == 1 or backbone.input_spec.fixed_size:
+        return
+    native = None
+    with contextlib.suppress(*timm_facts.FAILURES), torch.no_grad():
+        native = backbone.body(torch.empty(2, 3, 333, 257))
+    if native is not None:
+        exact = [
+            tuple(y.shape[2:]) == (ceil_div(333, level.stride), ceil_div(257, level.stride))
+            for y, level in zip(native, backbone.levels, strict=True)
+            if level.exact
+        ]
+        assert not all(exact), "padding that nothing needs"
