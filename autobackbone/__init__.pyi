@@ -1,27 +1,62 @@
 from .backbone import FeatureBackbone as FeatureBackbone
 from .catalog import list_backbones as list_backbones
-from .config import BackboneConfig as BackboneConfig, FeatureBackboneConfig as FeatureBackboneConfig
+from .config import BackboneConfig as BackboneConfig
+from .config import FeatureBackboneConfig as FeatureBackboneConfig
 from .create import (
     count_parameters as count_parameters,
+)
+from .create import (
     create_backbone as create_backbone,
+)
+from .create import (
     create_feature_backbone as create_feature_backbone,
+)
+from .create import (
     get_feature_channels as get_feature_channels,
+)
+from .create import (
     get_feature_info as get_feature_info,
+)
+from .create import (
     get_feature_strides as get_feature_strides,
+)
+from .create import (
     get_input_spec as get_input_spec,
 )
 from .errors import (
     BackboneError as BackboneError,
+)
+from .errors import (
     ConfigError as ConfigError,
+)
+from .errors import (
     GatedWeightsError as GatedWeightsError,
+)
+from .errors import (
     InputError as InputError,
+)
+from .errors import (
     InputSizeError as InputSizeError,
+)
+from .errors import (
     UnknownBackboneError as UnknownBackboneError,
+)
+from .errors import (
     UnsupportedError as UnsupportedError,
+)
+from .errors import (
     WeightsCorruptedError as WeightsCorruptedError,
+)
+from .errors import (
     WeightsError as WeightsError,
+)
+from .errors import (
     WeightsMismatchError as WeightsMismatchError,
+)
+from .errors import (
     WeightsNotFoundError as WeightsNotFoundError,
+)
+from .errors import (
     WeightsUnavailableError as WeightsUnavailableError,
 )
 from .input_spec import InputSpec as InputSpec

@@ -13,9 +13,9 @@ from autobackbone.pyramid import fit, resample
 
 
 class FeatureBackbone(nn.Module):
-    """A backbone that gives feature maps: level *l* is ``(B, channels[l], ceil(H / strides[l]), ceil(W / strides[l]))``.
+    """A backbone that gives feature maps.
 
-    Made by `create_feature_backbone`.
+    Level *l* is ``(B, channels[l], ceil(H / strides[l]), ceil(W / strides[l]))``. Made by `create_feature_backbone`.
 
     Parameters
     ----------
@@ -148,21 +148,29 @@ class FeatureBackbone(nn.Module):
             msg = f"A backbone takes (B, {spec.in_chans}, H, W) images, got shape {tuple(x.shape)}{_hint(x)}."
             raise InputError(msg)
         if x.shape[1] != spec.in_chans:
-            msg = (f"This backbone takes {spec.in_chans} channels, got {x.shape[1]} in shape {tuple(x.shape)}; "
-                   f"create it with in_chans={x.shape[1]}, or give NCHW images.")
+            msg = (
+                f"This backbone takes {spec.in_chans} channels, got {x.shape[1]} in shape {tuple(x.shape)}; "
+                f"create it with in_chans={x.shape[1]}, or give NCHW images."
+            )
             raise InputError(msg)
         if not x.is_floating_point():
-            msg = (f"A backbone takes floating point images, got {x.dtype}; scale them to [0, 1] and use "
-                   "input_spec.normalize().")
+            msg = (
+                f"A backbone takes floating point images, got {x.dtype}; scale them to [0, 1] and use "
+                "input_spec.normalize()."
+            )
             raise InputError(msg)
         size = (x.shape[2], x.shape[3])
         if spec.fixed_size and size != spec.size:
-            msg = (f"This backbone takes {spec.size[0]}x{spec.size[1]} images only, got {size[0]}x{size[1]}; "
-                   f"create it with img_size={size}, or resize the images.")
+            msg = (
+                f"This backbone takes {spec.size[0]}x{spec.size[1]} images only, got {size[0]}x{size[1]}; "
+                f"create it with img_size={size}, or resize the images."
+            )
             raise InputSizeError(msg)
         if min(size) < spec.min_size:
-            msg = (f"This backbone takes images of at least {spec.min_size}x{spec.min_size}, got {size[0]}x{size[1]}; "
-                   "resize or pad them.")
+            msg = (
+                f"This backbone takes images of at least {spec.min_size}x{spec.min_size}, got {size[0]}x{size[1]}; "
+                "resize or pad them."
+            )
             raise InputSizeError(msg)
 
 

@@ -69,7 +69,7 @@ def build(
     """
     path = path or Path(__file__).parent / "sources" / FACTS_FILE
     version = timm_version()
-    facts = {}
+    facts: dict[str, dict[str, object]] = {}
     if path.is_file() and not fresh:
         held = json.loads(path.read_text(encoding="utf-8"))
         facts = held["architectures"] if held["timm"] == version else {}

@@ -12,7 +12,9 @@ from rich.table import Table
 
 from autobackbone.errors import BackboneError, InputError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Vision backbones, one contract.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Vision backbones, one contract."
+)
 catalog_app = typer.Typer(no_args_is_help=True, help="The catalogue of facts about architectures.")
 app.add_typer(catalog_app, name="catalog")
 
@@ -74,10 +76,16 @@ def info(
     console = Console()
     console.print(_table(backbone.levels, title=card["name"]))
     spec = backbone.input_spec
-    console.print(f"input    {spec.in_chans} channels, {_by(spec.size)}" + (
-        " only (another with --img-size)" if spec.fixed_size
-        else f" by default, any size from {spec.min_size}x{spec.min_size}, padded to multiples of {spec.divisor}"))
-    console.print(f"         mean {spec.mean}, std {spec.std}, {spec.interpolation}, crop {spec.crop_pct}", highlight=False)
+    console.print(
+        f"input    {spec.in_chans} channels, {_by(spec.size)}"
+        + (
+            " only (another with --img-size)"
+            if spec.fixed_size
+            else f" by default, any size from {spec.min_size}x{spec.min_size}, padded to multiples of {spec.divisor}"
+        )
+    )
+    console.print(f"         mean {spec.mean}, std {spec.std}", highlight=False)
+    console.print(f"         {spec.interpolation}, crop {spec.crop_pct} {spec.crop_mode}", highlight=False)
     console.print(f"licence  {card['license'] or 'not stated'}")
     console.print(f"weights  {', '.join(card['tags']) or 'none published'}", highlight=False)
 
@@ -92,7 +100,7 @@ def features(
     strides: Strides = None,
     indices: Indices = None,
     img_size: Size = None,
-    max_side: Annotated[int, typer.Option("--max-side", min=32, help="Shrink larger images to this many pixels.")] = 1024,
+    max_side: Annotated[int, typer.Option(min=32, help="Shrink larger images to it.")] = 1024,
     as_json: Json = False,
 ) -> None:
     """Run a backbone on an image: the levels, and a picture of each level's features."""
@@ -147,8 +155,11 @@ def catalog_build(
 
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("measuring")
-        done = build(path, fresh=fresh, progress=lambda n, total, name: bar.update(
-            task, completed=n, total=total, description=f"{name:40.40}"))
+        done = build(
+            path,
+            fresh=fresh,
+            progress=lambda n, total, name: bar.update(task, completed=n, total=total, description=f"{name:40.40}"),
+        )
     print(done)  # noqa: T201
 
 

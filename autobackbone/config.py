@@ -39,7 +39,7 @@ class _Config:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Any) -> Self:
         """Make a config from a mapping of field names to values; absent fields keep their defaults.
 
         Raises
@@ -101,8 +101,12 @@ class _Config:
         object.__setattr__(self, name, value)  # normalising on creation is the one write there is
 
     def _validate_common(self) -> None:
-        _check(isinstance(self.model_name, str) and self.model_name.strip() != "", self, "model_name",
-               "a model name such as 'resnet50'")
+        _check(
+            isinstance(self.model_name, str) and self.model_name.strip() != "",
+            self,
+            "model_name",
+            "a model name such as 'resnet50'",
+        )
         self._set("model_name", self.model_name.strip())
         _check(isinstance(self.pretrained, bool), self, "pretrained", "True or False")
         for name in ("drop_rate", "drop_path_rate"):
@@ -113,16 +117,29 @@ class _Config:
         if self.img_size is not None:
             size = self.img_size
             pair = (size, size) if _is_int(size) else _as_tuple(size)
-            _check(pair is not None and len(pair) == 2 and all(_is_int(s) and s > 0 for s in pair), self,
-                   "img_size", "(height, width) in pixels, or one integer for a square")
+            _check(
+                pair is not None and len(pair) == 2 and all(_is_int(s) and s > 0 for s in pair),
+                self,
+                "img_size",
+                "(height, width) in pixels, or one integer for a square",
+            )
             self._set("img_size", pair)
-        if isinstance(self.weights, os.PathLike):
-            self._set("weights", os.fspath(self.weights))
-        _check(self.weights is None or (isinstance(self.weights, str) and self.weights != ""), self, "weights",
-               "the path of a weights file")
+        weights: Any = self.weights
+        if isinstance(weights, os.PathLike):
+            self._set("weights", os.fspath(weights))
+        _check(
+            self.weights is None or (isinstance(self.weights, str) and self.weights != ""),
+            self,
+            "weights",
+            "the path of a weights file",
+        )
         kwargs = self.extra_kwargs
-        _check(isinstance(kwargs, Mapping) and all(isinstance(k, str) for k in kwargs), self, "extra_kwargs",
-               "a mapping of argument names to values")
+        _check(
+            isinstance(kwargs, Mapping) and all(isinstance(k, str) for k in kwargs),
+            self,
+            "extra_kwargs",
+            "a mapping of argument names to values",
+        )
         self._set("extra_kwargs", dict(kwargs))
 
     # The fields that both configs have, for the methods above.
@@ -247,17 +264,30 @@ class FeatureBackboneConfig(_Config):
             if value is None:
                 continue
             items = _as_tuple(value)
-            _check(items is not None and len(items) > 0 and all(_is_int(i) for i in items)
-                   and (floor is None or min(items) >= floor), self, name, f"a sequence of {what}")
+            _check(
+                items is not None
+                and len(items) > 0
+                and all(_is_int(i) for i in items)
+                and (floor is None or min(items) >= floor),
+                self,
+                name,
+                f"a sequence of {what}",
+            )
             assert items is not None
             _check(len(set(items)) == len(items), self, name, "without duplicates")
             self._set(name, items)
         if self.out_indices is not None and self.out_strides is not None:
-            msg = (f"out_indices={self.out_indices} and out_strides={self.out_strides} exclude each other; "
-                   "give one of them.")
+            msg = (
+                f"out_indices={self.out_indices} and out_strides={self.out_strides} exclude each other; "
+                "give one of them."
+            )
             raise ConfigError(msg)
-        _check(_is_int(self.output_stride) and self.output_stride in OUTPUT_STRIDES, self, "output_stride",
-               "one of 8, 16, 32")
+        _check(
+            _is_int(self.output_stride) and self.output_stride in OUTPUT_STRIDES,
+            self,
+            "output_stride",
+            "one of 8, 16, 32",
+        )
         _check(self.pyramid in PYRAMIDS, self, "pyramid", "one of 'resample', 'simple', 'none'")
         _check(self.norm is None or isinstance(self.norm, bool), self, "norm", "True, False or None")
 

@@ -67,9 +67,7 @@ def create_feature_backbone(cfg: FeatureBackboneConfig | str, **overrides: Any) 
         config = config.replace(out_indices=tuple(level.index for level in levels), out_strides=None)
     else:
         config = config.replace(out_indices=None, out_strides=tuple(level.stride for level in levels))
-    return FeatureBackbone(
-        native.module, source.levels, levels, native.input_spec, native.built_size, config
-    )
+    return FeatureBackbone(native.module, source.levels, levels, native.input_spec, native.built_size, config)
 
 
 def create_backbone(cfg: BackboneConfig | str, **overrides: Any) -> nn.Module:
@@ -142,7 +140,8 @@ def get_input_spec(model: nn.Module) -> InputSpec:
     """
     spec = getattr(model, "input_spec", None)
     if not isinstance(spec, InputSpec):
-        msg = f"{type(model).__name__} has no input spec: it was not made by create_backbone or create_feature_backbone."
+        kind = type(model).__name__
+        msg = f"{kind} has no input spec: it was not made by create_backbone or create_feature_backbone."
         raise ConfigError(msg)
     return spec
 
@@ -164,8 +163,10 @@ def _config(kind: type[_C], cfg: _C | str, overrides: dict[str, Any]) -> _C:
 def _source(config: BackboneConfig | FeatureBackboneConfig) -> Source:
     ref = parse_name(config.model_name, architectures())
     if ref.source == "dinov3":
-        msg = (f"{config.model_name!r} names a DINOv3 model of transformers, which this version does not take yet; "
-               "timm hosts the same weights, see list_backbones('*dinov3*').")
+        msg = (
+            f"{config.model_name!r} names a DINOv3 model of transformers, which this version does not take yet; "
+            "timm hosts the same weights, see list_backbones('*dinov3*')."
+        )
         raise UnsupportedError(msg)
     return TimmSource(ref, config)
 

@@ -73,11 +73,13 @@ class InputSpec:
             If `x` is not floating point, or C is not `in_chans`.
         """
         if not x.is_floating_point():
-            msg = f"normalize() takes floating point images in [0, 1], got {x.dtype}; divide by the type's maximum first."
+            msg = f"normalize() takes floating point images in [0, 1], got {x.dtype}; divide by its maximum first."
             raise InputError(msg)
         if x.ndim not in (3, 4) or x.shape[-3] != self.in_chans:
-            msg = (f"normalize() takes (B, {self.in_chans}, H, W) or ({self.in_chans}, H, W) images, "
-                   f"got shape {tuple(x.shape)}.")
+            msg = (
+                f"normalize() takes (B, {self.in_chans}, H, W) or ({self.in_chans}, H, W) images, "
+                f"got shape {tuple(x.shape)}."
+            )
             raise InputError(msg)
         mean = x.new_tensor(self.mean).view(-1, 1, 1)
         std = x.new_tensor(self.std).view(-1, 1, 1)

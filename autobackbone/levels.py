@@ -212,8 +212,10 @@ def _by_stride(ladder: Sequence[NativeLevel], stride: int, pyramid: str) -> Feat
         level = native[-1]
     elif pyramid == "none":
         strides = sorted({level.stride for level in ladder})
-        msg = (f"Stride {stride} is not native to this backbone, whose strides are "
-               f"{', '.join(map(str, strides))}; ask for those, or set pyramid='resample'.")
+        msg = (
+            f"Stride {stride} is not native to this backbone, whose strides are "
+            f"{', '.join(map(str, strides))}; ask for those, or set pyramid='resample'."
+        )
         raise ConfigError(msg)
     elif pyramid == "simple":
         msg = f"Stride {stride} is not native, and pyramid='simple' is not available yet; set pyramid='resample'."

@@ -90,8 +90,10 @@ def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
     if text in DINOV3_REPOS:
         return ModelRef("dinov3", DINOV3_REPOS[text], text)
     if "/" in text or "\\" in text:
-        msg = (f"{text!r} looks like a repository or a path; write 'hf-hub:{text}' for the Hugging Face Hub or "
-               f"'local-dir:{text}' for a folder.")
+        msg = (
+            f"{text!r} looks like a repository or a path; write 'hf-hub:{text}' for the Hugging Face Hub or "
+            f"'local-dir:{text}' for a folder."
+        )
         raise UnknownBackboneError(msg)
     short = text.lower().replace("-", "_")
     if short in DINOV3:

@@ -92,8 +92,8 @@ def draw(image: Image.Image, levels: Sequence[FeatureLevel], maps: "Sequence[Ten
         colours = Image.frombytes("RGB", (y.shape[3], y.shape[2]), pixels).resize(covered, Image.Resampling.NEAREST)
         panels.append((label, colours.crop((0, 0, *panel))))
 
-    width = max(panel[0], max(round(font.getlength(label)) for label, _ in panels))
-    total = max(len(panels) * (width + _MARGIN) + _MARGIN, round(font.getlength(title)) + 2 * _MARGIN)
+    width = max(panel[0], *(round(font.getlength(label)) for label, _ in panels))
+    total = max(len(panels) * (width + _MARGIN), round(font.getlength(title)) + _MARGIN) + _MARGIN
     canvas = Image.new("RGB", (total, panel[1] + 60 + _MARGIN), "white")
     pen = ImageDraw.Draw(canvas)
     pen.text((_MARGIN, 8), title, fill="black", font=font)
@@ -121,4 +121,4 @@ def principal_colours(y: "Tensor") -> "Tensor":
     colours[:, : components.shape[1]] = components
     low, high = colours.amin(0), colours.amax(0)
     scaled = (colours - low) / (high - low).clamp_min(torch.finfo(cells.dtype).tiny)
-    return (scaled * 255).round().byte().unflatten(0, y.shape[1:])
+    return (scaled * 255).round().byte().view(y.shape[1], y.shape[2], 3)

@@ -50,19 +50,23 @@ def read_checkpoint(source: str | os.PathLike[str]) -> dict[str, Tensor]:
         msg = f"weights={os.fspath(source)!r} is not a file of a known kind; it must end in {', '.join(SUFFIXES)}."
         raise WeightsNotFoundError(msg)
     if not path.is_file():
-        msg = f"weights={os.fspath(source)!r}: there is no such file; check the path, from {os.getcwd()!r}."
+        msg = f"weights={os.fspath(source)!r}: there is no such file; check the path, from {str(Path.cwd())!r}."
         raise WeightsNotFoundError(msg)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as err:
-        msg = (f"The weights file {os.fspath(source)!r} could not be read: it is cut off, damaged, or no state dict of "
-               f"tensors ({_first_line(err)}). Fetch or save it again.")
+        msg = (
+            f"The weights file {os.fspath(source)!r} could not be read: it is cut off, damaged, or no state dict of "
+            f"tensors ({_first_line(err)}). Fetch or save it again."
+        )
         raise WeightsCorruptedError(msg) from err
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        msg = (f"The weights file {os.fspath(source)!r} holds {type(state).__name__} and no tensors by name; "
-               "save the state_dict() of a timm model.")
+        msg = (
+            f"The weights file {os.fspath(source)!r} holds {type(state).__name__} and no tensors by name; "
+            "save the state_dict() of a timm model."
+        )
         raise WeightsCorruptedError(msg)
     return dict(state)
 
@@ -97,14 +101,19 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str, *, 
             for names, fault, detail in (
                 (missing, "missing", ""),
                 (unexpected, "unexpected", ""),
-                (reshaped, "of another shape",
-                 reshaped and f": {tuple(given[reshaped[0]].shape)} for {tuple(own[reshaped[0]].shape)}"),
+                (
+                    reshaped,
+                    "of another shape",
+                    reshaped and f": {tuple(given[reshaped[0]].shape)} for {tuple(own[reshaped[0]].shape)}",
+                ),
             )
             if names
         ]
-        msg = (f"The weights in {source!r} are not those of this {type(model).__name__}: of its {len(own)} tensors "
-               f"and the file's {len(state)}, {'; '.join(faults)}. Nothing was loaded; check the model name, in_chans "
-               "and img_size.")
+        msg = (
+            f"The weights in {source!r} are not those of this {type(model).__name__}: of its {len(own)} tensors "
+            f"and the file's {len(state)}, {'; '.join(faults)}. Nothing was loaded; check the model name, in_chans "
+            "and img_size."
+        )
         raise WeightsMismatchError(msg)
     model.load_state_dict(given)
 
@@ -115,17 +124,28 @@ def explained(name: str) -> Iterator[None]:
     try:
         yield
     except hub.GatedRepoError as err:
-        msg = (f"The weights of {name!r} are gated: accept the licence on the page of the repository "
-               "and run 'hf auth login', or use pretrained=False.")
+        msg = (
+            f"The weights of {name!r} are gated: accept the licence on the page of the repository "
+            "and run 'hf auth login', or use pretrained=False."
+        )
         raise GatedWeightsError(msg) from err
     except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.RemoteEntryNotFoundError) as err:
-        msg = (f"The Hub has no weights for {name!r} ({_first_line(err)}); check the name and revision, run "
-               "'hf auth login' if the repository is private, or use pretrained=False.")
+        msg = (
+            f"The Hub has no weights for {name!r} ({_first_line(err)}); check the name and revision, run "
+            "'hf auth login' if the repository is private, or use pretrained=False."
+        )
         raise WeightsNotFoundError(msg) from err
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HfHubHTTPError, ConnectionError,
-            TimeoutError) as err:
-        msg = (f"The weights of {name!r} are not in the local cache and the Hub could not be reached "
-               f"({_first_line(_root(err))}). Check the network, give a file with weights=, or use pretrained=False.")
+    except (
+        hub.LocalEntryNotFoundError,
+        hub.OfflineModeIsEnabled,
+        hub.HfHubHTTPError,
+        ConnectionError,
+        TimeoutError,
+    ) as err:
+        msg = (
+            f"The weights of {name!r} are not in the local cache and the Hub could not be reached "
+            f"({_first_line(_root(err))}). Check the network, give a file with weights=, or use pretrained=False."
+        )
         raise WeightsUnavailableError(msg) from err
     except SafetensorError as err:
         msg = f"The downloaded weights of {name!r} are damaged ({_first_line(err)}); delete them from the cache."

@@ -92,9 +92,18 @@ MISTAKES = [
     (["features", "good.png", *MODEL, "-o", "text.png"], "--out 'text.png' is a file; name a folder."),
     (["features", "good.png", *MODEL, "-o", "out", "--strides", "8;16"], "--strides '8;16' is not integers"),
     (["features", "good.png", *MODEL, "-o", "out", "--strides", "0"], "out_strides must be a sequence of positive"),
-    (["features", "good.png", *MODEL, "-o", "out", "--indices", "9"], "there is no level 9; its levels are 0 (stride 2)"),
-    (["features", "good.png", "-m", "resnet5o", "-o", "out"], "There is no backbone 'resnet5o'; did you mean 'resnet50'"),
-    (["features", "good.png", "-m", "test_resnet", "--weights", "a.pth", "-o", "out"], "'a.pth': there is no such file"),
+    (
+        ["features", "good.png", *MODEL, "-o", "out", "--indices", "9"],
+        "there is no level 9; its levels are 0",
+    ),
+    (
+        ["features", "good.png", "-m", "resnet5o", "-o", "out"],
+        "no backbone 'resnet5o'; did you mean 'resnet50'",
+    ),
+    (
+        ["features", "good.png", "-m", "test_resnet", "--weights", "a.pth", "-o", "out"],
+        "'a.pth': there is no such",
+    ),
     (["info", "resnet5o"], "There is no backbone 'resnet5o'"),
     (["info", "resnet50", "--img-size", "big"], "--img-size 'big' is not integers separated by 'x'."),
     (["info", "efficientformer_l1", "--img-size", "256"], "takes (224, 224) images only"),

@@ -88,7 +88,10 @@ def test_files(tmp_path, ending):
 def test_files_that_are_not_configs(tmp_path):
     path = tmp_path / "config"
     path.write_text("{1: [")
-    for read, words in ((FeatureBackboneConfig.from_json, "is not JSON"), (FeatureBackboneConfig.from_yaml, "is not YAML")):
+    for read, words in (
+        (FeatureBackboneConfig.from_json, "is not JSON"),
+        (FeatureBackboneConfig.from_yaml, "is not YAML"),
+    ):
         with pytest.raises(ConfigError, match=words):
             read(path)
         with pytest.raises(ConfigError, match="could not be read"):

@@ -65,7 +65,9 @@ def test_output_stride(name, stride, strides):
     indices = (-4, -3, -2, -1)
     backbone = create_feature_backbone(name, pretrained=False, output_stride=stride, out_indices=indices).eval()
     assert backbone.strides == strides
-    assert [tuple(y.shape[2:]) for y in backbone(torch.rand(1, 3, 97, 130))] == [(-(-97 // s), -(-130 // s)) for s in strides]
+    assert [tuple(y.shape[2:]) for y in backbone(torch.rand(1, 3, 97, 130))] == [
+        (-(-97 // s), -(-130 // s)) for s in strides
+    ]
 
 
 @pytest.mark.parametrize("name", ["test_vit", "dla34", "swin_tiny_patch4_window7_224", "ghostnet_050", "starnet_s050"])
@@ -89,7 +91,9 @@ def test_extra_kwargs():
     assert create_backbone(config).global_pool.pool_type == "max"
     with pytest.raises(ConfigError, match=r"extra_kwargs\['depht'\]=3: 'test_vit' takes no such argument"):
         create_feature_backbone("test_vit", pretrained=False, extra_kwargs={"depht": 3})
-    with pytest.raises(ConfigError, match=r"extra_kwargs\['in_chans'\]=1 contradicts in_chans=3; set the field in_chans"):
+    with pytest.raises(
+        ConfigError, match=r"extra_kwargs\['in_chans'\]=1 contradicts in_chans=3; set the field in_chans"
+    ):
         create_backbone("test_resnet", pretrained=False, extra_kwargs={"in_chans": 1})
     with pytest.raises(ConfigError, match=r"extra_kwargs\['features_only'\]: levels are chosen by out_indices"):
         create_backbone("test_resnet", pretrained=False, extra_kwargs={"features_only": True})
@@ -115,11 +119,15 @@ def test_a_norm_that_changes_the_channels():
 
 
 def test_sizes_that_cannot_be_built():
-    with pytest.raises(InputSizeError, match=r"img_size=\(256, 256\): 'efficientformer_l1' takes \(224, 224\) images only"):
+    with pytest.raises(
+        InputSizeError, match=r"img_size=\(256, 256\): 'efficientformer_l1' takes \(224, 224\) images only"
+    ):
         create_feature_backbone("efficientformer_l1", pretrained=False, img_size=256)
     shallow = create_feature_backbone("efficientformer_l1", pretrained=False, out_indices=(0, 1, 2)).eval()
     assert [tuple(y.shape[2:]) for y in shallow(torch.rand(1, 3, 97, 130))] == [(25, 33), (13, 17), (7, 9)]
-    with pytest.raises(InputSizeError, match=r"built for multiples of 16 and its pooled form does not pad; use img_size=\(112, 144\)"):
+    with pytest.raises(
+        InputSizeError, match=r"built for multiples of 16 and its pooled form does not pad; use img_size=\(112, 144\)"
+    ):
         create_backbone("cait_xxs24_224", pretrained=False, img_size=(97, 130))
 
 

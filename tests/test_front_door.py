@@ -47,8 +47,23 @@ def test_modules_import_downward_only():
     from pathlib import Path
 
     order = [
-        "errors", "config", "names", "levels", "input_spec", "weights", "sources", "sources.timm_facts", "sources.timm",
-        "catalog", "pyramid", "backbone", "create", "picture", "cli", "__main__",
+        "errors",
+        "config",
+        "names",
+        "levels",
+        "input_spec",
+        "weights",
+        "sources",
+        "sources.timm_measure",
+        "sources.timm_facts",
+        "sources.timm",
+        "catalog",
+        "pyramid",
+        "backbone",
+        "create",
+        "picture",
+        "cli",
+        "__main__",
     ]
     root = Path(importlib.util.find_spec("autobackbone").origin).parent
     found = {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for p in root.rglob("*.py")}

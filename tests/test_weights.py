@@ -95,11 +95,11 @@ def test_a_checkpoint_of_something_else(tmp_path, model):
     assert "Nothing was loaded; check the model name" in str(err.value)
     state = model.state_dict() | {"surplus": torch.zeros(1)}
     save_file(state, path)
-    with pytest.raises(WeightsMismatchError, match="1 unexpected \\(first 'surplus'\\)"):
+    with pytest.raises(WeightsMismatchError, match=r"1 unexpected \(first 'surplus'\)"):
         create_feature_backbone("test_resnet", weights=path)
     del state["surplus"], state["layer1.0.conv1.weight"]
     save_file(state, path)
-    with pytest.raises(WeightsMismatchError, match="1 missing \\(first 'layer1.0.conv1.weight'\\)"):
+    with pytest.raises(WeightsMismatchError, match=r"1 missing \(first 'layer1.0.conv1.weight'\)"):
         create_feature_backbone("test_resnet", weights=path)
 
 
@@ -114,7 +114,7 @@ def test_no_network(monkeypatch, tmp_path):
 
 
 def test_no_published_weights():
-    with pytest.raises(WeightsNotFoundError, match="timm publishes no weights for 'resnet10t_nope'|'halonet_h1'"):
+    with pytest.raises(WeightsNotFoundError, match="timm publishes no weights for 'halonet_h1'"):
         create_feature_backbone("halonet_h1")
 
 

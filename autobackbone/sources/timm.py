@@ -25,15 +25,8 @@ from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel, round_up
 from autobackbone.names import ModelRef
 from autobackbone.sources import NativeModel
-from autobackbone.sources.timm_facts import (
-    FAILURES,
-    Levels,
-    TimmFacts,
-    facts_of,
-    measure,
-    meta_device,
-    unused_parameters,
-)
+from autobackbone.sources.timm_facts import facts_of
+from autobackbone.sources.timm_measure import FAILURES, Levels, TimmFacts, measure, meta_device, unused_parameters
 from autobackbone.weights import explained, load_exactly, read_checkpoint
 
 # Arguments of timm.create_model that say where weights come from, and nothing of the architecture.
@@ -83,7 +76,7 @@ class TimmSource:
         self.name = str(ref)
         self.config = config
         self.architecture, self.published, saved = _resolve(ref)
-        self.default_size: tuple[int, int] = tuple(  # type: ignore[assignment]
+        self.default_size: tuple[int, int] = tuple(
             saved.get("img_size") or self.published.get("input_size", (3, 224, 224))[1:]
         )
         self.arguments = {"num_classes": 0} | _arguments(config)
@@ -131,8 +124,10 @@ class TimmSource:
         deepest = self.levels[-1]
         built = self._built_size(deepest)
         if built is not None and built != self._size:
-            msg = (f"img_size={self._size}: {self.architecture!r} is built for multiples of {deepest.divisor} and its "
-                   f"pooled form does not pad; use img_size={built}.")
+            msg = (
+                f"img_size={self._size}: {self.architecture!r} is built for multiples of {deepest.divisor} and its "
+                f"pooled form does not pad; use img_size={built}."
+            )
             raise InputSizeError(msg)
         model: Any = self._create(deepest, built)
         if not hasattr(model, "get_classifier"):
@@ -155,7 +150,8 @@ class TimmSource:
             return facts_of(self.architecture)
         norm = bool(shaping.pop("norm", False))
         with _told(self.architecture, shaping):
-            facts = measure(functools.partial(timm.create_model, self.architecture, num_classes=0, **shaping), norm=norm)
+            create = functools.partial(timm.create_model, self.architecture, num_classes=0, **shaping)
+            facts = measure(create, norm=norm)
         stride = shaping.get("output_stride")
         if stride is not None and max(level.stride for level in facts.levels) > stride:
             msg = f"output_stride={stride}: {self.architecture!r} cannot be dilated; leave output_stride=32."
@@ -170,8 +166,10 @@ class TimmSource:
         if size == self.default_size:
             return size
         if not deepest.divisor:
-            msg = (f"img_size={size}: {self.architecture!r} takes {self.default_size} images only; leave img_size out, "
-                   "or ask for shallower levels.")
+            msg = (
+                f"img_size={size}: {self.architecture!r} takes {self.default_size} images only; leave img_size out, "
+                "or ask for shallower levels."
+            )
             raise InputSizeError(msg)
         built = _rounded(size, deepest)
         return (max(built), max(built)) if self.facts.square else built
@@ -195,7 +193,8 @@ class TimmSource:
                 model = timm.create_model(self.name, pretrained=pretrained, **arguments)
         if state is not None:
             heads = self.published.get("classifier") or ()
-            load_exactly(model, state, str(config.weights), ignored=[heads] if isinstance(heads, str) else heads)
+            heads = [heads] if isinstance(heads, str) else heads
+            load_exactly(model, state, str(config.weights), ignored=heads)
         return model  # type: ignore[no-any-return]
 
     def _cut(self, model: nn.Module, indices: tuple[int, ...]) -> Levels:
@@ -209,7 +208,7 @@ class TimmSource:
             images = torch.empty(2, self.config.in_chans, *(built or _rounded(self._size, deepest)))
             unused = unused_parameters(twin.train(), images)
         for name in unused:
-            module.get_parameter(name).requires_grad_(False)
+            module.get_parameter(name).requires_grad = False
 
     def _input_spec(self, model: Any, deepest: NativeLevel, built: tuple[int, int] | None) -> InputSpec:
         cfg = model.pretrained_cfg
@@ -240,7 +239,7 @@ def _resolve(ref: ModelRef) -> tuple[str, dict[str, Any], dict[str, Any]]:
         try:
             cfg, architecture, arguments = load_model_config_from_path(ref.name)
         except (OSError, ValueError, KeyError) as err:
-            msg = f"{str(ref)!r} holds no timm config: a folder with config.json and a weights file is needed ({err})."
+            msg = f"{str(ref)!r} holds no timm config: a folder with config.json and weights is needed ({err})."
             raise WeightsNotFoundError(msg) from err
     if architecture not in architectures():
         msg = f"{str(ref)!r} names the architecture {architecture!r}, which timm {timm.__version__} does not have."
@@ -259,7 +258,8 @@ def _arguments(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]
         if name not in names:
             arguments[name] = value
         elif value != getattr(config, name):
-            msg = f"extra_kwargs[{name!r}]={value!r} contradicts {name}={getattr(config, name)!r}; set the field {name}."
+            field = f"{name}={getattr(config, name)!r}"
+            msg = f"extra_kwargs[{name!r}]={value!r} contradicts {field}; set the field {name}."
             raise ConfigError(msg)
     if isinstance(config, BackboneConfig):
         arguments["num_classes"] = config.num_classes
@@ -287,7 +287,7 @@ def _told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
             stride = arguments["output_stride"]
             msg = f"output_stride={stride}: {architecture!r} cannot be dilated; leave output_stride=32."
             raise UnsupportedError(msg) from err
-        if name in arguments:
+        if name is not None and name in arguments:
             field = name in (f.name for f in fields(FeatureBackboneConfig))
             where = f"{name}={arguments[name]!r}" if field else f"extra_kwargs[{name!r}]={arguments[name]!r}"
             msg = f"{where}: {architecture!r} takes no such argument; leave it out."

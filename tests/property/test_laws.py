@@ -58,11 +58,9 @@ def test_order_of_indices_is_the_order_of_maps(name, order, height, width):
 @given(some.architectures, some.stride_requests, some.sides, some.sides)
 def test_a_stride_is_the_same_whatever_is_asked_for_beside_it(name, strides, height, width):
     together = some.backbone(name, out_strides=strides)
-    alone = [
-        level for s in strides for level in choose_levels(_ladder(together), None, (s,))
-    ]
+    alone = [level for s in strides for level in choose_levels(_ladder(together), None, (s,))]
     assert tuple(alone) == together.levels
-    assert [name for name in together.forward_dict(torch.rand(1, 3, height, width))] == [a.name for a in alone]
+    assert list(together.forward_dict(torch.rand(1, 3, height, width))) == [a.name for a in alone]
 
 
 @some.SETTINGS

@@ -1,4 +1,4 @@
-"""Architectures that are not in contract at all three sizes, each with its reason. Checked: a reason must still hold."""
+"""Architectures that are not in contract at all three sizes, each with its reason; a reason must still hold."""
 
 _ONE_SIZE = "its table of attention biases has 7x7 entries, whatever img_size says: it takes 224x224 images only"
 

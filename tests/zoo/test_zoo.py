@@ -13,8 +13,8 @@ import torch
 from exceptions import EXCEPTIONS
 
 from autobackbone import InputSizeError, create_feature_backbone
-from autobackbone.levels import ceil_div
-from autobackbone.sources import timm_facts
+from autobackbone.levels import ceil_div, round_up
+from autobackbone.sources import timm_facts, timm_measure
 
 pytestmark = pytest.mark.zoo
 
@@ -23,7 +23,7 @@ SIZES = (None, (256, 320), (333, 257))
 
 @pytest.mark.parametrize("name", timm.list_models())
 def test_contract(name, record_property):
-    with timm_facts.meta_device():
+    with timm_measure.meta_device():
         if name in EXCEPTIONS:
             record_property("zoo", "exception")
             for size in SIZES[1:]:
@@ -56,7 +56,7 @@ def _backbone(name, **arguments):
 
 def _check(backbone, size) -> set[int]:
     """Check what is delivered and what the architecture gives; return the levels that miss their grid."""
-    full = backbone._built_size or tuple(-(-s // backbone.input_spec.divisor) * backbone.input_spec.divisor for s in size)
+    full = backbone._built_size or tuple(round_up(s, backbone.input_spec.divisor) for s in size)
     with torch.no_grad():
         delivered = backbone(torch.empty(2, 3, *size))
         native = backbone.body(torch.empty(2, 3, *full))
@@ -75,7 +75,7 @@ def _check_that_padding_is_needed(backbone) -> None:
     if backbone.input_spec.divisor == 1 or backbone.input_spec.fixed_size:
         return
     native = None
-    with contextlib.suppress(*timm_facts.FAILURES), torch.no_grad():
+    with contextlib.suppress(*timm_measure.FAILURES), torch.no_grad():
         native = backbone.body(torch.empty(2, 3, 333, 257))
     if native is not None:
         exact = [

@@ -1,0 +1,320 @@
+"""Measuring timm's architectures on the meta device: what they do, whatever they declare."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autobackbone.errors import UnsupportedError
+from autobackbone.levels import NativeLevel, ceil_div, round_up
+
+# What timm and torch raise where a size or an argument does not suit a model.
+FAILURES = (AssertionError, RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError, AttributeError)
+
+_Size = tuple[int, int]
+_Shapes = list[tuple[int, int, int]]  # channels, height, width by level
+
+# What height and width may have to be multiples of, tried in this order.
+_DIVISORS = (1, 2, 4, 7, 8, 12, 14, 16, 28, 32, 48, 56, 64, 96, 112, 120, 128, 204, 224, 240, 256)
+# Ways of timm's to accept any size, tried in this order.
+_KNOBS: tuple[dict[str, bool], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
+
+
+@dataclass(frozen=True)
+class TimmFacts:
+    """What was measured of an architecture.
+
+    Attributes
+    ----------
+    levels
+        Every native level, by index.
+    min_size
+        Smallest height and width in pixels of the levels that are not bound to one size; 0 if all are.
+    square
+        Whether the one size that it is built for must be a square.
+    knobs
+        Arguments that make timm accept any size.
+    output_fmt
+        What the intermediates are asked for in: ``"NCHW"``, or ``"NLC"`` where timm's own reshape needs data.
+    has_norm
+        Whether there is a final norm that the maps can be taken through.
+    branches
+        Whether a parameter can be without a gradient, depending on the levels taken.
+    """
+
+    levels: tuple[NativeLevel, ...]
+    min_size: int
+    square: bool
+    knobs: dict[str, bool]
+    output_fmt: str
+    has_norm: bool
+    branches: bool
+
+
+class Levels(nn.Module):
+    """A timm model that ends at its deepest requested level and returns the maps of the requested ones.
+
+    Parameters
+    ----------
+    model
+        A timm model; it is pruned in place.
+    indices
+        Native levels, ascending.
+    norm
+        Take the maps through the model's final norm.
+    patch
+        For models asked for tokens: pixels per token, by which the map is laid out; else ``None``.
+    """
+
+    def __init__(
+        self, model: nn.Module, indices: Sequence[int], *, norm: bool = False, patch: int | None = None
+    ) -> None:
+        super().__init__()
+        prune: Any = model.prune_intermediate_layers
+        self.indices: list[int] = prune(list(indices), prune_norm=not norm)
+        self.model = model
+        self.norm = norm
+        self.patch = patch
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map ``(B, C, H, W)`` images to one ``(B, C_l, H_l, W_l)`` map per index."""
+        fmt = "NCHW" if self.patch is None else "NLC"
+        maps: list[Tensor] = self.model.forward_intermediates(  # type: ignore[operator]
+            x, indices=self.indices, norm=self.norm, output_fmt=fmt, intermediates_only=True
+        )
+        if self.patch is None:
+            return maps
+        height, width = x.shape[-2] // self.patch, x.shape[-1] // self.patch
+        return [y.transpose(1, 2).reshape(len(y), -1, height, width) for y in maps]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in training, as the timm model itself does."""
+        try:
+            self.model.set_grad_checkpointing(enable)  # type: ignore[operator]
+        except (AssertionError, AttributeError, NotImplementedError) as err:
+            msg = f"timm's {type(self.model).__name__} has no gradient checkpointing; train without it."
+            raise UnsupportedError(msg) from err
+
+
+def measure(create: Callable[..., nn.Module], *, norm: bool = False) -> TimmFacts:
+    """Measure an architecture on the meta device.
+
+    Parameters
+    ----------
+    create
+        Makes the headless timm model; takes further arguments for ``timm.create_model``. Called under the meta device.
+    norm
+        Measure the maps after the model's final norm, which can change their channels.
+
+    Returns
+    -------
+    TimmFacts
+        What a forward pass at several sizes showed; declared channels and strides are not trusted.
+    """
+    with meta_device():
+        return _Measurement(create, norm=norm).facts()
+
+
+@contextlib.contextmanager
+def meta_device() -> Iterator[None]:
+    """Build on the meta device, with timm's and torch's remarks about it kept quiet."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def unused_parameters(levels: nn.Module, x: Tensor, *, last_only: bool = False) -> list[str]:
+    """Return the names of the parameters that require a gradient and get none from the sum of the maps."""
+    named = [(name, p) for name, p in levels.named_parameters() if p.requires_grad]
+    with torch.inference_mode(mode=False), torch.enable_grad():  # whatever the caller is in
+        maps = levels(x)[-1:] if last_only else levels(x)
+        grads = torch.autograd.grad(maps, [p for _, p in named], [torch.ones_like(m) for m in maps], allow_unused=True)
+    return [name for (name, _), grad in zip(named, grads, strict=True) if grad is None]
+
+
+class _Measurement:
+    """The measuring of one architecture; `measure` enters the meta device around it."""
+
+    def __init__(self, create: Callable[..., nn.Module], *, norm: bool) -> None:
+        self.create = create
+        self.norm = norm
+        model: Any = create()
+        self.declared = [dict(entry) for entry in model.feature_info]
+        self.strides = [entry["reduction"] for entry in self.declared]
+        self.in_chans, height, width = model.pretrained_cfg["input_size"]
+        self.default = (height, width)
+        # The deepest level of each run of equal strides: where networks are cut.
+        self.cuts = [i for i, s in enumerate(self.strides) if self.strides[i + 1 : i + 2] != [s]]
+        self.nets: dict[Any, nn.Module | None] = {}
+        self.shapes: dict[Any, _Shapes | None] = {}
+        self.knobs: dict[str, bool] = {}
+        self.square = False
+        self.patch: int | None = None
+        if self._maps(self.cuts[-1], self.default, bound=True) is None:
+            self.nets.clear()
+            self.shapes.clear()
+            self.patch = self.strides[-1]
+        self.knobs = self._find_knobs()
+
+    def facts(self) -> TimmFacts:
+        candidates = ((round_up(self.default[0], d), round_up(self.default[1], d)) for d in _DIVISORS)
+        usual = next(size for size in candidates if self._maps(self.cuts[-1], size, bound=True) is not None)
+        shapes = self._maps(self.cuts[-1], usual, bound=True) or []
+        for i, (_, height, _) in enumerate(shapes):
+            if abs(usual[0] / height / self.strides[i] - 1) > 0.2:
+                self.strides[i] = round(usual[0] / height)
+
+        sizes = {cut: self._sizes(cut) for cut in reversed(self.cuts)}  # deepest first: the others reuse its maps
+        levels = []
+        for i, shape in enumerate(shapes):
+            divisor, bound, exact = sizes[next(c for c in self.cuts if c >= i)]
+            exact_here = exact[i] and (not bound or self._is_exact(i, shape, self.default))
+            module = self.declared[i]["module"]
+            levels.append(NativeLevel(i, shape[0], self.strides[i], divisor, bound, exact_here, module))
+        return TimmFacts(
+            levels=tuple(levels),
+            min_size=self._min_size(levels),
+            square=self.square,
+            knobs=self.knobs,
+            output_fmt="NCHW" if self.patch is None else "NLC",
+            has_norm=self._has_norm(self._images(usual)),
+            branches=self._branches(self._images(usual)),
+        )
+
+    def _find_knobs(self) -> dict[str, bool]:
+        """Return the first way of timm's by which the whole network takes any of several sizes."""
+        for knobs in _KNOBS:
+            self.knobs = knobs
+            if any(self._follows(self.cuts[-1], divisor) for divisor in reversed(_DIVISORS)):
+                return knobs
+        return {}
+
+    def _follows(self, cut: int, divisor: int) -> bool:
+        """Whether maps grow and shrink with the image; CrossViT takes any size, and resizes it to its own."""
+        sizes = _multiples(divisor)
+        small, large = (self._maps(cut, size) for size in (sizes[0], sizes[-1]))
+        return small is not None and large is not None and small != large
+
+    def _sizes(self, cut: int) -> tuple[int, bool, list[bool]]:
+        """Return divisor, whether bound, and exactness by level, of the network that ends at `cut`."""
+        for bound, square in ((False, False), (True, False), (True, True)):
+            ran = {}
+            for divisor in _DIVISORS:
+                exact = self._exactness(cut, divisor, bound=bound, square=square, first_only=True)
+                if exact is not None and all(exact):
+                    exact = self._exactness(cut, divisor, bound=bound, square=square)
+                if exact is not None:
+                    ran[divisor] = exact
+                    if all(exact):
+                        self.square |= square
+                        return divisor, bound, exact
+            for divisor in list(ran):
+                ran[divisor] = self._exactness(cut, divisor, bound=bound, square=square) or [False] * (cut + 1)
+            if ran:
+                self.square |= square
+                possible = [any(flags) for flags in zip(*ran.values(), strict=True)]
+                return next(d for d, flags in ran.items() if flags == possible), bound, possible
+        return 0, True, [True] * (cut + 1)  # at its default size alone
+
+    def _exactness(
+        self, cut: int, divisor: int, *, bound: bool, square: bool, first_only: bool = False
+    ) -> list[bool] | None:
+        """Return exactness by level at multiples of `divisor`; ``None`` if those are not taken."""
+        if not bound and not self._follows(cut, divisor):
+            return None
+        exact = [True] * (cut + 1)
+        for height, width in _multiples(divisor)[: 1 if first_only else 2 if bound else None]:
+            size = (height, height if square else width)
+            shapes = self._maps(cut, size, bound=bound)
+            if shapes is None:
+                return None
+            exact = [e and self._is_exact(i, shapes[i], size) for i, e in enumerate(exact)]
+        return exact
+
+    def _is_exact(self, index: int, shape: tuple[int, int, int], size: _Size) -> bool:
+        stride = self.strides[index]
+        return shape[1:] == (ceil_div(size[0], stride), ceil_div(size[1], stride))
+
+    def _min_size(self, levels: Sequence[NativeLevel]) -> int:
+        """Return the smallest square that gives every level at least one cell, by bisection over the divisor."""
+        free = [level for level in levels if not level.bound]
+        if not free:
+            return 0
+        divisor = free[-1].divisor
+
+        def works(multiple: int) -> bool:
+            size = (multiple * divisor, multiple * divisor)
+            shapes = self._maps(free[-1].index, size)
+            return shapes is not None and all(
+                min(s[1:]) > 0 and (not level.exact or self._is_exact(level.index, s, size))
+                for level, s in zip(free, shapes, strict=True)
+            )
+
+        low, high = 1, max(ceil_div(self.default[0], divisor), 1)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if works(middle) else (middle + 1, high)
+        return (low - 1) * divisor + 1
+
+    def _has_norm(self, x: Tensor) -> bool:
+        """Whether ``norm=True`` puts parameters to use that are not there without it."""
+        plain = Levels(self.create(**self.knobs), [self.cuts[-1]])
+        without = {name for name, _ in plain.named_parameters()}
+        normed = Levels(self.create(**self.knobs), [self.cuts[-1]], norm=True, patch=self.patch)
+        try:
+            unused = unused_parameters(normed.train(), x)
+        except FAILURES:  # some say so themselves
+            return False
+        return any(name not in without and name not in unused for name, _ in normed.named_parameters())
+
+    def _branches(self, x: Tensor) -> bool:
+        """Whether the deepest map of some network leaves a parameter of it without a gradient."""
+        nets = [self._net(cut) for cut in self.cuts]
+        return any(net is not None and unused_parameters(net.train(), x, last_only=True) for net in nets)
+
+    def _net(self, cut: int, img_size: _Size | None = None) -> nn.Module | None:
+        """Return the network that ends at `cut` and gives every level up to there; ``None`` if it cannot be."""
+        key = (cut, tuple(self.knobs), img_size)
+        if key not in self.nets:
+            arguments = self.knobs | ({} if img_size is None else {"img_size": img_size})
+            try:
+                net = Levels(self.create(**arguments), range(cut + 1), norm=self.norm, patch=self.patch).eval()
+            except FAILURES:
+                net = None
+            self.nets[key] = net
+        return self.nets[key]
+
+    def _maps(self, cut: int, size: _Size, *, bound: bool = False) -> _Shapes | None:
+        """Return the shapes of the maps up to `cut`, from a network built for `size` if `bound`; ``None``: refused."""
+        for deeper in (c for c in reversed(self.cuts) if c >= cut):  # its first levels are the same network
+            shapes = self.shapes.get((deeper, tuple(self.knobs), size, bound))
+            if shapes is not None:
+                return shapes[: cut + 1]
+        key = (cut, tuple(self.knobs), size, bound)
+        if key not in self.shapes:
+            net = self._net(cut, size if bound and size != self.default else None)
+            self.shapes[key] = None
+            if net is not None:
+                with contextlib.suppress(*FAILURES), torch.no_grad():
+                    self.shapes[key] = [(m.shape[1], m.shape[2], m.shape[3]) for m in net(self._images(size))]
+        return self.shapes[key]
+
+    def _images(self, size: _Size) -> Tensor:
+        return torch.empty(2, self.in_chans, *size, device="meta")
+
+
+def _multiples(divisor: int) -> list[_Size]:
+    """Return four sizes, H != W, whose quotients by `divisor` take every remainder by 8 and spread over many by 64."""
+    step = 11 if divisor < 8 else 5 if divisor < 32 else 3  # odd, so that eight of them take every remainder by 8
+    quotients = [ceil_div(200, divisor) + step * i for i in range(8)]
+    return [(quotients[i] * divisor, quotients[j] * divisor) for i, j in ((0, 5), (3, 6), (1, 4), (7, 2))]
