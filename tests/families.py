@@ -9,17 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture that stands for its family, and the arguments that make it small."""
+    """An architecture that stands for its family, the arguments that make it small, and the size to try it at."""
 
     name: str
     extra_kwargs: dict[str, Any] = field(default_factory=dict)
+    size: tuple[int, int] = (97, 130)  # no multiple of anything that an architecture would like
 
     def __str__(self) -> str:
         return self.name
 
 
 FAMILIES = [
-    Family("beit_base_patch16_224", {"depth": 2}),  # beit: 16
+    Family("beit_base_patch16_224", {"depth": 3}),  # beit: 16
     Family("halonet_h1"),  # byoanet: 2, 4, 8, 16, 32
     Family("test_byobnet"),  # byobnet: 2, 4, 8, 16, 32
     Family("cait_xxs24_224"),  # cait: 16
@@ -36,14 +37,14 @@ FAMILIES = [
     Family("cs3darknet_focus_s"),  # cspnet: 2, 4, 8, 16, 32
     Family("cspnext_tiny"),  # cspnext: 2, 4, 8, 16, 32
     Family("davit_tiny"),  # davit: 4, 8, 16, 32
-    Family("deepseek_vit_412m", {"depth": 2}),  # deepseek_vit: 14
-    Family("deit3_huge_patch14_224", {"depth": 2}),  # deit: 14
+    Family("deepseek_vit_412m", {"depth": 3}),  # deepseek_vit: 14
+    Family("deit3_huge_patch14_224", {"depth": 3}),  # deit: 14
     Family("deit_tiny_patch16_224"),  # deit: 16
     Family("densenet121"),  # densenet: 2, 4, 8, 16, 32
     Family("dla46x_c"),  # dla: 2, 4, 8, 16, 32
     Family("dpn48b"),  # dpn: 2, 4, 8, 16, 32
     Family("edgenext_xx_small"),  # edgenext: 4, 8, 16, 32
-    Family("efficientformer_l1"),  # efficientformer: 4, 8, 16, 32
+    Family("efficientformer_l1", size=(224, 224)),  # efficientformer: 4, 8, 16, 32
     Family("efficientformerv2_s0"),  # efficientformer_v2: 4, 8, 16, 32
     Family("test_efficientnet"),  # efficientnet: 2, 4, 8, 16, 32
     Family("efficientvim_m1"),  # efficientvim: 16, 32, 64
@@ -55,7 +56,7 @@ FAMILIES = [
     Family("fastvit_t8"),  # fastvit: 4, 8, 16, 32
     Family("focalnet_tiny_srf"),  # focalnet: 4, 8, 16, 32
     Family("gcvit_xxtiny"),  # gcvit: 4, 8, 16, 32
-    Family("gemma4_vit_167m", {"depth": 2}),  # gemma4_vit: 16
+    Family("gemma4_vit_167m", {"depth": 3}),  # gemma4_vit: 16
     Family("ghostnet_050"),  # ghostnet: 2, 4, 8, 16, 32
     Family("hardcorenas_b"),  # hardcorenas: 2, 4, 8, 16, 32
     Family("hgnetv2_b0"),  # hgnet: 4, 8, 16, 32
@@ -76,7 +77,7 @@ FAMILIES = [
     Family("poolformerv2_s12"),  # metaformer: 4, 8, 16, 32
     Family("gmlp_ti16_224"),  # mlp_mixer: 16
     Family("mixer_s32_224"),  # mlp_mixer: 32
-    Family("resmlp_big_24_224", {"num_blocks": 2}),  # mlp_mixer: 8
+    Family("resmlp_big_24_224"),  # mlp_mixer: 8
     Family("mobilenetv3_small_050"),  # mobilenetv3: 2, 4, 8, 16, 32
     Family("mobilenetv5_base"),  # mobilenetv5: 2, 4, 8, 16, 32
     Family("mobilevit_xxs"),  # mobilevit: 2, 4, 8, 16, 32
@@ -90,7 +91,7 @@ FAMILIES = [
     Family("pit_ti_224"),  # pit: 8, 16, 32
     Family("pnasnet5large"),  # pnasnet: 2, 4, 8, 16, 32
     Family("pvt_v2_b0"),  # pvt_v2: 4, 8, 16, 32
-    Family("qwen3_vit_88m", {"depth": 2}),  # qwen3_vit: 16
+    Family("qwen3_vit_88m", {"depth": 3}),  # qwen3_vit: 16
     Family("rdnet_tiny"),  # rdnet: 4, 8, 16, 32
     Family("regnetx_002"),  # regnet: 2, 4, 8, 16, 32
     Family("repghostnet_050"),  # repghost: 2, 4, 8, 16, 32
@@ -123,7 +124,7 @@ FAMILIES = [
     Family("vit_small_resnet50d_s16_224"),  # vision_transformer_hybrid: 16
     Family("vit_tiny_r_s16_p8_224"),  # vision_transformer_hybrid: 32
     Family("test_vit_relpos"),  # vision_transformer_relpos: 16
-    Family("vit_relpos_base_patch32_plus_rpn_256", {"depth": 2}),  # vision_transformer_relpos: 32
+    Family("vit_relpos_base_patch32_plus_rpn_256", {"depth": 3}),  # vision_transformer_relpos: 32
     Family("samvit_base_patch16_224", {"depth": 3}),  # vision_transformer_sam: 16
     Family("vitamin_small_224"),  # vitamin: 16
     Family("volo_d1_224"),  # volo: 16
