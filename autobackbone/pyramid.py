@@ -1,9 +1,11 @@
 """Pyramids: maps at strides that an architecture does not have."""
 
+from fractions import Fraction
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from autobackbone.levels import ceil_div
+from autobackbone.levels import ceil_div, round_up
 
 
 def resample(x: Tensor, stride: int, new_stride: int, size: tuple[int, int]) -> Tensor:
@@ -28,13 +30,15 @@ def resample(x: Tensor, stride: int, new_stride: int, size: tuple[int, int]) -> 
         ``(B, C, *size)``.
     """
     block = ceil_div(new_stride, stride)  # samples per new cell and side, so that none is wider than a cell of x
-    scale = stride * block / new_stride
-    needed = [ceil_div(s * new_stride, stride) + (scale != 1) for s in size]
-    missing = [max(n - have, 0) for n, have in zip(needed, x.shape[-2:], strict=True)]
+    ratio = Fraction(stride * block, new_stride)
+    covering = [ceil_div(s * new_stride, stride) for s in size]
+    # Whole multiples of the denominator make the ratio of sizes the exact one.
+    missing = [max(round_up(max(c, n), ratio.denominator) - n, 0) for c, n in zip(covering, x.shape[-2:], strict=True)]
     if any(missing):
         x = F.pad(x, (0, missing[1], 0, missing[0]), mode="replicate")
-    if scale != 1:
-        x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=False)
+    if ratio != 1:
+        finer = [n // ratio.denominator * ratio.numerator for n in x.shape[-2:]]
+        x = F.interpolate(x, size=finer, mode="bilinear", align_corners=False)
     x = x[..., : size[0] * block, : size[1] * block]
     return F.avg_pool2d(x, block) if block > 1 else x
 

@@ -113,7 +113,7 @@ def test_the_final_norm():
 
 def test_a_norm_that_changes_the_channels():
     backbone = create_feature_backbone(
-        "samvit_base_patch16_224", pretrained=False, out_indices=(-1,), norm=True, extra_kwargs={"depth": 1}
+        "samvit_base_patch16", pretrained=False, out_indices=(-1,), norm=True, extra_kwargs={"depth": 1}
     )
     assert backbone(torch.rand(1, 3, 64, 64))[0].shape[1] == backbone.out_channels == 256
 

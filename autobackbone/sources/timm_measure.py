@@ -126,7 +126,12 @@ def meta_device() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with torch.device("meta"), warnings.catch_warnings():
+        with (
+            torch.device("meta"),
+            torch.inference_mode(mode=False),  # whatever the caller is in
+            torch.enable_grad(),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -136,9 +141,8 @@ def meta_device() -> Iterator[None]:
 def unused_parameters(levels: nn.Module, x: Tensor, *, last_only: bool = False) -> list[str]:
     """Return the names of the parameters that require a gradient and get none from the sum of the maps."""
     named = [(name, p) for name, p in levels.named_parameters() if p.requires_grad]
-    with torch.inference_mode(mode=False), torch.enable_grad():  # whatever the caller is in
-        maps = levels(x)[-1:] if last_only else levels(x)
-        grads = torch.autograd.grad(maps, [p for _, p in named], [torch.ones_like(m) for m in maps], allow_unused=True)
+    maps = levels(x)[-1:] if last_only else levels(x)
+    grads = torch.autograd.grad(maps, [p for _, p in named], [torch.ones_like(m) for m in maps], allow_unused=True)
     return [name for (name, _), grad in zip(named, grads, strict=True) if grad is None]
 
 
