@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autobackbone.names import parse_name
-from autobackbone.sources.timm import architectures, license_of, list_architectures
+from autobackbone.sources.timm import architectures, declared, list_architectures
 from autobackbone.sources.timm_facts import FACTS_FILE, measure_all, timm_version
 
 
@@ -36,7 +36,7 @@ def list_backbones(pattern: str = "", pretrained_only: bool = False) -> list[str
 
 
 def published(name: str) -> dict[str, Any]:
-    """Return what is published of a backbone: its name, ``license`` and the ``tags`` of its weights.
+    """Return what is published of a backbone: its name, ``license``, and the ``tags`` of its weights, its own first.
 
     Raises
     ------
@@ -45,7 +45,9 @@ def published(name: str) -> dict[str, Any]:
     """
     known = architectures()
     ref = parse_name(name, known)
-    return {"name": str(ref), "license": license_of(ref), "tags": list(known.get(ref.name, ()))}
+    found = declared(ref)
+    tags = sorted(known.get(ref.name, ()), key=lambda tag: tag != found.get("tag"))
+    return {"name": str(ref), "license": found.get("license"), "tags": tags}
 
 
 def build(

@@ -37,12 +37,11 @@ _WRAPPING = ("features_only", "out_indices", "feature_cls", "feature_cfg")
 
 @functools.cache
 def architectures() -> Mapping[str, tuple[str, ...]]:
-    """Return every architecture of timm's registry with the tags of its published weights, the default first."""
+    """Return every architecture of timm's registry with the tags of its published weights."""
     tags: dict[str, list[str]] = {name: [] for name in timm.list_models()}
     for tagged in timm.list_pretrained():
         name, _, tag = tagged.partition(".")
-        default = timm.get_pretrained_cfg(name).tag == tag
-        tags[name].insert(0 if default else len(tags[name]), tag)
+        tags[name].append(tag)
     return {name: tuple(found) for name, found in tags.items()}
 
 
@@ -51,10 +50,9 @@ def list_architectures(pattern: str, *, pretrained_only: bool) -> list[str]:
     return list(timm.list_models(pattern, pretrained=pretrained_only))
 
 
-def license_of(ref: ModelRef) -> str | None:
-    """Return the licence that timm states for the weights of a reference."""
-    found: str | None = _resolve(ref)[1].get("license")
-    return found
+def declared(ref: ModelRef) -> dict[str, Any]:
+    """Return what timm declares of the weights of a reference: ``tag``, ``license``, ``hf_hub_id``, ``input_size`` ..."""
+    return _resolve(ref)[1]
 
 
 class TimmSource:

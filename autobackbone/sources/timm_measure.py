@@ -1,8 +1,6 @@
 """Measuring timm's architectures on the meta device: what they do, whatever they declare."""
 
 import contextlib
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,20 +120,9 @@ def measure(create: Callable[..., nn.Module], *, norm: bool = False) -> TimmFact
 
 @contextlib.contextmanager
 def meta_device() -> Iterator[None]:
-    """Build on the meta device, with timm's and torch's remarks about it kept quiet."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            torch.device("meta"),
-            torch.inference_mode(mode=False),  # whatever the caller is in
-            torch.enable_grad(),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+    """Build on the meta device, with gradients, whatever mode the caller is in."""
+    with torch.device("meta"), torch.inference_mode(mode=False), torch.enable_grad():
+        yield
 
 
 def unused_parameters(levels: nn.Module, x: Tensor, *, last_only: bool = False) -> list[str]:

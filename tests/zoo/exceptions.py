@@ -7,3 +7,14 @@ EXCEPTIONS = {
     "efficientformer_l3": _ONE_SIZE,
     "efficientformer_l7": _ONE_SIZE,
 }
+
+# Encoders of language models: their output is tokens, not pooled features, and create_backbone says so.
+ENCODERS = {
+    "deepseek_vit_412m_enc",
+    "gemma4_vit_167m_enc",
+    "gemma4_vit_570m_enc",
+    "mobilenetv5_300m_enc",
+    "qwen3_vit_306m_enc",
+    "qwen3_vit_416m_enc",
+    "qwen3_vit_88m_enc",
+}

@@ -10,9 +10,9 @@ import contextlib
 import pytest
 import timm
 import torch
-from exceptions import EXCEPTIONS
+from exceptions import ENCODERS, EXCEPTIONS
 
-from autobackbone import InputSizeError, create_feature_backbone
+from autobackbone import InputSizeError, UnsupportedError, create_backbone, create_feature_backbone
 from autobackbone.levels import ceil_div, round_up
 from autobackbone.sources import timm_facts, timm_measure
 
@@ -40,6 +40,21 @@ def test_contract(name, record_property):
         assert missed == inexact, "levels that say exact=False miss their grid somewhere, and no others do"
         _check_that_padding_is_needed(whole)
     record_property("zoo", "in contract")
+
+
+@pytest.mark.parametrize("name", timm.list_models())
+def test_pooled(name):
+    """Pooled features have the width that is told; encoders without pooled output say so."""
+    with torch.device("meta"):
+        try:
+            backbone = create_backbone(name, pretrained=False).eval()
+        except UnsupportedError:
+            assert name in ENCODERS
+            return
+        with torch.no_grad():
+            y = backbone(torch.empty(2, 3, *backbone.input_spec.size))
+    assert name not in ENCODERS
+    assert tuple(y.shape) == (2, backbone.num_features)
 
 
 @pytest.mark.parametrize("name", timm.list_models()[7::97])
