@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import timm
@@ -51,7 +51,7 @@ def list_architectures(pattern: str, *, pretrained_only: bool) -> list[str]:
 
 
 def declared(ref: ModelRef) -> dict[str, Any]:
-    """Return what timm declares of the weights of a reference: ``tag``, ``license``, ``hf_hub_id``, ``input_size`` ..."""
+    """Return what timm declares of the weights of a reference: ``tag``, ``license``, ``input_size`` ..."""
     return _resolve(ref)[1]
 
 
@@ -79,11 +79,18 @@ class TimmSource:
         )
         self.arguments = {"num_classes": 0} | _arguments(config)
         self.facts = self._facts(saved | self.arguments)
+        self._norm = isinstance(config, FeatureBackboneConfig) and bool(config.norm)
+        if self._norm and not self.facts.norm_channels:
+            msg = f"norm=True: {self.architecture!r} has no final norm for its maps; leave norm=None."
+            raise UnsupportedError(msg)
 
     @property
     def levels(self) -> tuple[NativeLevel, ...]:
         """Every native level, by index."""
-        return self.facts.levels
+        channels = self.facts.norm_channels
+        if not self._norm or channels == self.facts.levels[-1].channels:
+            return self.facts.levels
+        return tuple(replace(level, channels=channels) for level in self.facts.levels)
 
     def build(self, indices: tuple[int, ...]) -> NativeModel:
         """Build the backbone up to the deepest of `indices`, which are ascending.
@@ -95,10 +102,6 @@ class TimmSource:
         WeightsError
             If the weights cannot be had, or do not fit.
         """
-        assert isinstance(self.config, FeatureBackboneConfig)
-        if self.config.norm and not self.facts.has_norm:
-            msg = f"norm=True: {self.architecture!r} has no final norm for its maps; leave norm=None."
-            raise UnsupportedError(msg)
         deepest = self.levels[indices[-1]]
         built = self._built_size(deepest)
         model = self._create(deepest, built)
@@ -142,14 +145,11 @@ class TimmSource:
     def _facts(self, arguments: dict[str, Any]) -> TimmFacts:
         """Look the facts up, or measure them where the released ones do not hold."""
         shaping = {k: v for k, v in arguments.items() if k not in ("num_classes", "img_size", *_LOADING)}
-        if isinstance(self.config, FeatureBackboneConfig) and self.config.norm:
-            shaping["norm"] = True
         if not shaping:
             return facts_of(self.architecture)
-        norm = bool(shaping.pop("norm", False))
         with _told(self.architecture, shaping):
             create = functools.partial(timm.create_model, self.architecture, num_classes=0, **shaping)
-            facts = measure(create, norm=norm)
+            facts = measure(create)
         stride = shaping.get("output_stride")
         if stride is not None and max(level.stride for level in facts.levels) > stride:
             msg = f"output_stride={stride}: {self.architecture!r} cannot be dilated; leave output_stride=32."
@@ -197,7 +197,7 @@ class TimmSource:
 
     def _cut(self, model: nn.Module, indices: tuple[int, ...]) -> Levels:
         patch = None if self.facts.output_fmt == "NCHW" else self.levels[-1].stride
-        return Levels(model, indices, norm=bool(getattr(self.config, "norm", False)), patch=patch)
+        return Levels(model, indices, norm=self._norm, patch=patch)
 
     def _freeze_unused(self, module: Levels, deepest: NativeLevel, built: tuple[int, int] | None) -> None:
         """Freeze what no requested level gives a gradient, found on a twin without storage."""

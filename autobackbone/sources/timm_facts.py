@@ -50,7 +50,7 @@ def encode(facts: TimmFacts) -> dict[str, Any]:
         else:
             rows.append([1, *row])
     values = asdict(facts) | {"levels": rows}
-    defaults = {"square": False, "knobs": {}, "output_fmt": "NCHW", "has_norm": False, "branches": False}
+    defaults = {"square": False, "knobs": {}, "output_fmt": "NCHW", "norm_channels": 0, "branches": False}
     return {k: v for k, v in values.items() if k not in defaults or v != defaults[k]}
 
 
@@ -67,7 +67,7 @@ def decode(values: Mapping[str, Any]) -> TimmFacts:
         square=values.get("square", False),
         knobs=values.get("knobs", {}),
         output_fmt=values.get("output_fmt", "NCHW"),
-        has_norm=values.get("has_norm", False),
+        norm_channels=values.get("norm_channels", 0),
         branches=values.get("branches", False),
     )
 

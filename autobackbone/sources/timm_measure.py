@@ -39,8 +39,8 @@ class TimmFacts:
         Arguments that make timm accept any size.
     output_fmt
         What the intermediates are asked for in: ``"NCHW"``, or ``"NLC"`` where timm's own reshape needs data.
-    has_norm
-        Whether there is a final norm that the maps can be taken through.
+    norm_channels
+        Channels of the maps after the final norm that they can be taken through; 0 if there is none.
     branches
         Whether a parameter can be without a gradient, depending on the levels taken.
     """
@@ -50,7 +50,7 @@ class TimmFacts:
     square: bool
     knobs: dict[str, bool]
     output_fmt: str
-    has_norm: bool
+    norm_channels: int
     branches: bool
 
 
@@ -99,15 +99,13 @@ class Levels(nn.Module):
             raise UnsupportedError(msg) from err
 
 
-def measure(create: Callable[..., nn.Module], *, norm: bool = False) -> TimmFacts:
+def measure(create: Callable[..., nn.Module]) -> TimmFacts:
     """Measure an architecture on the meta device.
 
     Parameters
     ----------
     create
         Makes the headless timm model; takes further arguments for ``timm.create_model``. Called under the meta device.
-    norm
-        Measure the maps after the model's final norm, which can change their channels.
 
     Returns
     -------
@@ -115,7 +113,7 @@ def measure(create: Callable[..., nn.Module], *, norm: bool = False) -> TimmFact
         What a forward pass at several sizes showed; declared channels and strides are not trusted.
     """
     with meta_device():
-        return _Measurement(create, norm=norm).facts()
+        return _Measurement(create).facts()
 
 
 @contextlib.contextmanager
@@ -136,9 +134,8 @@ def unused_parameters(levels: nn.Module, x: Tensor, *, last_only: bool = False) 
 class _Measurement:
     """The measuring of one architecture; `measure` enters the meta device around it."""
 
-    def __init__(self, create: Callable[..., nn.Module], *, norm: bool) -> None:
+    def __init__(self, create: Callable[..., nn.Module]) -> None:
         self.create = create
-        self.norm = norm
         model: Any = create()
         self.declared = [dict(entry) for entry in model.feature_info]
         self.strides = [entry["reduction"] for entry in self.declared]
@@ -178,7 +175,7 @@ class _Measurement:
             square=self.square,
             knobs=self.knobs,
             output_fmt="NCHW" if self.patch is None else "NLC",
-            has_norm=self._has_norm(self._images(usual)),
+            norm_channels=self._norm_channels(self._images(usual)),
             branches=self._branches(self._images(usual)),
         )
 
@@ -257,16 +254,19 @@ class _Measurement:
             low, high = (low, middle) if works(middle) else (middle + 1, high)
         return (low - 1) * divisor + 1
 
-    def _has_norm(self, x: Tensor) -> bool:
-        """Whether ``norm=True`` puts parameters to use that are not there without it."""
-        plain = Levels(self.create(**self.knobs), [self.cuts[-1]])
-        without = {name for name, _ in plain.named_parameters()}
-        normed = Levels(self.create(**self.knobs), [self.cuts[-1]], norm=True, patch=self.patch)
+    def _norm_channels(self, x: Tensor) -> int:
+        """Return the channels after ``norm=True``, if that puts parameters to use that are not there without it."""
+        net = self._net(self.cuts[-1])
+        assert net is not None, "the network was built before"
+        without = {name for name, _ in net.named_parameters()}
+        normed = Levels(self.create(**self.knobs), [self.cuts[-1]], norm=True, patch=self.patch).train()
         try:
-            unused = unused_parameters(normed.train(), x)
+            unused = unused_parameters(normed, x)
+            channels = normed(x)[0].shape[1]
         except FAILURES:  # some say so themselves
-            return False
-        return any(name not in without and name not in unused for name, _ in normed.named_parameters())
+            return 0
+        used = any(name not in without and name not in unused for name, _ in normed.named_parameters())
+        return channels if used else 0
 
     def _branches(self, x: Tensor) -> bool:
         """Whether the deepest map of some network leaves a parameter of it without a gradient."""
@@ -279,7 +279,7 @@ class _Measurement:
         if key not in self.nets:
             arguments = self.knobs | ({} if img_size is None else {"img_size": img_size})
             try:
-                net = Levels(self.create(**arguments), range(cut + 1), norm=self.norm, patch=self.patch).eval()
+                net = Levels(self.create(**arguments), range(cut + 1), patch=self.patch).eval()
             except FAILURES:
                 net = None
             self.nets[key] = net
