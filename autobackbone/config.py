@@ -3,15 +3,18 @@
 import dataclasses
 import difflib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
 from autobackbone.errors import ConfigError
 
-PYRAMIDS = ("resample", "simple", "none")
+PYRAMIDS = ("resample", "none")
+MAX_STRIDE = 1024
 OUTPUT_STRIDES = (8, 16, 32)
 
 
@@ -53,8 +56,19 @@ class _Config:
         return cls().replace(**{str(k): v for k, v in values.items()})
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the fields to a JSON file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        """Write the fields to a JSON file.
+
+        Raises
+        ------
+        ConfigError
+            If ``extra_kwargs`` holds something that JSON cannot.
+        """
+        try:
+            text = json.dumps(self.to_dict(), indent=2)
+        except TypeError as err:
+            msg = f"extra_kwargs={self.extra_kwargs!r} cannot be written as JSON: {err}."
+            raise ConfigError(msg) from err
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Self:
@@ -67,16 +81,26 @@ class _Config:
         """
         try:
             values = json.loads(_read(path))
-        except json.JSONDecodeError as err:
+        except ValueError as err:
             msg = f"{os.fspath(path)!r} is not JSON: {err}."
             raise ConfigError(msg) from err
         return cls.from_dict(values)
 
     def to_yaml(self, path: str | os.PathLike[str]) -> None:
-        """Write the fields to a YAML file."""
+        """Write the fields to a YAML file.
+
+        Raises
+        ------
+        ConfigError
+            If ``extra_kwargs`` holds something that YAML cannot.
+        """
         import yaml
 
-        text = yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
+        try:
+            text = yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
+        except yaml.YAMLError as err:
+            msg = f"extra_kwargs={self.extra_kwargs!r} cannot be written as YAML."
+            raise ConfigError(msg) from err
         Path(path).write_text(text, encoding="utf-8")
 
     @classmethod
@@ -92,7 +116,7 @@ class _Config:
 
         try:
             values = yaml.safe_load(_read(path))
-        except yaml.YAMLError as err:
+        except (yaml.YAMLError, ValueError) as err:
             msg = f"{os.fspath(path)!r} is not YAML: {err}."
             raise ConfigError(msg) from err
         return cls.from_dict({} if values is None else values)
@@ -114,15 +138,12 @@ class _Config:
             _check(_is_real(value) and 0 <= value < 1, self, name, "a rate of at least 0 and below 1")
             self._set(name, float(value))
         _check(_is_int(self.in_chans) and self.in_chans > 0, self, "in_chans", "a positive integer")
+        self._set("in_chans", int(self.in_chans))
         if self.img_size is not None:
-            size = self.img_size
-            pair = (size, size) if _is_int(size) else _as_tuple(size)
-            _check(
-                pair is not None and len(pair) == 2 and all(_is_int(s) and s > 0 for s in pair),
-                self,
-                "img_size",
-                "(height, width) in pixels, or one integer for a square",
-            )
+            size: Any = self.img_size
+            pair = _as_integers((size, size) if _is_int(size) else size)
+            good = pair is not None and len(pair) == 2 and min(pair) > 0
+            _check(good, self, "img_size", "(height, width) in pixels, or one integer for a square")
             self._set("img_size", pair)
         weights: Any = self.weights
         if isinstance(weights, os.PathLike):
@@ -140,7 +161,7 @@ class _Config:
             "extra_kwargs",
             "a mapping of argument names to values",
         )
-        self._set("extra_kwargs", dict(kwargs))
+        self._set("extra_kwargs", _plain(kwargs))
 
     # The fields that both configs have, for the methods above.
     model_name: str
@@ -193,7 +214,7 @@ class BackboneConfig(_Config):
     in_chans: int = 3
     img_size: tuple[int, int] | None = None
     weights: str | None = None
-    extra_kwargs: dict[str, Any] = field(default_factory=dict)
+    extra_kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         self._validate_common()
@@ -255,25 +276,19 @@ class FeatureBackboneConfig(_Config):
     pyramid: str = "resample"
     norm: bool | None = None
     weights: str | None = None
-    extra_kwargs: dict[str, Any] = field(default_factory=dict)
+    extra_kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         self._validate_common()
-        for name, floor, what in (("out_indices", None, "integers"), ("out_strides", 1, "positive integers")):
+        for name, low, high, what in (
+            ("out_indices", -math.inf, math.inf, "a sequence of integers"),
+            ("out_strides", 1, MAX_STRIDE, f"a sequence of integers from 1 to {MAX_STRIDE}"),
+        ):
             value = getattr(self, name)
             if value is None:
                 continue
-            items = _as_tuple(value)
-            _check(
-                items is not None
-                and len(items) > 0
-                and all(_is_int(i) for i in items)
-                and (floor is None or min(items) >= floor),
-                self,
-                name,
-                f"a sequence of {what}",
-            )
-            assert items is not None
+            items = _as_integers(value) or ()
+            _check(bool(items) and low <= min(items) and max(items) <= high, self, name, what)
             _check(len(set(items)) == len(items), self, name, "without duplicates")
             self._set(name, items)
         if self.out_indices is not None and self.out_strides is not None:
@@ -288,7 +303,7 @@ class FeatureBackboneConfig(_Config):
             "output_stride",
             "one of 8, 16, 32",
         )
-        _check(self.pyramid in PYRAMIDS, self, "pyramid", "one of 'resample', 'simple', 'none'")
+        _check(self.pyramid in PYRAMIDS, self, "pyramid", "one of 'resample', 'none'")
         _check(self.norm is None or isinstance(self.norm, bool), self, "norm", "True, False or None")
 
 
@@ -299,15 +314,28 @@ def _check(valid: bool, config: _Config, name: str, expected: str) -> None:
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_real(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _as_tuple(value: object) -> tuple[Any, ...] | None:
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else None
+def _as_integers(value: object) -> tuple[int, ...] | None:
+    """Return a non-empty sequence of integers as a tuple; ``None`` if `value` is none."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
+        return None
+    items = tuple(value)
+    return tuple(int(i) for i in items) if items and all(map(_is_int, items)) else None
+
+
+def _plain(value: Any) -> Any:
+    """Return a copy of nested containers as dicts, lists and tuples, whatever they were read from."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(map(_plain, value)) if isinstance(value, tuple) else list(map(_plain, value))
+    return value
 
 
 def _nearest(name: str, names: list[str]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autobackbone.errors import ConfigError, UnsupportedError
+from autobackbone.errors import ConfigError
 
 DEFAULT_STRIDES = (8, 16, 32)
 
@@ -146,8 +146,6 @@ def choose_levels(
     ------
     ConfigError
         If an index is out of range or given twice, or a stride is not native and `pyramid` is ``"none"``.
-    UnsupportedError
-        If `pyramid` is ``"simple"`` and a stride is not native.
     """
     if out_indices is not None:
         return tuple(_by_index(ladder, i) for i in normalize_indices(out_indices, ladder))
@@ -217,9 +215,6 @@ def _by_stride(ladder: Sequence[NativeLevel], stride: int, pyramid: str) -> Feat
             f"{', '.join(map(str, strides))}; ask for those, or set pyramid='resample'."
         )
         raise ConfigError(msg)
-    elif pyramid == "simple":
-        msg = f"Stride {stride} is not native, and pyramid='simple' is not available yet; set pyramid='resample'."
-        raise UnsupportedError(msg)
     else:
         level = _origin(ladder, stride)
     name = f"c{int(math.log2(stride))}" if stride.bit_count() == 1 else f"s{stride}_{level.index}"

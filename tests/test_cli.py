@@ -91,7 +91,7 @@ MISTAKES = [
     (["features", ".", *MODEL, "-o", "out"], "is not an image that can be read"),
     (["features", "good.png", *MODEL, "-o", "text.png"], "--out 'text.png' is a file; name a folder."),
     (["features", "good.png", *MODEL, "-o", "out", "--strides", "8;16"], "--strides '8;16' is not integers"),
-    (["features", "good.png", *MODEL, "-o", "out", "--strides", "0"], "out_strides must be a sequence of positive"),
+    (["features", "good.png", *MODEL, "-o", "out", "--strides", "0"], "out_strides must be a sequence of integers"),
     (
         ["features", "good.png", *MODEL, "-o", "out", "--indices", "9"],
         "there is no level 9; its levels are 0",

@@ -1,8 +1,10 @@
 """Configs: what they accept, what they refuse and in which words."""
 
 import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -18,7 +20,8 @@ BAD = [
     ({"out_indices": 3}, "out_indices must be a sequence of integers, got 3"),
     ({"out_indices": (1.0,)}, "out_indices must be a sequence of integers"),
     ({"out_indices": (True,)}, "out_indices must be a sequence of integers"),
-    ({"out_strides": (0,)}, "out_strides must be a sequence of positive integers, got (0,)"),
+    ({"out_strides": (0,)}, "out_strides must be a sequence of integers from 1 to 1024, got (0,)"),
+    ({"out_strides": (2000,)}, "out_strides must be a sequence of integers from 1 to 1024, got (2000,)"),
     ({"out_strides": (8, 8)}, "out_strides must be without duplicates"),
     ({"out_indices": (1,), "out_strides": (8,)}, "out_indices=(1,) and out_strides=(8,) exclude each other"),
     ({"drop_rate": 1.0}, "drop_rate must be a rate of at least 0 and below 1, got 1.0"),
@@ -29,7 +32,7 @@ BAD = [
     ({"img_size": (0, 224)}, "img_size must be (height, width)"),
     ({"img_size": -1}, "img_size must be (height, width)"),
     ({"output_stride": 4}, "output_stride must be one of 8, 16, 32, got 4"),
-    ({"pyramid": "fpn"}, "pyramid must be one of 'resample', 'simple', 'none', got 'fpn'"),
+    ({"pyramid": "fpn"}, "pyramid must be one of 'resample', 'none', got 'fpn'"),
     ({"norm": 1}, "norm must be True, False or None, got 1"),
     ({"weights": ""}, "weights must be the path of a weights file, got ''"),
     ({"extra_kwargs": [1]}, "extra_kwargs must be a mapping of argument names to values, got [1]"),
@@ -55,10 +58,20 @@ def test_values_are_normalised():
     assert config.out_indices == (1, -1)
     assert config.weights == "a.pth"
     assert FeatureBackboneConfig(img_size=[333, 257]).img_size == (333, 257)
+    numbers = FeatureBackboneConfig(in_chans=np.int64(4), out_strides=np.array([8, 16]), drop_rate=np.float32(0.5))
+    assert (type(numbers.in_chans), numbers.in_chans) == (int, 4)
+    assert json.dumps(numbers.to_dict()["out_strides"]) == "[8, 16]"
+    nested = OmegaConf.create({"model_name": "resnet18", "extra_kwargs": {"layers": [1, 1]}})
+    assert type(BackboneConfig.from_dict(nested).extra_kwargs["layers"]) is list
 
 
 def test_configs_are_values():
     assert FeatureBackboneConfig() == FeatureBackboneConfig()
+    assert len({FeatureBackboneConfig(), FeatureBackboneConfig(), BackboneConfig()}) == 2
+    given = {"layers": [1, 1]}
+    config = BackboneConfig(extra_kwargs=given)
+    given["layers"].append(9)
+    assert config.extra_kwargs == {"layers": [1, 1]}
     with pytest.raises(dataclasses.FrozenInstanceError):
         FeatureBackboneConfig().model_name = "x"  # type: ignore[misc]
 
@@ -85,6 +98,14 @@ def test_files(tmp_path, ending):
     assert getattr(FeatureBackboneConfig, f"from_{ending}")(path) == config
 
 
+@pytest.mark.parametrize("ending", ["json", "yaml"])
+def test_what_cannot_be_written(tmp_path, ending):
+    config = BackboneConfig(extra_kwargs={"act_layer": object()})
+    with pytest.raises(ConfigError, match=f"cannot be written as {ending.upper()}"):
+        getattr(config, f"to_{ending}")(tmp_path / "config")
+    assert not (tmp_path / "config").exists()
+
+
 def test_files_that_are_not_configs(tmp_path):
     path = tmp_path / "config"
     path.write_text("{1: [")
@@ -96,6 +117,9 @@ def test_files_that_are_not_configs(tmp_path):
             read(path)
         with pytest.raises(ConfigError, match="could not be read"):
             read(tmp_path / "absent")
+    path.write_text("model_name: 2024-99-99")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        FeatureBackboneConfig.from_yaml(path)
     path.write_text("- resnet50\n")
     with pytest.raises(ConfigError, match="is made from a mapping of fields, got list"):
         FeatureBackboneConfig.from_yaml(path)

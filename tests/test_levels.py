@@ -2,7 +2,7 @@
 
 import pytest
 
-from autobackbone import ConfigError, UnsupportedError
+from autobackbone import ConfigError
 from autobackbone.levels import FeatureInfo, NativeLevel, choose_levels
 
 
@@ -50,8 +50,6 @@ def test_refusals_name_what_there_is():
         choose_levels(CONVNEXT, (3, -1), None)
     with pytest.raises(ConfigError, match="Stride 8 is not native to this backbone, whose strides are 16; ask for"):
         choose_levels(VIT, None, (16, 8), pyramid="none")
-    with pytest.raises(UnsupportedError, match="pyramid='simple' is not available yet"):
-        choose_levels(VIT, None, (8,), pyramid="simple")
 
 
 def test_feature_info_speaks_as_timm_does():

@@ -40,7 +40,7 @@ feature_configs = st.one_of(
         **_common,
         **request,
         output_stride=st.sampled_from([8, 16, 32]),
-        pyramid=st.sampled_from(["resample", "simple", "none"]),
+        pyramid=st.sampled_from(["resample", "none"]),
         norm=st.none() | st.booleans(),
     )
     for request in (
