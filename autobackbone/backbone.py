@@ -1,6 +1,7 @@
 """FeatureBackbone: the contract, whatever the source."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ class FeatureBackbone(nn.Module):
         Raises
         ------
         InputError
-            If `x` is not a 4-D floating point tensor with the right number of channels.
+            If `x` is not a 4-D floating point tensor with images of the right number of channels.
         InputSizeError
             If H or W is below the minimum, or not the one size that the architecture takes.
         """
@@ -142,8 +143,11 @@ class FeatureBackbone(nn.Module):
             return resample(y, native.stride, stride, size)
         return y if y.shape[-2:] == size else y[..., : size[0], : size[1]]
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Any) -> None:
         spec = self.input_spec
+        if not isinstance(x, Tensor):
+            msg = f"A backbone takes a tensor of (B, {spec.in_chans}, H, W) images, got {type(x).__name__}."
+            raise InputError(msg)
         if x.ndim != 4:
             msg = f"A backbone takes (B, {spec.in_chans}, H, W) images, got shape {tuple(x.shape)}{_hint(x)}."
             raise InputError(msg)
@@ -158,6 +162,9 @@ class FeatureBackbone(nn.Module):
                 f"A backbone takes floating point images, got {x.dtype}; scale them to [0, 1] and use "
                 "input_spec.normalize()."
             )
+            raise InputError(msg)
+        if x.shape[0] == 0:
+            msg = f"A backbone takes at least one image, got shape {tuple(x.shape)}."
             raise InputError(msg)
         size = (x.shape[2], x.shape[3])
         if spec.fixed_size and size != spec.size:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from autobackbone.errors import ConfigError
 from autobackbone.names import parse_name
 from autobackbone.sources.timm import architectures, declared, list_architectures
 from autobackbone.sources.timm_facts import FACTS_FILE, measure_all, timm_version
@@ -68,13 +69,25 @@ def build(
     -------
     Path
         The file.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is not there, or the file holds something else.
     """
     path = path or Path(__file__).parent / "sources" / FACTS_FILE
     version = timm_version()
     facts: dict[str, dict[str, object]] = {}
+    if not path.parent.is_dir():
+        msg = f"There is no folder {str(path.parent)!r} to write the facts to; make it first."
+        raise ConfigError(msg)
     if path.is_file() and not fresh:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        facts = held["architectures"] if held["timm"] == version else {}
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            facts = held["architectures"] if held["timm"] == version else {}
+        except (ValueError, TypeError, KeyError) as err:
+            msg = f"{str(path)!r} holds no facts to go on from; remove it, or measure everything again."
+            raise ConfigError(msg) from err
     names = list_architectures("", pretrained_only=False)
     facts = {name: facts[name] for name in names if name in facts}
     for name, found in measure_all([name for name in names if name not in facts], workers=os.cpu_count() or 1):

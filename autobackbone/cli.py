@@ -8,15 +8,18 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from autobackbone.errors import BackboneError, InputError
+from autobackbone.errors import BackboneError, ConfigError, InputError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Vision backbones, one contract."
 )
 catalog_app = typer.Typer(no_args_is_help=True, help="The catalogue of facts about architectures.")
 app.add_typer(catalog_app, name="catalog")
+
+_UsageError: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]  # has no public name
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Strides = Annotated[str | None, typer.Option("--strides", help="Strides of the levels, such as 4,8,16,32.")]
@@ -27,10 +30,16 @@ Size = Annotated[str | None, typer.Option("--img-size", help="Size to build for:
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
     try:
-        app()
-    except (BackboneError, OSError) as err:
-        print(f"autobackbone: {err}", file=sys.stderr)  # noqa: T201
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except _UsageError as err:
+        print(f"autobackbone: {err.format_message()} See --help.", file=sys.stderr)  # type: ignore[attr-defined]  # noqa: T201
         sys.exit(2)
+    except (BackboneError, OSError) as err:
+        print(f"autobackbone: {' '.join(str(err).split())}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 @app.command("list")
@@ -86,8 +95,8 @@ def info(
     )
     console.print(f"         mean {spec.mean}, std {spec.std}", highlight=False)
     console.print(f"         {spec.interpolation}, crop {spec.crop_pct} {spec.crop_mode}", highlight=False)
-    console.print(f"licence  {card['license'] or 'not stated'}")
-    console.print(f"weights  {', '.join(card['tags']) or 'none published'}", highlight=False)
+    console.print(f"licence  {escape(card['license'] or 'not stated')}")
+    console.print(f"weights  {escape(', '.join(card['tags']) or 'none published')}", highlight=False)
 
 
 @app.command()
@@ -111,6 +120,9 @@ def features(
 
     from autobackbone.create import create_feature_backbone
 
+    if random_weights and weights is not None:
+        msg = "--random-weights and --weights exclude each other; give one of them."
+        raise ConfigError(msg)
     if out.exists() and not out.is_dir():
         msg = f"--out {str(out)!r} is a file; name a folder."
         raise InputError(msg)
@@ -153,14 +165,18 @@ def catalog_build(
 
     from autobackbone.catalog import build
 
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("measuring")
-        done = build(
-            path,
-            fresh=fresh,
-            progress=lambda n, total, name: bar.update(task, completed=n, total=total, description=f"{name:40.40}"),
-        )
-    print(done)  # noqa: T201
+    bar = Progress(console=Console(stderr=True))
+    task = bar.add_task("measuring")
+
+    def show(done: int, total: int, name: str) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total, description=f"{name:40.40}")
+
+    try:
+        written = build(path, fresh=fresh, progress=show)
+    finally:
+        bar.stop()
+    print(written)  # noqa: T201
 
 
 def _levels(strides: str | None, indices: str | None, img_size: str | None) -> dict[str, Any]:
@@ -181,7 +197,7 @@ def _integers(option: str, text: str, separator: str) -> tuple[int, ...]:
 
 
 def _table(levels: Any, *, title: str, note: str = "", shapes: Any = None) -> Table:
-    table = Table(title=title, caption=note or None, caption_style="bold red", title_justify="left")
+    table = Table(title=escape(title), caption=note or None, caption_style="bold red", title_justify="left")
     for column in ("level", "index", "channels", "stride", "exact", "module"):
         table.add_column(column, justify="right" if column in ("index", "channels", "stride") else "left")
     if shapes is not None:

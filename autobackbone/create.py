@@ -83,8 +83,9 @@ def create_backbone(cfg: BackboneConfig | str, **overrides: Any) -> nn.Module:
     Returns
     -------
     nn.Module
-        timm's own model: ``(B, C, H, W)`` images to ``(B, num_features)``, or to ``(B, num_classes)`` with a head. Its
-        `num_features` is the width of what comes out. What it takes as input: `get_input_spec`.
+        timm's own model: ``(B, C, H, W)`` images to ``(B, num_features)``, or to ``(B, num_classes)`` with a head.
+        Where the head has a hidden layer (MobileNetV3, EfficientViT, HGNet, VGG ...) timm keeps it, and what comes
+        out is ``(B, head_hidden_size)``; elsewhere the two are equal. What it takes as input: `get_input_spec`.
 
     Raises
     ------

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+_PIL_MODES = {1: "L", 3: "RGB"}
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -92,9 +94,17 @@ class InputSpec:
         ----------
         training
             With timm's default augmentation instead of resize and centre crop.
+
+        Raises
+        ------
+        InputError
+            If `in_chans` is neither 1 nor 3: PIL images have no other count.
         """
         from timm.data import create_transform
 
+        if self.in_chans not in _PIL_MODES:
+            msg = f"transform() makes 1 or 3 channels of a PIL image, this input has {self.in_chans}; use normalize()."
+            raise InputError(msg)
         made: Callable[[Any], Tensor] = create_transform(
             input_size=(self.in_chans, *self.size),
             is_training=training,
@@ -104,7 +114,18 @@ class InputSpec:
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
         )
-        return made
+        return _Converted(_PIL_MODES[self.in_chans], made)
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """A transform of PIL images of any mode; picklable, for the workers of a data loader."""
+
+    mode: str
+    then: Callable[[Any], Tensor]
+
+    def __call__(self, image: Any) -> Tensor:
+        return self.then(image.convert(self.mode))
 
 
 def repeat_to(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

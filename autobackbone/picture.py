@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _MARGIN = 12
 _SHORTEST = 240  # pixels of a panel's shorter side, at least
+_LONGEST = 2048  # and of its longer side, at most, unless the image is larger
 
 
 def load_image(path: Path) -> Image.Image:
@@ -28,13 +29,20 @@ def load_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            upright.load()
     except FileNotFoundError as err:
         msg = f"There is no image {str(path)!r}; check the path."
         raise InputError(msg) from err
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
         msg = f"{str(path)!r} is not an image that can be read ({str(err).splitlines()[0]})."
         raise InputError(msg) from err
+    if upright.mode in ("I", "F"):
+        msg = f"{str(path)!r} has 32-bit pixels, whose range is not known; save it with 8 or 16 bits."
+        raise InputError(msg)
+    if upright.mode.startswith("I;16"):  # Pillow alone would clip to the lowest 256 values
+        upright = upright.point(lambda value: value / 257, "L")
+    return upright.convert("RGB")
 
 
 def load_tensor(image: Image.Image, spec: InputSpec, max_side: int) -> "tuple[Tensor, Image.Image]":
@@ -79,8 +87,13 @@ def draw(image: Image.Image, levels: Sequence[FeatureLevel], maps: "Sequence[Ten
         What the backbone gave; each map is ``(1, C, H_l, W_l)``.
     title
         Written above.
+
+    Raises
+    ------
+    InputError
+        If a map is not finite.
     """
-    scale = max(1, math.ceil(_SHORTEST / min(image.size)))
+    scale = max(1, min(math.ceil(_SHORTEST / min(image.size)), _LONGEST // max(image.size)))
     panel = (image.width * scale, image.height * scale)
     font = ImageFont.load_default(16)
     panels = [(f"input {image.height}x{image.width}", image.resize(panel, Image.Resampling.NEAREST))]
@@ -88,6 +101,9 @@ def draw(image: Image.Image, levels: Sequence[FeatureLevel], maps: "Sequence[Ten
         label = f"{level.name}: {y.shape[1]} x {y.shape[2]}x{y.shape[3]}, stride {level.stride}"
         # A map covers whole cells: enlarge those, then cut what lies beyond the image.
         covered = (round(y.shape[3] * level.stride * scale), round(y.shape[2] * level.stride * scale))
+        if not bool(y.isfinite().all()):
+            msg = f"The map of level {level.name} is not finite: the weights or the image hold NaN or infinity."
+            raise InputError(msg)
         pixels = bytes(principal_colours(y[0]).flatten().tolist())
         colours = Image.frombytes("RGB", (y.shape[3], y.shape[2]), pixels).resize(covered, Image.Resampling.NEAREST)
         panels.append((label, colours.crop((0, 0, *panel))))

@@ -49,20 +49,24 @@ def read_checkpoint(source: str | os.PathLike[str]) -> dict[str, Tensor]:
     if path.suffix not in SUFFIXES:
         msg = f"weights={os.fspath(source)!r} is not a file of a known kind; it must end in {', '.join(SUFFIXES)}."
         raise WeightsNotFoundError(msg)
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError:  # a name that no file can have
+        found = False
+    if not found:
         msg = f"weights={os.fspath(source)!r}: there is no such file; check the path, from {str(Path.cwd())!r}."
         raise WeightsNotFoundError(msg)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as err:
+    except Exception as err:  # a damaged pickle can raise anything
         msg = (
             f"The weights file {os.fspath(source)!r} could not be read: it is cut off, damaged, or no state dict of "
             f"tensors ({_first_line(err)}). Fetch or save it again."
         )
         raise WeightsCorruptedError(msg) from err
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not state or not all(_is_entry(k, v) for k, v in state.items()):
         msg = (
             f"The weights file {os.fspath(source)!r} holds {type(state).__name__} and no tensors by name; "
             "save the state_dict() of a timm model."
@@ -94,7 +98,11 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str, *, 
     given = {k: v for k, v in state.items() if k in own or not any(k.startswith(f"{name}.") for name in ignored)}
     missing = [k for k in own if k not in given]
     unexpected = [k for k in given if k not in own]
-    reshaped = [k for k in own if k in given and own[k].shape != given[k].shape]
+    reshaped = [
+        k
+        for k in own
+        if k in given and (own[k].shape != given[k].shape or own[k].is_floating_point() != given[k].is_floating_point())
+    ]
     if missing or unexpected or reshaped:
         faults = [
             f"{len(names)} {fault} (first {names[0]!r}{detail})"
@@ -103,7 +111,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str, *, 
                 (unexpected, "unexpected", ""),
                 (
                     reshaped,
-                    "of another shape",
+                    "of another shape or kind",
                     reshaped and f": {tuple(given[reshaped[0]].shape)} for {tuple(own[reshaped[0]].shape)}",
                 ),
             )
@@ -147,12 +155,21 @@ def explained(name: str) -> Iterator[None]:
             f"({_first_line(_root(err))}). Check the network, give a file with weights=, or use pretrained=False."
         )
         raise WeightsUnavailableError(msg) from err
-    except SafetensorError as err:
-        msg = f"The downloaded weights of {name!r} are damaged ({_first_line(err)}); delete them from the cache."
+    except FileNotFoundError as err:
+        msg = f"{name!r} holds no weights ({_first_line(err)}); use pretrained=False, or give a file with weights=."
+        raise WeightsNotFoundError(msg) from err
+    except (SafetensorError, pickle.UnpicklingError, EOFError) as err:
+        msg = f"The weights of {name!r} are damaged ({_first_line(err)}); replace them, or delete them from the cache."
         raise WeightsCorruptedError(msg) from err
     except OSError as err:
         msg = f"The weights of {name!r} could not be fetched or stored ({_first_line(err)})."
         raise WeightsError(msg) from err
+
+
+def _is_entry(name: object, value: object) -> bool:
+    """Whether a checkpoint's entry is a plain tensor under a name."""
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta and not value.is_quantized
+    return isinstance(name, str) and plain
 
 
 def _first_line(err: BaseException) -> str:

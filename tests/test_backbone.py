@@ -26,6 +26,8 @@ BAD = [
         InputError,
         "images, got shape (3, 64, 64); add the batch dimension with x[None]",
     ),
+    (torch.rand(0, 3, 64, 64), InputError, "at least one image, got shape (0, 3, 64, 64)"),
+    ([[1.0]], InputError, "takes a tensor of (B, 3, H, W) images, got list"),
     (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), InputError, "floating point images, got torch.uint8; scale them"),
 ]
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from typer.testing import CliRunner
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from autobackbone.cli import app, main
 from autobackbone.picture import load_image, principal_colours
 
+NAN = timm.create_model("test_resnet")
 MODEL = ["-m", "test_resnet", "--random-weights"]
 
 
@@ -57,13 +59,23 @@ def test_features_of_a_backbone_that_takes_one_size(photo, tmp_path):
     assert "resized from 300x451" in text
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16", "CMYK"])
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "I;16"])
 def test_any_kind_of_image(tmp_path, mode):
-    image = Image.radial_gradient("L").resize((50, 40)).convert(mode if mode != "I;16" else "I")
-    path = tmp_path / ("image.tif" if mode in ("CMYK", "I;16") else "image.png")
-    image.save(path)
-    assert load_image(path).size == (50, 40)
-    assert load_image(path).mode == "RGB"
+    grey = Image.radial_gradient("L").resize((50, 40))
+    deep = Image.frombytes("I;16", grey.size, b"".join(bytes([v, v]) for v in grey.tobytes()))  # v * 257
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    (deep if mode == "I;16" else grey.convert(mode)).save(path)
+    image = load_image(path)
+    assert (image.size, image.mode) == ((50, 40), "RGB")
+    if mode in ("L", "I;16"):
+        assert image.convert("L").tobytes() == grey.tobytes()
+
+
+def test_a_thin_image(tmp_path):
+    Image.new("RGB", (2000, 1)).save(tmp_path / "thin.png")
+    run("features", tmp_path / "thin.png", *MODEL, "-o", tmp_path)
+    with Image.open(tmp_path / "thin-test_resnet.png") as picture:
+        assert picture.width < 10_000
 
 
 def test_orientation_is_respected(tmp_path):
@@ -107,6 +119,13 @@ MISTAKES = [
     (["info", "resnet5o"], "There is no backbone 'resnet5o'"),
     (["info", "resnet50", "--img-size", "big"], "--img-size 'big' is not integers separated by 'x'."),
     (["info", "efficientformer_l1", "--img-size", "256"], "takes (224, 224) images only"),
+    (["bogus"], "No such command 'bogus'. See --help."),
+    (["features", "good.png", "-o", "out"], "Missing option '--model'"),
+    (["features", "good.png", *MODEL, "-o", "out", "--weights", "a.pth"], "--random-weights and --weights exclude"),
+    (["features", "good.png", "-m", "test_resnet", "--weights", "nan.pth", "-o", "out"], "is not finite"),
+    (["features", "float.tif", *MODEL, "-o", "out"], "has 32-bit pixels"),
+    (["catalog", "build", "--path", "text.png"], "'text.png' holds no facts to go on from"),
+    (["catalog", "build", "--path", "absent/facts.json"], "There is no folder 'absent'"),
     (["list", "nothing*"], "No backbone matches 'nothing*'"),
 ]
 
@@ -117,6 +136,9 @@ def test_mistakes_are_one_line_and_status_2(args, message, tmp_path, monkeypatch
     (tmp_path / "text.png").write_text("no image")
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     Image.radial_gradient("L").save(tmp_path / "whole.jpg")
+    Image.new("F", (64, 64)).save(tmp_path / "float.tif")
+    state = {k: v.float().fill_(torch.nan) if v.is_floating_point() else v for k, v in NAN.state_dict().items()}
+    torch.save(state, tmp_path / "nan.pth")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:700])
     monkeypatch.setattr(sys, "argv", ["autobackbone", *args])
     with pytest.raises(SystemExit) as stop:

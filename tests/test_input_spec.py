@@ -1,5 +1,7 @@
 """InputSpec: normalisation and transforms, against timm's own."""
 
+import pickle
+
 import pytest
 import timm
 import torch
@@ -22,6 +24,19 @@ def test_equal_to_timms_own_data_config(name, photo):
     expected = timm.data.create_transform(**config)(image)
     assert torch.equal(spec.transform()(image), expected)
     assert spec.transform(training=True)(image).shape == expected.shape
+
+
+def test_transforms_make_the_channels_that_are_taken(photo):
+    for channels in (1, 3):
+        backbone = create_feature_backbone("test_resnet", pretrained=False, in_chans=channels)
+        transform = pickle.loads(pickle.dumps(backbone.input_spec.transform()))  # noqa: S301
+        for mode in ("RGB", "L", "RGBA"):
+            x = transform(Image.open(photo).convert(mode))
+            assert x.shape == (channels, *backbone.input_spec.size)
+            assert len(backbone(x[None])) == 3
+    spec = create_feature_backbone("test_resnet", pretrained=False, in_chans=4).input_spec
+    with pytest.raises(InputError, match=r"1 or 3 channels of a PIL image, this input has 4; use normalize\(\)"):
+        spec.transform()
 
 
 def test_normalize():

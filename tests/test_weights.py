@@ -1,5 +1,6 @@
 """Weights: files that the tests make, whole, damaged, and of something else."""
 
+import json
 from unittest.mock import Mock
 
 import huggingface_hub
@@ -93,7 +94,7 @@ def test_a_checkpoint_of_something_else(tmp_path, model):
     with pytest.raises(WeightsMismatchError) as err:
         create_feature_backbone("resnet18", weights=path)
     assert "missing (first" in str(err.value)
-    assert "of another shape (first 'bn1.weight': (32,) for (64,))" in str(err.value)
+    assert "of another shape or kind (first 'bn1.weight': (32,) for (64,))" in str(err.value)
     assert "Nothing was loaded; check the model name" in str(err.value)
     state = model.state_dict() | {"surplus": torch.zeros(1)}
     save_file(state, path)
@@ -103,6 +104,29 @@ def test_a_checkpoint_of_something_else(tmp_path, model):
     save_file(state, path)
     with pytest.raises(WeightsMismatchError, match=r"1 missing \(first 'layer1.0.conv1.weight'\)"):
         create_feature_backbone("test_resnet", weights=path)
+
+
+def test_odd_checkpoints(tmp_path, model):
+    state = model.state_dict()
+    odd = {
+        "bytes.pth": b"hello",
+        "numbered.pth": {0: torch.zeros(1)},
+        "nested.pth": {"state_dict": state},
+        "sparse.pth": {"a": torch.zeros(2, 2).to_sparse()},
+        "meta.pth": {"a": torch.zeros(1, device="meta")},
+    }
+    for name, content in odd.items():
+        if isinstance(content, bytes):
+            (tmp_path / name).write_bytes(content)
+        else:
+            torch.save(content, tmp_path / name)
+        with pytest.raises(WeightsCorruptedError, match=name):
+            create_feature_backbone("test_resnet", weights=tmp_path / name)
+    torch.save({k: v.long() for k, v in state.items()}, tmp_path / "integers.pth")
+    with pytest.raises(WeightsMismatchError, match="of another shape or kind"):
+        create_feature_backbone("test_resnet", weights=tmp_path / "integers.pth")
+    with pytest.raises(WeightsNotFoundError, match="there is no such file"):
+        create_feature_backbone("test_resnet", weights="n" * 300 + ".pth")
 
 
 def test_no_network(monkeypatch, tmp_path):
@@ -151,5 +175,54 @@ def test_a_folder_with_a_timm_config(tmp_path):
     x = torch.rand(1, 3, 64, 64)
     expected = model.eval().forward_intermediates(x, indices=[0, 2], intermediates_only=True)
     assert all(torch.equal(y, e) for y, e in zip(backbone(x), expected, strict=True))
+    assert create_backbone(f"local-dir:{tmp_path}").eval()(x).shape == (1, model.num_features)
+    assert torch.equal(create_backbone(f"local-dir:{tmp_path}", num_classes=5).eval()(x), model(x))
     with pytest.raises(WeightsNotFoundError, match="holds no timm config"):
         create_feature_backbone(f"local-dir:{tmp_path / 'absent'}")
+
+
+def test_a_folder_with_weights_of_something_else(tmp_path):
+    """Published weights are loaded whole or not at all: timm alone would leave what is missing random."""
+    model = timm.create_model("test_resnet", num_classes=5)
+    timm.models.save_for_hf(model, tmp_path, model_config={"num_classes": 5}, safe_serialization=True)
+    state = model.state_dict()
+    for wrong in (
+        {f"model.{k}": v for k, v in state.items()},
+        {"junk": torch.zeros(1)},
+        {k: v for k, v in state.items() if k != "layer1.0.conv1.weight"},
+    ):
+        save_file(wrong, tmp_path / "model.safetensors")
+        for create in (create_feature_backbone, create_backbone):
+            with pytest.raises(WeightsMismatchError, match="are not those of 'test_resnet', and were not loaded"):
+                create(f"local-dir:{tmp_path}")
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(WeightsCorruptedError, match="are damaged"):
+        create_feature_backbone(f"local-dir:{tmp_path}")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(WeightsNotFoundError, match="There are no weights beside the config"):
+        create_feature_backbone(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1]",
+        "null",
+        "not json",
+        "{}",
+        '{"architecture": "test_resnet", "pretrained_cfg": {"mean": null}}',
+        '{"architecture": "test_resnet", "pretrained_cfg": {"input_size": 3}}',
+    ],
+)
+def test_a_folder_with_a_config_of_something_else(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(WeightsNotFoundError, match="holds no timm config that can be read"):
+        create_feature_backbone(f"local-dir:{tmp_path}")
+
+
+def test_a_folder_with_saved_arguments(tmp_path):
+    config = {"architecture": "test_vit", "pretrained_cfg": {}, "model_args": {"img_size": 192, "in_chans": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    backbone = create_feature_backbone(f"local-dir:{tmp_path}", pretrained=False, in_chans=1)
+    assert backbone.input_spec.size == (192, 192)
+    assert backbone(torch.rand(1, 1, 60, 60))[0].shape[1] == 64

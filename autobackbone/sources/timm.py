@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.models import load_model_config_from_hf
 from timm.models._hub import load_model_config_from_path
 from torch import nn
@@ -19,6 +20,7 @@ from autobackbone.errors import (
     InputSizeError,
     UnknownBackboneError,
     UnsupportedError,
+    WeightsMismatchError,
     WeightsNotFoundError,
 )
 from autobackbone.input_spec import InputSpec, repeat_to
@@ -33,6 +35,8 @@ from autobackbone.weights import explained, load_exactly, read_checkpoint
 _LOADING = ("cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 # Arguments that would make timm return something else than the model.
 _WRAPPING = ("features_only", "out_indices", "feature_cls", "feature_cfg")
+# Arguments that have a field of their own.
+_FIELDS = {f.name for kind in (BackboneConfig, FeatureBackboneConfig) for f in fields(kind)}
 
 
 @functools.cache
@@ -74,10 +78,10 @@ class TimmSource:
         self.name = str(ref)
         self.config = config
         self.architecture, self.published, saved = _resolve(ref)
-        self.default_size: tuple[int, int] = tuple(
-            saved.get("img_size") or self.published.get("input_size", (3, 224, 224))[1:]
-        )
-        self.arguments = {"num_classes": 0} | _arguments(config)
+        size = saved.pop("img_size", None) or self.published["input_size"][1:]
+        self.default_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.num_classes = config.num_classes if isinstance(config, BackboneConfig) else 0
+        self.arguments = _arguments(config)
         self.facts = self._facts(saved | self.arguments)
         self._norm = isinstance(config, FeatureBackboneConfig) and bool(config.norm)
         if self._norm and not self.facts.norm_channels:
@@ -134,8 +138,8 @@ class TimmSource:
         if not hasattr(model, "get_classifier"):
             msg = f"{self.architecture!r} is an encoder without pooled output; use create_feature_backbone()."
             raise UnsupportedError(msg)
-        if self.arguments["num_classes"] == 0:
-            model.num_features = model.head_hidden_size  # what comes out, where a hidden layer follows the features
+        if model.num_classes != self.num_classes:
+            model.reset_classifier(self.num_classes)
         return model, self._input_spec(model, deepest, built)
 
     @property
@@ -144,12 +148,16 @@ class TimmSource:
 
     def _facts(self, arguments: dict[str, Any]) -> TimmFacts:
         """Look the facts up, or measure them where the released ones do not hold."""
-        shaping = {k: v for k, v in arguments.items() if k not in ("num_classes", "img_size", *_LOADING)}
+        shaping = {k: v for k, v in arguments.items() if k not in _LOADING}
         if not shaping:
             return facts_of(self.architecture)
-        with _told(self.architecture, shaping):
-            create = functools.partial(timm.create_model, self.architecture, num_classes=0, **shaping)
-            facts = measure(create)
+
+        def create(**knobs: Any) -> nn.Module:
+            with _told(self.architecture, shaping):
+                model: nn.Module = timm.create_model(self.architecture, num_classes=0, **(shaping | knobs))
+            return model
+
+        facts = measure(create)
         stride = shaping.get("output_stride")
         if stride is not None and max(level.stride for level in facts.levels) > stride:
             msg = f"output_stride={stride}: {self.architecture!r} cannot be dilated; leave output_stride=32."
@@ -175,12 +183,14 @@ class TimmSource:
     def _create(self, deepest: NativeLevel, built: tuple[int, int] | None, *, empty: bool = False) -> nn.Module:
         """Create the timm model, with its weights unless it is to be `empty`."""
         config = self.config
+        state = None if config.weights is None or empty else read_checkpoint(config.weights)
+        pretrained = config.pretrained and config.weights is None and not empty
         arguments = self.arguments | self.facts.knobs | {"in_chans": config.in_chans}
+        if not pretrained:  # with the head that they were made with, timm loads published weights whole or not at all
+            arguments["num_classes"] = self.num_classes
         arguments |= {k: v for k in ("drop_rate", "drop_path_rate") if (v := getattr(config, k))}
         if config.img_size is not None:
             arguments["img_size"] = built or _rounded(config.img_size, deepest)
-        state = None if config.weights is None or empty else read_checkpoint(config.weights)
-        pretrained = config.pretrained and config.weights is None and not empty
         with explained(self.name), _told(self.architecture, arguments):
             try:
                 model = timm.create_model(self.name, pretrained=pretrained, **arguments)
@@ -228,25 +238,40 @@ class TimmSource:
 def _resolve(ref: ModelRef) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Return architecture, what is published of its weights, and the arguments saved with them."""
     if ref.source == "timm":
-        published = timm.get_pretrained_cfg(str(ref))
-        return ref.name, published.to_dict() if published else {}, {}
-    if ref.source == "hf-hub":
-        with explained(str(ref)):
-            cfg, architecture, arguments = load_model_config_from_hf(str(ref).partition(":")[2])
-    else:
+        return ref.name, _pretrained_cfg(timm.get_pretrained_cfg(str(ref)).to_dict()), {}
+    load = load_model_config_from_hf if ref.source == "hf-hub" else load_model_config_from_path
+    with explained(str(ref)):
         try:
-            cfg, architecture, arguments = load_model_config_from_path(ref.name)
-        except (OSError, ValueError, KeyError) as err:
-            msg = f"{str(ref)!r} holds no timm config: a folder with config.json and weights is needed ({err})."
+            cfg, architecture, arguments = load(str(ref).partition(":")[2])
+            cfg = _pretrained_cfg(cfg)
+            arguments = {k: v for k, v in (arguments or {}).items() if k == "img_size" or k not in _FIELDS}
+        except (*FAILURES, FileNotFoundError) as err:
+            if isinstance(err, LocalEntryNotFoundError):
+                raise
+            msg = (
+                f"{str(ref)!r} holds no timm config that can be read: a config.json as timm writes it is needed "
+                f"({type(err).__name__}: {err})."
+            )
             raise WeightsNotFoundError(msg) from err
     if architecture not in architectures():
         msg = f"{str(ref)!r} names the architecture {architecture!r}, which timm {timm.__version__} does not have."
         raise UnknownBackboneError(msg)
-    return architecture, cfg, dict(arguments or {})
+    return architecture, cfg, arguments
+
+
+def _pretrained_cfg(cfg: Any) -> dict[str, Any]:
+    """Return a config of published weights with timm's defaults; ValueError if it is not one."""
+    full: dict[str, Any] = {**timm.models.PretrainedCfg().to_dict(), **cfg}
+    for name in ("input_size", "mean", "std"):
+        value = full[name]
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(v, int | float) for v in value):
+            msg = f"its {name} is {value!r}"
+            raise ValueError(msg)
+    return full
 
 
 def _arguments(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
-    """Return the arguments for timm that are not fields: ``extra_kwargs``, ``num_classes``, ``output_stride``."""
+    """Return the arguments for timm that can change what an architecture is."""
     names = {f.name for f in fields(config)}
     arguments = {}
     for name, value in config.extra_kwargs.items():
@@ -259,9 +284,7 @@ def _arguments(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]
             field = f"{name}={getattr(config, name)!r}"
             msg = f"extra_kwargs[{name!r}]={value!r} contradicts {field}; set the field {name}."
             raise ConfigError(msg)
-    if isinstance(config, BackboneConfig):
-        arguments["num_classes"] = config.num_classes
-    elif config.output_stride != 32:
+    if isinstance(config, FeatureBackboneConfig) and config.output_stride != 32:
         arguments["output_stride"] = config.output_stride
     return arguments
 
@@ -280,18 +303,23 @@ def _told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
         if "No pretrained weights exist" in str(err):
             msg = f"timm publishes no weights for {architecture!r}; use pretrained=False, or give a file with weights=."
             raise WeightsNotFoundError(msg) from err
+        if "No suitable checkpoints" in str(err):
+            msg = f"There are no weights beside the config: {err} Use pretrained=False, or give a file with weights=."
+            raise WeightsNotFoundError(msg) from err
+        if "loading state_dict" in str(err):
+            msg = f"The weights are not those of {architecture!r}, and were not loaded: {' '.join(str(err).split())}"
+            raise WeightsMismatchError(msg) from err
         name = _unexpected(err)
         if "output_stride" in arguments and (name == "output_stride" or isinstance(err, AssertionError)):
             stride = arguments["output_stride"]
             msg = f"output_stride={stride}: {architecture!r} cannot be dilated; leave output_stride=32."
             raise UnsupportedError(msg) from err
         if name is not None and name in arguments:
-            field = name in (f.name for f in fields(FeatureBackboneConfig))
-            where = f"{name}={arguments[name]!r}" if field else f"extra_kwargs[{name!r}]={arguments[name]!r}"
+            where = f"{name}={arguments[name]!r}" if name in _FIELDS else f"extra_kwargs[{name!r}]={arguments[name]!r}"
             msg = f"{where}: {architecture!r} takes no such argument; leave it out."
             raise ConfigError(msg) from err
         given = {k: v for k, v in arguments.items() if k != "num_classes"}
-        msg = f"timm cannot build {architecture!r} with {given}: {type(err).__name__}: {err}"
+        msg = f"timm cannot build {architecture!r} with {given}: {type(err).__name__}: {' '.join(str(err).split())}"
         raise ConfigError(msg) from err
 
 

@@ -12,7 +12,16 @@ from autobackbone.errors import UnsupportedError
 from autobackbone.levels import NativeLevel, ceil_div, round_up
 
 # What timm and torch raise where a size or an argument does not suit a model.
-FAILURES = (AssertionError, RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError, AttributeError)
+FAILURES = (
+    AssertionError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    ZeroDivisionError,
+    AttributeError,
+)
 
 _Size = tuple[int, int]
 _Shapes = list[tuple[int, int, int]]  # channels, height, width by level
@@ -137,6 +146,7 @@ class _Measurement:
     def __init__(self, create: Callable[..., nn.Module]) -> None:
         self.create = create
         model: Any = create()
+        self.kind = type(model).__name__
         self.declared = [dict(entry) for entry in model.feature_info]
         self.strides = [entry["reduction"] for entry in self.declared]
         self.in_chans, height, width = model.pretrained_cfg["input_size"]
@@ -156,7 +166,10 @@ class _Measurement:
 
     def facts(self) -> TimmFacts:
         candidates = ((round_up(self.default[0], d), round_up(self.default[1], d)) for d in _DIVISORS)
-        usual = next(size for size in candidates if self._maps(self.cuts[-1], size, bound=True) is not None)
+        usual = next((size for size in candidates if self._maps(self.cuts[-1], size, bound=True) is not None), None)
+        if usual is None:
+            msg = f"timm's {self.kind} ran at no size that was tried, from {self.default} on."
+            raise UnsupportedError(msg)
         shapes = self._maps(self.cuts[-1], usual, bound=True) or []
         for i, (_, height, _) in enumerate(shapes):
             if abs(usual[0] / height / self.strides[i] - 1) > 0.2:

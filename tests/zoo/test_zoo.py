@@ -54,7 +54,7 @@ def test_pooled(name):
         with torch.no_grad():
             y = backbone(torch.empty(2, 3, *backbone.input_spec.size))
     assert name not in ENCODERS
-    assert tuple(y.shape) == (2, backbone.num_features)
+    assert tuple(y.shape) == (2, backbone.head_hidden_size)
 
 
 @pytest.mark.parametrize("name", timm.list_models()[7::97])
