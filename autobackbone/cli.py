@@ -175,7 +175,8 @@ def catalog_build(
     try:
         written = build(path, fresh=fresh, progress=show)
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
     print(written)  # noqa: T201
 
 
