@@ -82,7 +82,7 @@ class TimmSource:
         self.default_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         self.num_classes = config.num_classes if isinstance(config, BackboneConfig) else 0
         self.arguments = _arguments(config)
-        self.facts = self._facts(saved | self.arguments)
+        self.facts = self._facts({k: v for k, v in (saved | self.arguments).items() if k not in _LOADING})
         self._norm = isinstance(config, FeatureBackboneConfig) and bool(config.norm)
         if self._norm and not self.facts.norm_channels:
             msg = f"norm=True: {self.architecture!r} has no final norm for its maps; leave norm=None."
@@ -108,7 +108,7 @@ class TimmSource:
         """
         deepest = self.levels[indices[-1]]
         built = self._built_size(deepest)
-        model = self._create(deepest, built)
+        model = self._create(built)
         module = self._cut(model, indices)
         if self.facts.branches:
             self._freeze_unused(module, deepest, built)
@@ -134,7 +134,7 @@ class TimmSource:
                 f"pooled form does not pad; use img_size={built}."
             )
             raise InputSizeError(msg)
-        model: Any = self._create(deepest, built)
+        model: Any = self._create(built)
         if not hasattr(model, "get_classifier"):
             msg = f"{self.architecture!r} is an encoder without pooled output; use create_feature_backbone()."
             raise UnsupportedError(msg)
@@ -146,23 +146,33 @@ class TimmSource:
     def _size(self) -> tuple[int, int]:
         return self.config.img_size or self.default_size
 
-    def _facts(self, arguments: dict[str, Any]) -> TimmFacts:
+    def _facts(self, shaping: dict[str, Any]) -> TimmFacts:
         """Look the facts up, or measure them where the released ones do not hold."""
-        shaping = {k: v for k, v in arguments.items() if k not in _LOADING}
-        if not shaping:
-            return facts_of(self.architecture)
-
-        def create(**knobs: Any) -> nn.Module:
-            with _told(self.architecture, shaping):
-                model: nn.Module = timm.create_model(self.architecture, num_classes=0, **(shaping | knobs))
-            return model
-
-        facts = measure(create)
+        facts = self._measured(shaping) if shaping else facts_of(self.architecture)
+        size = self.config.img_size
+        if size is not None and size != self.default_size and not any(level.bound for level in facts.levels):
+            # It takes any size, and may still be built for one: windows and position tables then suit that.
+            built = facts.knobs | {"img_size": _rounded(size, facts.levels[-1])}
+            try:
+                facts = self._measured(shaping | built)
+            except ConfigError as err:
+                if _unexpected(err.__cause__) != "img_size":
+                    raise
+            else:
+                self.arguments |= built
         stride = shaping.get("output_stride")
         if stride is not None and max(level.stride for level in facts.levels) > stride:
             msg = f"output_stride={stride}: {self.architecture!r} cannot be dilated; leave output_stride=32."
             raise UnsupportedError(msg)
         return facts
+
+    def _measured(self, shaping: dict[str, Any]) -> TimmFacts:
+        def create(**knobs: Any) -> nn.Module:
+            with _told(self.architecture, shaping):
+                model: nn.Module = timm.create_model(self.architecture, num_classes=0, **(shaping | knobs))
+            return model
+
+        return measure(create)
 
     def _built_size(self, deepest: NativeLevel) -> tuple[int, int] | None:
         """Return the size to build for if a network that ends at `deepest` is bound to one."""
@@ -180,7 +190,7 @@ class TimmSource:
         built = _rounded(size, deepest)
         return (max(built), max(built)) if self.facts.square else built
 
-    def _create(self, deepest: NativeLevel, built: tuple[int, int] | None, *, empty: bool = False) -> nn.Module:
+    def _create(self, built: tuple[int, int] | None, *, empty: bool = False) -> nn.Module:
         """Create the timm model, with its weights unless it is to be `empty`."""
         config = self.config
         state = None if config.weights is None or empty else read_checkpoint(config.weights)
@@ -189,16 +199,10 @@ class TimmSource:
         if not pretrained:  # with the head that they were made with, timm loads published weights whole or not at all
             arguments["num_classes"] = self.num_classes
         arguments |= {k: v for k in ("drop_rate", "drop_path_rate") if (v := getattr(config, k))}
-        if config.img_size is not None:
-            arguments["img_size"] = built or _rounded(config.img_size, deepest)
+        if built is not None and config.img_size is not None:
+            arguments["img_size"] = built
         with explained(self.name), _told(self.architecture, arguments):
-            try:
-                model = timm.create_model(self.name, pretrained=pretrained, **arguments)
-            except TypeError as err:
-                if built is not None or _unexpected(err) != "img_size":
-                    raise
-                del arguments["img_size"]  # it is not built for a size at all, and takes any
-                model = timm.create_model(self.name, pretrained=pretrained, **arguments)
+            model = timm.create_model(self.name, pretrained=pretrained, **arguments)
         if state is not None:
             heads = self.published.get("classifier") or ()
             heads = [heads] if isinstance(heads, str) else heads
@@ -212,7 +216,7 @@ class TimmSource:
     def _freeze_unused(self, module: Levels, deepest: NativeLevel, built: tuple[int, int] | None) -> None:
         """Freeze what no requested level gives a gradient, found on a twin without storage."""
         with meta_device():
-            twin = self._cut(self._create(deepest, built, empty=True), tuple(module.indices))
+            twin = self._cut(self._create(built, empty=True), tuple(module.indices))
             images = torch.empty(2, self.config.in_chans, *(built or _rounded(self._size, deepest)))
             unused = unused_parameters(twin.train(), images)
         for name in unused:
@@ -323,6 +327,6 @@ def _told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
         raise ConfigError(msg) from err
 
 
-def _unexpected(err: BaseException) -> str | None:
+def _unexpected(err: BaseException | None) -> str | None:
     match = re.search(r"unexpected keyword argument(?:\(s\))?:? \[?'(\w+)'", str(err))
     return match and match[1]

@@ -209,23 +209,36 @@ class _Measurement:
     def _sizes(self, cut: int) -> tuple[int, bool, list[bool]]:
         """Return divisor, whether bound, and exactness by level, of the network that ends at `cut`."""
         for bound, square in ((False, False), (True, False), (True, True)):
-            ran = {}
-            for divisor in _DIVISORS:
-                exact = self._exactness(cut, divisor, bound=bound, square=square, first_only=True)
-                if exact is not None and all(exact):
-                    exact = self._exactness(cut, divisor, bound=bound, square=square)
-                if exact is not None:
-                    ran[divisor] = exact
-                    if all(exact):
-                        self.square |= square
-                        return divisor, bound, exact
-            for divisor in list(ran):
-                ran[divisor] = self._exactness(cut, divisor, bound=bound, square=square) or [False] * (cut + 1)
-            if ran:
-                self.square |= square
-                possible = [any(flags) for flags in zip(*ran.values(), strict=True)]
-                return next(d for d, flags in ran.items() if flags == possible), bound, possible
+            found = self._finest(cut, _DIVISORS, bound=bound, square=square)
+            if found is None:
+                continue
+            if not bound and found[0] > self.strides[cut]:
+                # MaxViT takes multiples of 224, but can be built for multiples of 32: then it counts as bound.
+                finer = [d for d in _DIVISORS if d < found[0]]
+                built = self._finest(cut, finer, bound=True, square=False)
+                if built is not None and built[1] == found[1]:
+                    return built[0], True, built[1]
+            self.square |= square
+            return found[0], bound, found[1]
         return 0, True, [True] * (cut + 1)  # at its default size alone
+
+    def _finest(self, cut: int, divisors: Sequence[int], *, bound: bool, square: bool) -> tuple[int, list[bool]] | None:
+        """Return the first divisor that makes every level exact that any of them makes so, and exactness by level."""
+        ran = {}
+        for divisor in divisors:
+            exact = self._exactness(cut, divisor, bound=bound, square=square, first_only=True)
+            if exact is not None and all(exact):
+                exact = self._exactness(cut, divisor, bound=bound, square=square)
+            if exact is not None:
+                ran[divisor] = exact
+                if all(exact):
+                    return divisor, exact
+        for divisor in list(ran):
+            ran[divisor] = self._exactness(cut, divisor, bound=bound, square=square) or [False] * (cut + 1)
+        if not ran:
+            return None
+        possible = [any(flags) for flags in zip(*ran.values(), strict=True)]
+        return next(d for d, flags in ran.items() if flags == possible), possible
 
     def _exactness(
         self, cut: int, divisor: int, *, bound: bool, square: bool, first_only: bool = False
