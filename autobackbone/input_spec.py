@@ -38,7 +38,8 @@ class InputSpec:
     fixed_size
         Whether `size` is the only size that the backbone takes.
     divisor
-        What the backbone pads height and width to a multiple of, at the bottom and right; 1 if it never pads.
+        What a feature backbone pads height and width to a multiple of, at the bottom and right; 1 if it never pads.
+        A pooled backbone does not pad: give it multiples.
     """
 
     in_chans: int

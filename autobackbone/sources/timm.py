@@ -79,7 +79,7 @@ class TimmSource:
         self.config = config
         self.architecture, self.published, saved = _resolve(ref)
         size = saved.pop("img_size", None) or self.published["input_size"][1:]
-        self.default_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.default_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
         self.num_classes = config.num_classes if isinstance(config, BackboneConfig) else 0
         self.arguments = _arguments(config)
         self.facts = self._facts({k: v for k, v in (saved | self.arguments).items() if k not in _LOADING})
@@ -149,10 +149,10 @@ class TimmSource:
     def _facts(self, shaping: dict[str, Any]) -> TimmFacts:
         """Look the facts up, or measure them where the released ones do not hold."""
         facts = self._measured(shaping) if shaping else facts_of(self.architecture)
-        size = self.config.img_size
-        if size is not None and size != self.default_size and not any(level.bound for level in facts.levels):
+        usual = tuple(self.published["input_size"][1:])
+        if self._size != usual and not any(level.bound for level in facts.levels):
             # It takes any size, and may still be built for one: windows and position tables then suit that.
-            built = facts.knobs | {"img_size": _rounded(size, facts.levels[-1])}
+            built = facts.knobs | {"img_size": _rounded(self._size, facts.levels[-1])}
             try:
                 facts = self._measured(shaping | built)
             except ConfigError as err:
