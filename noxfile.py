@@ -18,7 +18,7 @@ def _install(session: nox.Session, *groups: str, project: bool = True) -> None:
 def tests(session: nox.Session) -> None:
     """Run the test suite against the built wheel."""
     _install(session, "test")
-    session.run("pytest", "-n", "2", "-m", "not zoo", *session.posargs)
+    session.run("pytest", "-n", "2", "--dist", "loadscope", "-m", "not zoo", *session.posargs)
 
 
 @nox.session
@@ -64,7 +64,7 @@ def lowest(session: nox.Session) -> None:
     # torchvision comes with timm, and its newest would raise torch: 0.22 is the one that goes with torch 2.7.
     groups = nox.project.dependency_groups(PROJECT, "test")
     session.install("--resolution", "lowest-direct", ".", "torchvision>=0.22", *groups)
-    session.run("pytest", "-n", "2", "-m", "not zoo", *session.posargs)
+    session.run("pytest", "-n", "2", "--dist", "loadscope", "-m", "not zoo", *session.posargs)
 
 
 @nox.session

@@ -7,6 +7,8 @@ import pytest
 import skimage.data
 import torch
 
+torch.set_num_threads(1)  # tests run in as many processes as there are cores
+
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
