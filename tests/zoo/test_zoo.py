@@ -72,9 +72,12 @@ def _backbone(name, **arguments):
 def _check(backbone, size) -> set[int]:
     """Check what is delivered and what the architecture gives; return the levels that miss their grid."""
     full = backbone._built_size or tuple(round_up(s, backbone.input_spec.divisor) for s in size)
+    native = []
+    handle = backbone.body.register_forward_hook(lambda _, args, maps: native.extend([args[0], *maps]))
     with torch.no_grad():
         delivered = backbone(torch.empty(2, 3, *size))
-        native = backbone.body(torch.empty(2, 3, *full))
+    handle.remove()
+    assert tuple(native.pop(0).shape) == (2, 3, *full)
     missed = set()
     for level, y, own in zip(backbone.levels, delivered, native, strict=True):
         s = level.stride
