@@ -49,6 +49,13 @@ def test_pooled_transformers_take_any_size_of_whole_patches():
     assert not get_input_spec(backbone).fixed_size
 
 
+def test_a_pooled_transformer_whose_size_is_not_whole_patches():
+    with torch.device("meta"):
+        backbone = create_backbone("vit_so400m_patch14_siglip_384", pretrained=False)
+        assert backbone.input_spec.fixed_size
+        assert backbone(torch.empty(1, 3, 384, 384)).shape == (1, backbone.num_features)
+
+
 def test_overrides_take_precedence():
     config = FeatureBackboneConfig("test_resnet", pretrained=False, out_indices=(0,))
     assert create_feature_backbone(config, out_indices=(3, 1)).strides == (16, 4)

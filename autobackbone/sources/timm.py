@@ -134,6 +134,8 @@ class TimmSource:
                 f"pooled form does not pad; use img_size={built}."
             )
             raise InputSizeError(msg)
+        if self.facts.knobs and self.config.img_size is None and _rounded(self._size, deepest) != self._size:
+            built = self._size  # not whole patches (384 pixels by 14): as timm has it, for this size alone
         model: Any = self._create(built)
         if not hasattr(model, "get_classifier"):
             msg = f"{self.architecture!r} is an encoder without pooled output; use create_feature_backbone()."
@@ -195,7 +197,8 @@ class TimmSource:
         config = self.config
         state = None if config.weights is None or empty else read_checkpoint(config.weights)
         pretrained = config.pretrained and config.weights is None and not empty
-        arguments = self.arguments | self.facts.knobs | {"in_chans": config.in_chans}
+        knobs = self.facts.knobs if built is None else {}
+        arguments = self.arguments | knobs | {"in_chans": config.in_chans}
         if not pretrained:  # with the head that they were made with, timm loads published weights whole or not at all
             arguments["num_classes"] = self.num_classes
         arguments |= {k: v for k in ("drop_rate", "drop_path_rate") if (v := getattr(config, k))}
