@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 import skimage.data
 import torch
+from hypothesis import HealthCheck, settings
 
+# A first call loads libraries, and a busy machine is slow: time says nothing about a law.
+settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("laws")
 torch.set_num_threads(1)  # tests run in as many processes as there are cores
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from autobackbone import BackboneConfig, FeatureBackbone, FeatureBackboneConfig, create_feature_backbone
 from autobackbone.levels import NativeLevel
 
-# Real forward passes are slow and their first is slower: no deadline.
-SETTINGS = settings(max_examples=40, deadline=None)
+SETTINGS = settings(max_examples=40)  # for laws that run a backbone
 
 architectures = st.sampled_from(SMALL)
 sides = st.integers(1, 160)
