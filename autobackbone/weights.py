@@ -92,7 +92,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str, *, 
     Raises
     ------
     WeightsMismatchError
-        If a tensor is missing, unexpected, or of another shape.
+        If a tensor is missing, unexpected, of another shape, or integers where floating point is needed.
     """
     own = model.state_dict()
     given = {k: v for k, v in state.items() if k in own or not any(k.startswith(f"{name}.") for name in ignored)}

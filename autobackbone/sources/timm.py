@@ -2,6 +2,7 @@
 
 import functools
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -314,7 +315,8 @@ def _told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
             msg = f"There are no weights beside the config: {err} Use pretrained=False, or give a file with weights=."
             raise WeightsNotFoundError(msg) from err
         if "loading state_dict" in str(err):
-            msg = f"The weights are not those of {architecture!r}, and were not loaded: {' '.join(str(err).split())}"
+            faults = textwrap.shorten(str(err), 400, placeholder=" ...")  # it lists every tensor
+            msg = f"The weights are not those of {architecture!r}, and were not loaded: {faults}"
             raise WeightsMismatchError(msg) from err
         name = _unexpected(err)
         if "output_stride" in arguments and (name == "output_stride" or isinstance(err, AssertionError)):
