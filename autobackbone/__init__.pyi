@@ -23,6 +23,9 @@ from .create import (
 from .create import (
     get_input_spec as get_input_spec,
 )
+from .create import (
+    load_weights as load_weights,
+)
 from .errors import (
     BackboneError as BackboneError,
 )
@@ -61,3 +64,4 @@ from .errors import (
 )
 from .input_spec import InputSpec as InputSpec
 from .levels import FeatureLevel as FeatureLevel
+from .weights import WeightsReport as WeightsReport

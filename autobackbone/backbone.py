@@ -1,16 +1,20 @@
 """FeatureBackbone: the contract, whatever the source."""
 
+import os
+import tempfile
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autobackbone.config import FeatureBackboneConfig
-from autobackbone.errors import InputError, InputSizeError
-from autobackbone.input_spec import InputSpec
-from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, ceil_div, round_up
+from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, ceil_div, choose_levels, round_up
 from autobackbone.pyramid import fit, resample
+from autobackbone.saving import push, read_config, write
+from autobackbone.sources import NativeModel
+from autobackbone.sources.choose import choose_source
 
 
 class FeatureBackbone(nn.Module):
@@ -20,16 +24,12 @@ class FeatureBackbone(nn.Module):
 
     Parameters
     ----------
-    body
-        Takes ``(B, C, H, W)``; returns one NCHW map per native index that `levels` take, shallow to deep.
+    native
+        What a source built of the native levels that `levels` take.
     ladder
         Every native level of the architecture.
     levels
         What to deliver, in order.
-    input_spec
-        What the backbone takes as input.
-    built_size
-        ``(height, width)`` in pixels that `body` was built for, if that is the one size it takes.
     config
         The resolved config, as a record.
 
@@ -45,25 +45,28 @@ class FeatureBackbone(nn.Module):
         Channels, size, normalisation, minimum size, and whether any size is taken.
     config : FeatureBackboneConfig
         With concrete indices or strides.
+    weights_report : WeightsReport or None
+        What was loaded at creation; ``None`` for random weights.
     """
 
     def __init__(
         self,
-        body: nn.Module,
+        native: NativeModel,
         ladder: Sequence[NativeLevel],
         levels: Sequence[FeatureLevel],
-        input_spec: InputSpec,
-        built_size: tuple[int, int] | None,
         config: FeatureBackboneConfig,
     ) -> None:
         super().__init__()
-        self.body = body
+        self.body = native.module
         self.ladder = tuple(ladder)
         self.levels = tuple(levels)
         self.feature_info = FeatureInfo(ladder, levels)
-        self.input_spec = input_spec
+        self.input_spec = native.input_spec
         self.config = config
-        self._built_size = built_size
+        self.weights_report = native.weights_report
+        self._built_size = native.built_size
+        self._license = native.license
+        self._portable = native.portable
         taken = sorted({level.index for level in levels})
         # Per level: where its map is in the body's list, the native level it comes from, and the stride wanted.
         self._recipe = tuple((taken.index(level.index), ladder[level.index], level.stride) for level in levels)
@@ -103,7 +106,7 @@ class FeatureBackbone(nn.Module):
         InputSizeError
             If H or W is below the minimum, or not the one size that the architecture takes.
         """
-        self._check(x)
+        self.input_spec.check(x)
         height, width = x.shape[-2:]
         if self._built_size is None:
             divisor = self.input_spec.divisor
@@ -129,9 +132,134 @@ class FeatureBackbone(nn.Module):
         """
         self.body.set_grad_checkpointing(enable)  # type: ignore[operator]
 
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Save config, weights and a model card to a folder, made if need be.
+
+        The weights are a safetensors file of ``state_dict()``. Files that are there are replaced whole, so a backbone
+        can be saved to the folder that it came from.
+
+        Raises
+        ------
+        ConfigError
+            If ``config.extra_kwargs`` holds something that JSON cannot.
+        WeightsError
+            If a file cannot be written.
+        """
+        self._save(Path(folder), Path(folder).resolve().name)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """Load a backbone that `save_pretrained` or `push_to_hub` saved.
+
+        Parameters
+        ----------
+        source
+            A folder, or ``owner/repo`` on the Hub.
+        revision
+            Branch, tag or commit of the repository; ``None`` for its default.
+        cache_dir
+            Instead of the Hub's own cache.
+        **overrides
+            Fields of `FeatureBackboneConfig` that take precedence; other levels, as long as they need no deeper block.
+
+        Returns
+        -------
+        FeatureBackbone
+            In training mode, on the default device, in the default dtype.
+
+        Raises
+        ------
+        WeightsNotFoundError
+            If there is no such folder or repository.
+        WeightsCorruptedError
+            If it holds no saved backbone, or a damaged one.
+        WeightsMismatchError
+            If the overrides ask for what was not saved.
+        ConfigError
+            If an override cannot be honoured.
+        """
+        place = None if cache_dir is None else os.fspath(cache_dir)
+        saved, weights = read_config(os.fspath(source), revision=revision, cache_dir=place)
+        if "out_indices" in overrides or "out_strides" in overrides:
+            saved = saved.replace(out_indices=None, out_strides=None)
+        if place is not None:
+            overrides["extra_kwargs"] = overrides.get("extra_kwargs", saved.extra_kwargs) | {"cache_dir": place}
+        return cls.from_config(saved.replace(**{"weights": weights, **overrides}))
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload backbone",
+    ) -> str:
+        """Save to a repository on the Hub, made if need be.
+
+        Parameters
+        ----------
+        repo
+            ``owner/repo``.
+        private
+            Whether a repository that is made is private; ``None`` for the owner's default.
+        token
+            One that may write; by default the one that ``hf auth login`` stored.
+        revision
+            Branch to commit to, made if need be; ``None`` for the default one.
+        commit_message
+            Of the commit.
+
+        Returns
+        -------
+        str
+            The address of the repository.
+
+        Raises
+        ------
+        WeightsError
+            If that is not allowed, or the Hub is out of reach.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self._save(Path(folder), repo)
+            return push(Path(folder), repo, private=private, token=token, revision=revision, message=commit_message)
+
+    @classmethod
+    def from_config(cls, config: FeatureBackboneConfig) -> Self:
+        """Create a backbone; `create_feature_backbone` says what can go wrong."""
+        source = choose_source(config)
+        ladder = source.levels
+        levels = choose_levels(
+            ladder,
+            config.out_indices,
+            config.out_strides,
+            pyramid=config.pyramid,
+            output_stride=config.output_stride,
+        )
+        indices = [level.index for level in levels]
+        native = source.build(tuple(sorted(set(indices))))
+        by_index = choose_levels(ladder, indices, None) if len(set(indices)) == len(indices) else ()
+        if by_index == levels:
+            config = config.replace(out_indices=tuple(indices), out_strides=None)
+        else:
+            config = config.replace(out_indices=None, out_strides=tuple(level.stride for level in levels))
+        return cls(native, ladder, levels, config)
+
     def extra_repr(self) -> str:
         """Return the levels, for printing."""
         return ", ".join(f"{level.name}: {level.channels}x1/{level.stride}" for level in self.levels)
+
+    def _save(self, folder: Path, title: str) -> None:
+        extra = {k: v for k, v in self.config.extra_kwargs.items() if k != "cache_dir"}
+        config = self.config.replace(**{"extra_kwargs": extra, **self._portable, "weights": None, "pretrained": False})
+        write(folder, config, self.state_dict(), self.levels, self.input_spec, self._license, title)
 
     def _deliver(
         self, y: Tensor, native: NativeLevel, stride: int, image: tuple[int, int], full: tuple[int, int]
@@ -142,44 +270,3 @@ class FeatureBackbone(nn.Module):
         if stride != native.stride:
             return resample(y, native.stride, stride, size)
         return y if y.shape[-2:] == size else y[..., : size[0], : size[1]]
-
-    def _check(self, x: Any) -> None:
-        spec = self.input_spec
-        if not isinstance(x, Tensor):
-            msg = f"A backbone takes a tensor of (B, {spec.in_chans}, H, W) images, got {type(x).__name__}."
-            raise InputError(msg)
-        if x.ndim != 4:
-            msg = f"A backbone takes (B, {spec.in_chans}, H, W) images, got shape {tuple(x.shape)}{_hint(x)}."
-            raise InputError(msg)
-        if x.shape[1] != spec.in_chans:
-            msg = (
-                f"This backbone takes {spec.in_chans} channels, got {x.shape[1]} in shape {tuple(x.shape)}; "
-                f"create it with in_chans={x.shape[1]}, or give NCHW images."
-            )
-            raise InputError(msg)
-        if not x.is_floating_point():
-            msg = (
-                f"A backbone takes floating point images, got {x.dtype}; scale them to [0, 1] and use "
-                "input_spec.normalize()."
-            )
-            raise InputError(msg)
-        if x.shape[0] == 0:
-            msg = f"A backbone takes at least one image, got shape {tuple(x.shape)}."
-            raise InputError(msg)
-        size = (x.shape[2], x.shape[3])
-        if spec.fixed_size and size != spec.size:
-            msg = (
-                f"This backbone takes {spec.size[0]}x{spec.size[1]} images only, got {size[0]}x{size[1]}; "
-                f"create it with img_size={size}, or resize the images."
-            )
-            raise InputSizeError(msg)
-        if min(size) < spec.min_size:
-            msg = (
-                f"This backbone takes images of at least {spec.min_size}x{spec.min_size}, got {size[0]}x{size[1]}; "
-                "resize or pad them."
-            )
-            raise InputSizeError(msg)
-
-
-def _hint(x: Tensor) -> str:
-    return "; add the batch dimension with x[None]" if x.ndim == 3 else ""

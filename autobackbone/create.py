@@ -1,17 +1,16 @@
 """Creating backbones: config to reference to source to contract; and what can be asked of the result."""
 
+import os
 from typing import Any, TypeVar
 
 from torch import nn
 
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
-from autobackbone.errors import ConfigError, UnsupportedError
+from autobackbone.errors import ConfigError
 from autobackbone.input_spec import InputSpec
-from autobackbone.levels import choose_levels
-from autobackbone.names import parse_name
-from autobackbone.sources import Source
-from autobackbone.sources.timm import TimmSource, architectures
+from autobackbone.sources.choose import choose_source
+from autobackbone.weights import Rules, WeightsReport, find_files, load_checkpoint, read_checkpoint
 
 _C = TypeVar("_C", BackboneConfig, FeatureBackboneConfig)
 
@@ -52,22 +51,7 @@ def create_feature_backbone(cfg: FeatureBackboneConfig | str, **overrides: Any) 
     >>> [tuple(y.shape) for y in backbone(torch.rand(1, 3, 333, 257))]
     [(1, 128, 42, 33), (1, 256, 21, 17), (1, 512, 11, 9)]
     """
-    config = _config(FeatureBackboneConfig, cfg, overrides)
-    source = _source(config)
-    levels = choose_levels(
-        source.levels,
-        config.out_indices,
-        config.out_strides,
-        pyramid=config.pyramid,
-        output_stride=config.output_stride,
-    )
-    native = source.build(tuple(sorted({level.index for level in levels})))
-    by_index = choose_levels(source.levels, [level.index for level in levels], None) if _distinct(levels) else ()
-    if by_index == levels:
-        config = config.replace(out_indices=tuple(level.index for level in levels), out_strides=None)
-    else:
-        config = config.replace(out_indices=None, out_strides=tuple(level.stride for level in levels))
-    return FeatureBackbone(native.module, source.levels, levels, native.input_spec, native.built_size, config)
+    return FeatureBackbone.from_config(_config(FeatureBackboneConfig, cfg, overrides))
 
 
 def create_backbone(cfg: BackboneConfig | str, **overrides: Any) -> nn.Module:
@@ -107,10 +91,53 @@ def create_backbone(cfg: BackboneConfig | str, **overrides: Any) -> nn.Module:
     >>> backbone.num_features, count_parameters(backbone)
     (2048, 23508032)
     """
-    config = _config(BackboneConfig, cfg, overrides)
-    model, spec = _source(config).build_pooled()
-    model.input_spec = spec  # type: ignore[assignment]
-    return model
+    native = choose_source(_config(BackboneConfig, cfg, overrides)).build_pooled()
+    model: Any = native.module
+    model.input_spec = native.input_spec
+    model.weights_report = native.weights_report
+    return model  # type: ignore[no-any-return]
+
+
+def load_weights(model: nn.Module, source: str | os.PathLike[str], strict: bool = True) -> WeightsReport:
+    """Load a checkpoint into a model that is there.
+
+    Parameters
+    ----------
+    model
+        A backbone of either kind; another module is matched by the names of its own state dict.
+    source
+        A file, a folder, ``hf-hub:owner/repo[@revision]``, or an ``https://`` address. What is taken is the state dict
+        in it, and the prefix of its names, that fit the model best. Its names are those of the library that the model
+        is from; other formats that the library knows, and DINOv3 under the names of another library, are converted.
+    strict
+        Refuse a checkpoint that leaves anything but the classifier without a value. If ``False``, what fits is loaded.
+
+    Returns
+    -------
+    WeightsReport
+        Also ``weights_report`` of the backbone.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        If there is no such file, repository or revision.
+    WeightsCorruptedError
+        If it is not a checkpoint that can be read.
+    WeightsMismatchError
+        If it does not fit; the model is then as it was.
+    WeightsError
+        If it cannot be downloaded.
+    """
+    text = os.fspath(source)
+    owner = next((m for m in model.modules() if hasattr(m, "checkpoint_rules")), None)
+    taken: nn.Module = model
+    if isinstance(model, FeatureBackbone) and owner is not None:
+        taken = owner
+    rules = getattr(taken, "checkpoint_rules", Rules())
+    report = load_checkpoint(taken, read_checkpoint(find_files(text), text), text, rules, strict=strict)
+    if isinstance(getattr(model, "input_spec", None), InputSpec):
+        model.weights_report = report  # type: ignore[assignment]
+    return report
 
 
 def get_feature_info(backbone: FeatureBackbone) -> list[dict[str, Any]]:
@@ -159,22 +186,6 @@ def _config(kind: type[_C], cfg: _C | str, overrides: dict[str, Any]) -> _C:
         return cfg.replace(**overrides)
     msg = f"A {kind.__name__} or a model name is needed, got {type(cfg).__name__}."
     raise ConfigError(msg)
-
-
-def _source(config: BackboneConfig | FeatureBackboneConfig) -> Source:
-    ref = parse_name(config.model_name, architectures())
-    if ref.source == "dinov3":
-        msg = (
-            f"{config.model_name!r} names a DINOv3 model of transformers, which this version does not take yet; "
-            "timm hosts the same weights, see list_backbones('*dinov3*')."
-        )
-        raise UnsupportedError(msg)
-    return TimmSource(ref, config)
-
-
-def _distinct(levels: Any) -> bool:
-    indices = [level.index for level in levels]
-    return len(set(indices)) == len(indices)
 
 
 def _feature_backbone(backbone: object) -> FeatureBackbone:

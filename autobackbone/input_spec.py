@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from autobackbone.errors import InputError
+from autobackbone.errors import InputError, InputSizeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,51 @@ class InputSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values: tuples become lists."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def check(self, x: Any) -> None:
+        """Refuse what a backbone does not take.
+
+        Raises
+        ------
+        InputError
+            If `x` is not a 4-D floating point tensor with at least one image of `in_chans` channels.
+        InputSizeError
+            If its height or width is below `min_size`, or not the one size that the backbone takes.
+        """
+        if not hasattr(x, "is_floating_point"):  # a tensor, told without importing torch
+            msg = f"A backbone takes a tensor of (B, {self.in_chans}, H, W) images, got {type(x).__name__}."
+            raise InputError(msg)
+        if x.ndim != 4:
+            msg = f"A backbone takes (B, {self.in_chans}, H, W) images, got shape {tuple(x.shape)}{_hint(x)}."
+            raise InputError(msg)
+        if x.shape[1] != self.in_chans:
+            msg = (
+                f"This backbone takes {self.in_chans} channels, got {x.shape[1]} in shape {tuple(x.shape)}; "
+                f"create it with in_chans={x.shape[1]}, or give NCHW images."
+            )
+            raise InputError(msg)
+        if not x.is_floating_point():
+            msg = (
+                f"A backbone takes floating point images, got {x.dtype}; scale them to [0, 1] and use "
+                "input_spec.normalize()."
+            )
+            raise InputError(msg)
+        if x.shape[0] == 0:
+            msg = f"A backbone takes at least one image, got shape {tuple(x.shape)}."
+            raise InputError(msg)
+        size = (x.shape[2], x.shape[3])
+        if self.fixed_size and size != self.size:
+            msg = (
+                f"This backbone takes {self.size[0]}x{self.size[1]} images only, got {size[0]}x{size[1]}; "
+                f"create it with img_size={size}, or resize the images."
+            )
+            raise InputSizeError(msg)
+        if min(size) < self.min_size:
+            msg = (
+                f"This backbone takes images of at least {self.min_size}x{self.min_size}, got {size[0]}x{size[1]}; "
+                "resize or pad them."
+            )
+            raise InputSizeError(msg)
 
     def normalize(self, x: Tensor) -> Tensor:
         """Subtract the mean and divide by the standard deviation.
@@ -127,6 +172,10 @@ class _Converted:
 
     def __call__(self, image: Any) -> Tensor:
         return self.then(image.convert(self.mode))
+
+
+def _hint(x: Tensor) -> str:
+    return "; add the batch dimension with x[None]" if x.ndim == 3 else ""
 
 
 def repeat_to(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -108,6 +108,14 @@ def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
     return _parse_timm(text, text, known)
 
 
+def split_repo(text: str) -> tuple[str, str | None] | None:
+    """Split ``owner/repo[@revision]``; ``None`` if it is not that."""
+    repo, at, revision = text.partition("@")
+    if not _REPO.fullmatch(repo) or ".." in repo or (at and not revision):
+        return None
+    return repo, revision or None
+
+
 def _parse_prefixed(text: str, prefix: str, rest: str) -> ModelRef:
     if prefix not in _SOURCES:
         msg = f"{text!r} has the unknown prefix {prefix!r}; the prefixes are 'hf-hub:' and 'local-dir:'."
@@ -118,11 +126,11 @@ def _parse_prefixed(text: str, prefix: str, rest: str) -> ModelRef:
         raise UnknownBackboneError(msg)
     if source == "local-dir":
         return ModelRef(source, rest)
-    repo, at, revision = rest.partition("@")
-    if not _REPO.fullmatch(repo) or ".." in repo or (at and not revision):
+    found = split_repo(rest)
+    if found is None:
         msg = f"{text!r} is no Hub repository; write 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'."
         raise UnknownBackboneError(msg)
-    return ModelRef(source, repo, revision=revision or None)
+    return ModelRef(source, found[0], revision=found[1])
 
 
 def _parse_timm(name: str, text: str, known: Mapping[str, Collection[str]]) -> ModelRef:

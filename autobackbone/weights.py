@@ -1,182 +1,435 @@
-"""Weights: reading checkpoint files, loading them whole or not at all, and what goes wrong with the Hub."""
+"""Weights: finding a state dict in a checkpoint, matching it to a model by name, and loading it whole or not at all."""
 
+import argparse
+import collections
+import json
 import os
-import pickle
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+import pathlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from huggingface_hub import errors as hub
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from autobackbone.errors import (
-    GatedWeightsError,
-    WeightsCorruptedError,
-    WeightsError,
-    WeightsMismatchError,
-    WeightsNotFoundError,
-    WeightsUnavailableError,
+from autobackbone.errors import WeightsCorruptedError, WeightsMismatchError, WeightsNotFoundError
+from autobackbone.hub import fetch, fetch_url, first_line
+from autobackbone.names import split_repo
+
+# What weights are called in folders and repositories, in the order of preference; shards are named in an index.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 )
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+# Of several state dicts that fit equally well: averaged weights first, as timm does, and what a student learned from.
+_PREFERRED = ("ema", "teacher", "averaged", "swa")
+# Counts batches for batch norms without momentum; checkpoints from before it was there do without.
+COUNTER = "num_batches_tracked"
+# What training scripts put beside weights, and what no code runs for.
+_PLAIN_TYPES: list[Any] = [
+    dict,
+    list,
+    set,
+    argparse.Namespace,
+    collections.defaultdict,
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+    np.dtype,
+    np.ndarray,
+    *{type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "b1")},
+    np.float64(0).__reduce__()[0],  # how NumPy pickles its scalars and arrays
+    np.zeros(1).__reduce__()[0],
+]
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+StateDict = Mapping[str, Tensor]
+Converter = Callable[[StateDict, StateDict], StateDict | None]
 
 
-def read_checkpoint(source: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a state dict from a file.
+@dataclass(frozen=True)
+class WeightsReport:
+    """What was loaded into a model, and from where.
+
+    Attributes
+    ----------
+    source
+        What the weights were asked for by: a path, an address, a repository, or the name of published weights.
+    entry
+        Where in the checkpoint the state dict was, such as ``"state_dict"``; empty if it is the checkpoint.
+    prefix
+        What was stripped from its names, such as ``"module.backbone."``.
+    loaded, total
+        Numbers loaded, and numbers that the parameters and persistent buffers of the model hold.
+    missing
+        Parameters and buffers of the model that nothing was found for; they are as they were.
+    unexpected
+        Names of the state dict, without the prefix, that the model has no place for. Classifiers and layers that the
+        model was made without are not counted.
+    mismatched
+        Parameters and buffers of the model whose tensor is of another shape, or not of the same kind of number.
+    nonfinite
+        Parameters and buffers of the model that were given NaN or infinity.
+    """
+
+    source: str
+    entry: str = ""
+    prefix: str = ""
+    loaded: int = 0
+    total: int = 0
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    nonfinite: tuple[str, ...] = ()
+
+    @property
+    def coverage(self) -> float:
+        """Share of the model's numbers that was loaded, from 0 to 1."""
+        return self.loaded / self.total if self.total else 1.0
+
+    def __str__(self) -> str:
+        parts = [f"{self.coverage:.1%} of {self.total:,} numbers loaded from {self.source!r}"]
+        if self.entry:
+            parts.append(f"entry {self.entry!r}")
+        if self.prefix:
+            parts.append(f"prefix {self.prefix!r}")
+        for name in ("missing", "mismatched", "unexpected", "nonfinite"):
+            found = getattr(self, name)
+            if found:
+                parts.append(f"{len(found)} {name} (first {found[0]!r})")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is particular to a model when checkpoints are matched to it.
+
+    Attributes
+    ----------
+    ignored
+        What the names of tensors begin with that the checkpoint may have and the model may not, or the other way
+        round: classifiers, and the layers that the model was made without.
+    converters
+        Tried in order where names or shapes differ: a state dict, and the model's own, to one in the names and shapes
+        of the model; or to ``None`` if it is not of the kind that the converter knows.
+    """
+
+    ignored: tuple[str, ...] = ()
+    converters: tuple[Converter, ...] = ()
+
+
+def find_files(source: str, *, cache_dir: str | Path | None = None) -> list[Path]:
+    """Return the local files of what ``weights=`` names, downloaded if need be.
 
     Parameters
     ----------
     source
-        A ``.safetensors`` file, or a ``.pth``, ``.pt`` or ``.bin`` file that ``torch.save`` made of a state dict.
-        Pickles are read with ``weights_only=True``: they cannot run code.
-
-    Returns
-    -------
-    dict of str to Tensor
-        On the CPU.
+        A file, a folder, ``hf-hub:owner/repo[@revision]``, or an ``https://`` address.
+    cache_dir
+        Instead of the Hub's own cache.
 
     Raises
     ------
     WeightsNotFoundError
-        If there is no such file, or its kind is not one of those above.
-    WeightsCorruptedError
-        If the file cannot be read, or holds something else than tensors by name.
+        If there is no such file, or the folder or repository holds no weights.
+    WeightsError
+        If it cannot be downloaded.
     """
+    if source.startswith(("https://", "http://")):
+        return [fetch_url(source)]
+    if source.startswith("hf-hub:"):
+        found = split_repo(source.removeprefix("hf-hub:"))
+        if found is None:
+            msg = f"weights={source!r} is no Hub repository; write 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'."
+            raise WeightsNotFoundError(msg)
+        return fetch_weights(found[0], revision=found[1], cache_dir=cache_dir)
     path = Path(source)
-    if path.suffix not in SUFFIXES:
-        msg = f"weights={os.fspath(source)!r} is not a file of a known kind; it must end in {', '.join(SUFFIXES)}."
-        raise WeightsNotFoundError(msg)
     try:
-        found = path.is_file()
+        if path.is_dir():
+            return _in_folder(path)
+        there = path.is_file()
     except OSError:  # a name that no file can have
-        found = False
-    if not found:
-        msg = f"weights={os.fspath(source)!r}: there is no such file; check the path, from {str(Path.cwd())!r}."
+        there = False
+    if not there:
+        msg = (
+            f"weights={source!r}: there is no such file or folder, from {str(Path.cwd())!r}; give a path, "
+            "'hf-hub:owner/repo', or an https:// address."
+        )
         raise WeightsNotFoundError(msg)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as err:  # a damaged pickle can raise anything
-        msg = (
-            f"The weights file {os.fspath(source)!r} could not be read: it is cut off, damaged, or no state dict of "
-            f"tensors ({_first_line(err)}). Fetch or save it again."
-        )
-        raise WeightsCorruptedError(msg) from err
-    if not isinstance(state, Mapping) or not state or not all(_is_entry(k, v) for k, v in state.items()):
-        msg = (
-            f"The weights file {os.fspath(source)!r} holds {type(state).__name__} and no tensors by name; "
-            "save the state_dict() of a timm model."
-        )
-        raise WeightsCorruptedError(msg)
-    return dict(state)
+    return [path]
 
 
-def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str, *, ignored: Collection[str] = ()) -> None:
-    """Copy a state dict into a model, whole; a model that it does not fit is left as it was.
+def fetch_weights(
+    repo: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    name: str | None = None,
+    remedy: str = "",
+) -> list[Path]:
+    """Return the local files of a repository's weights, or the one of a name, shards included; see `hub.fetch`."""
+    names = WEIGHT_FILES if name is None else [Path(name).with_suffix(".safetensors").name, name]
+    found = fetch(repo, list(dict.fromkeys(names)), revision=revision, cache_dir=cache_dir, remedy=remedy)
+    if not found.name.endswith(".index.json"):
+        return [found]
+    return [fetch(repo, [name], revision=revision, cache_dir=cache_dir, remedy=remedy) for name in _shards(found)]
+
+
+def read_checkpoint(files: Sequence[Path], source: str) -> Mapping[str, Any]:
+    """Read what files hold, on the CPU.
+
+    Parameters
+    ----------
+    files
+        One file that safetensors or ``torch.save`` wrote, or the shards of one state dict. A safetensors file is
+        mapped into memory. Pickles are read with ``weights_only=True``: they cannot run code.
+    source
+        What was asked for, for messages.
+
+    Raises
+    ------
+    WeightsCorruptedError
+        If a file cannot be read, or holds no tensors by name.
+    """
+    content: dict[str, Any] = {}
+    for path in files:
+        found = _read(path, source)
+        if not isinstance(found, Mapping):
+            msg = (
+                f"The weights file {source!r} holds {type(found).__name__} and no tensors by name; save a model's "
+                "state_dict()."
+            )
+            raise WeightsCorruptedError(msg)
+        content |= found
+    return content
+
+
+def load_checkpoint(
+    model: nn.Module, content: Mapping[str, Any], source: str, rules: Rules, *, strict: bool = True
+) -> WeightsReport:
+    """Load the state dict in a checkpoint that fits a model best; a model that none fits is left as it was.
 
     Parameters
     ----------
     model
         Takes the tensors.
-    state
-        Tensors by the names of `model`'s own state dict.
+    content
+        What a checkpoint holds: a state dict, or mappings that hold some.
     source
-        Where they came from, for messages.
-    ignored
-        Modules whose tensors may be in `state` and are not in `model`.
+        Where it is from, for messages.
+    rules
+        What is particular to the model.
+    strict
+        Refuse a state dict that leaves a parameter or persistent buffer of the model without a value.
 
     Raises
     ------
+    WeightsCorruptedError
+        If there is no state dict.
     WeightsMismatchError
-        If a tensor is missing, unexpected, of another shape, or integers where floating point is needed.
+        If `strict` and something is missing or of another shape, or if nothing fits at all.
     """
     own = model.state_dict()
-    given = {k: v for k, v in state.items() if k in own or not any(k.startswith(f"{name}.") for name in ignored)}
-    missing = [k for k in own if k not in given]
-    unexpected = [k for k in given if k not in own]
-    reshaped = [
-        k
-        for k in own
-        if k in given and (own[k].shape != given[k].shape or own[k].is_floating_point() != given[k].is_floating_point())
-    ]
-    if missing or unexpected or reshaped:
-        faults = [
-            f"{len(names)} {fault} (first {names[0]!r}{detail})"
-            for names, fault, detail in (
-                (missing, "missing", ""),
-                (unexpected, "unexpected", ""),
-                (
-                    reshaped,
-                    "of another shape or kind",
-                    reshaped and f": {tuple(given[reshaped[0]].shape)} for {tuple(own[reshaped[0]].shape)}",
-                ),
-            )
-            if names
-        ]
-        msg = (
-            f"The weights in {source!r} are not those of this {type(model).__name__}: of its {len(own)} tensors "
-            f"and the file's {len(state)}, {'; '.join(faults)}. Nothing was loaded; check the model name, in_chans "
-            "and img_size."
+    candidates = [_match(state, own, entry) for entry, state in _state_dicts(content)]
+    if not candidates:
+        msg = f"The weights file {source!r} holds no tensors by name; save a model's state_dict()."
+        raise WeightsCorruptedError(msg)
+    best = max(candidates, key=lambda match: match.rank)
+    if len(best.fitting) < len(own):
+        converted = (_converted(match, own, rules) for match in candidates)
+        best = max([best, *(match for match in converted if match)], key=lambda match: match.rank)
+    report = best.report(own, source, rules)
+    unfilled = [name for name in report.missing + report.mismatched if not name.startswith(rules.ignored)]
+    if not best.fitting or (strict and unfilled):
+        raise WeightsMismatchError(_mismatch(model, best, own, report))
+    values = {name: best.state[key] for name, key in best.fitting.items()}
+    nonfinite = tuple(name for name, value in values.items() if not _is_finite(value))
+    model.load_state_dict(values, strict=False)
+    return replace(report, nonfinite=nonfinite)
+
+
+@dataclass(frozen=True)
+class _Match:
+    """How a state dict fits a model: which of its keys is which of the model's names, once a prefix is stripped."""
+
+    entry: str
+    state: StateDict
+    prefix: str
+    named: dict[str, str]  # the model's names -> keys, whatever the shape
+    fitting: dict[str, str]  # ... of those with the shape and kind of number of the model's
+
+    @property
+    def rank(self) -> tuple[int, int, bool]:
+        """What makes one match better than another, the most telling first."""
+        words = f"{self.entry}.{self.prefix}".lower()
+        preferred = any(word in words for word in _PREFERRED)
+        return len(self.fitting), len(self.named), preferred
+
+    def report(self, own: StateDict, source: str, rules: Rules) -> WeightsReport:
+        taken = set(self.named.values())
+        rest = [key.removeprefix(self.prefix) for key in self.state if key not in taken]
+        return WeightsReport(
+            source=source,
+            entry=self.entry,
+            prefix=self.prefix,
+            loaded=sum(own[name].numel() for name in self.fitting),
+            total=sum(t.numel() for t in own.values()),
+            missing=tuple(name for name in own if name not in self.named and not name.endswith(COUNTER)),
+            unexpected=tuple(name for name in rest if not name.startswith(rules.ignored)),
+            mismatched=tuple(name for name in self.named if name not in self.fitting),
         )
-        raise WeightsMismatchError(msg)
-    model.load_state_dict(given)
 
 
-@contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Turn what goes wrong while published weights of `name` are fetched into this package's errors."""
+def _match(state: StateDict, own: StateDict, entry: str, prefix: str | None = None) -> _Match:
+    """Match by the prefix that leaves the most of the model's names."""
+    if prefix is None:
+        fits: Counter[str] = Counter()
+        for key, value in state.items():
+            for start in [0, *(i + 1 for i, c in enumerate(key) if c == ".")]:
+                name = key[start:]
+                if name in own:
+                    fits[key[:start]] += 1 + _fits(value, own[name])
+        prefix = max(fits, key=lambda p: (fits[p], any(w in p for w in _PREFERRED), -len(p)), default="")
+    named = {name: prefix + name for name in own if prefix + name in state}
+    fitting = {name: key for name, key in named.items() if _fits(state[key], own[name])}
+    return _Match(entry, state, prefix, named, fitting)
+
+
+def _converted(match: _Match, own: StateDict, rules: Rules) -> _Match | None:
+    """Match what the first converter that knows a state dict makes of it, below each prefix that its names share."""
+    if not any(value.is_floating_point() for value in match.state.values()):
+        return None  # a library would turn whole numbers into weights
+    for prefix in [match.prefix] if match.named else _shared_prefixes(match.state):
+        stripped = {k.removeprefix(prefix): v for k, v in match.state.items() if k.startswith(prefix)}
+        for convert in rules.converters:
+            state = convert(stripped, own)
+            if state is not None:
+                found = _match(state, own, match.entry, prefix="")
+                if found.fitting:
+                    return replace(found, entry=match.entry)
+    return None
+
+
+def _shared_prefixes(state: StateDict) -> list[str]:
+    """Return the empty prefix, and the ones that most names begin with, growing."""
+    prefixes = [""]
+    while True:
+        heads = Counter(k[len(prefixes[-1]) :].partition(".")[0] for k in state if k.startswith(prefixes[-1]))
+        head, count = heads.most_common(1)[0]
+        grown = f"{prefixes[-1]}{head}."
+        if count < 0.8 * len(state) or not any(k.startswith(grown) for k in state):
+            return prefixes
+        prefixes.append(grown)
+
+
+def _state_dicts(content: Mapping[Any, Any], entry: str = "", depth: int = 0) -> Iterator[tuple[str, StateDict]]:
+    """Find the mappings of names to tensors, at the top or nested."""
+    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if any(_is_plain(v) for v in tensors.values()):
+        yield entry, {k: v for k, v in tensors.items() if _is_plain(v)}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and isinstance(key, str) and depth < 4:
+            yield from _state_dicts(value, f"{entry}.{key}" if entry else key, depth + 1)
+
+
+def _mismatch(model: nn.Module, best: _Match, own: StateDict, report: WeightsReport) -> str:
+    faults = []
+    if report.missing:
+        faults.append(f"{len(report.missing)} missing (first {report.missing[0]!r})")
+    if report.mismatched:
+        first = report.mismatched[0]
+        shapes = f"{tuple(best.state[best.named[first]].shape)} for {tuple(own[first].shape)}"
+        faults.append(f"{len(report.mismatched)} of another shape or kind (first {first!r}: {shapes})")
+    if report.unexpected:
+        faults.append(f"{len(report.unexpected)} unexpected (first {report.unexpected[0]!r})")
+    entry = f" in its entry {best.entry!r}" if best.entry else ""
+    prefix = f" below the prefix {best.prefix!r}" if best.prefix else ""
+    return (
+        f"The weights in {report.source!r} are not those of this {type(model).__name__}: of its {len(own)} tensors and "
+        f"the file's {len(best.state)}{entry}{prefix}, {'; '.join(faults)}. Nothing was loaded; check the model name, "
+        "in_chans and img_size, or take what fits with load_weights(model, source, strict=False)."
+    )
+
+
+def _read(path: Path, source: str) -> Any:
     try:
-        yield
-    except hub.GatedRepoError as err:
-        msg = (
-            f"The weights of {name!r} are gated: accept the licence on the page of the repository "
-            "and run 'hf auth login', or use pretrained=False."
-        )
-        raise GatedWeightsError(msg) from err
-    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.RemoteEntryNotFoundError) as err:
-        msg = (
-            f"The Hub has no weights for {name!r} ({_first_line(err)}); check the name and revision, run "
-            "'hf auth login' if the repository is private, or use pretrained=False."
-        )
-        raise WeightsNotFoundError(msg) from err
-    except (
-        hub.LocalEntryNotFoundError,
-        hub.OfflineModeIsEnabled,
-        hub.HfHubHTTPError,
-        ConnectionError,
-        TimeoutError,
-    ) as err:
-        msg = (
-            f"The weights of {name!r} are not in the local cache and the Hub could not be reached "
-            f"({_first_line(_root(err))}). Check the network, give a file with weights=, or use pretrained=False."
-        )
-        raise WeightsUnavailableError(msg) from err
-    except FileNotFoundError as err:
-        msg = f"{name!r} holds no weights ({_first_line(err)}); use pretrained=False, or give a file with weights=."
-        raise WeightsNotFoundError(msg) from err
-    except (SafetensorError, pickle.UnpicklingError, EOFError) as err:
-        msg = f"The weights of {name!r} are damaged ({_first_line(err)}); replace them, or delete them from the cache."
+        with path.open("rb") as file:
+            head = file.read(64)
+        if head[8:9] == b"{":
+            return load_file(path)
+        with torch.serialization.safe_globals(_PLAIN_TYPES):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as err:
+        msg = f"The weights file {source!r} is damaged or cut off ({first_line(err)}); fetch or save it again."
         raise WeightsCorruptedError(msg) from err
-    except OSError as err:
-        msg = f"The weights of {name!r} could not be fetched or stored ({_first_line(err)})."
-        raise WeightsError(msg) from err
+    except Exception as err:  # a damaged pickle can raise anything
+        raise WeightsCorruptedError(_unreadable(path, source, err)) from err
 
 
-def _is_entry(name: object, value: object) -> bool:
-    """Whether a checkpoint's entry is a plain tensor under a name."""
-    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta and not value.is_quantized
-    return isinstance(name, str) and plain
+def _unreadable(path: Path, source: str, err: Exception) -> str:
+    """Say why a file is no checkpoint that can be read."""
+    try:
+        objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # noqa: BLE001 - not a file of torch.save, or a damaged one
+        objects = []
+    if objects:
+        named = ", ".join(objects[:3])
+        return (
+            f"The weights file {source!r} holds Python objects ({named}) and loading them could run any code, so it "
+            "was refused. Where you trust it, load it yourself and save the state_dict() alone."
+        )
+    with path.open("rb") as file:
+        if file.read(256).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+            return f"The weights file {source!r} is a web page; fetch the file itself."
+    return (
+        f"The weights file {source!r} could not be read: it is cut off, damaged, or neither a safetensors file nor a "
+        f"state dict that torch.save wrote ({first_line(err)}). Fetch or save it again."
+    )
 
 
-def _first_line(err: BaseException) -> str:
-    return (str(err).strip().splitlines() or [type(err).__name__])[0].rstrip(".")
+def _in_folder(folder: Path) -> list[Path]:
+    for name in WEIGHT_FILES:
+        path = folder / name
+        if path.is_file():
+            return [folder / shard for shard in _shards(path)] if name.endswith(".index.json") else [path]
+    for suffix in _SUFFIXES:
+        files = sorted(folder.glob(f"*{suffix}"))
+        if len(files) == 1:
+            return files
+        if files:
+            msg = f"The folder {os.fspath(folder)!r} holds {len(files)} {suffix} files; name the one that you mean."
+            raise WeightsNotFoundError(msg)
+    msg = f"The folder {os.fspath(folder)!r} holds no weights: no {', '.join(WEIGHT_FILES)} or other *{_SUFFIXES[0]}."
+    raise WeightsNotFoundError(msg)
 
 
-def _root(err: BaseException) -> BaseException:
-    while err.__cause__ is not None:
-        err = err.__cause__
-    return err
+def _shards(index: Path) -> list[str]:
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        names = sorted(set(files))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        msg = f"The index of shards {os.fspath(index)!r} could not be read ({first_line(err)}); fetch it again."
+        raise WeightsCorruptedError(msg) from err
+    if any(Path(name).name != name for name in names):
+        msg = f"The index of shards {os.fspath(index)!r} names files outside its folder; it was refused."
+        raise WeightsCorruptedError(msg)
+    return names
+
+
+def _fits(value: Tensor, own: Tensor) -> bool:
+    return value.shape == own.shape and value.is_floating_point() == own.is_floating_point()
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.layout == torch.strided and not value.is_meta and not value.is_quantized
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether there is no NaN or infinity: a sum shows either, and may overflow."""
+    return not value.is_floating_point() or bool(value.sum().isfinite()) or bool(value.isfinite().all())

@@ -140,8 +140,6 @@ def test_sizes_that_cannot_be_built():
 def test_what_is_no_backbone():
     with pytest.raises(UnknownBackboneError, match="no backbone 'resnet5o'"):
         create_backbone("resnet5o")
-    with pytest.raises(UnsupportedError, match="DINOv3 model of transformers, which this version does not take yet"):
-        create_feature_backbone("dinov3_vits16")
     with pytest.raises(UnsupportedError, match="is an encoder without pooled output; use create_feature_backbone"):
         create_backbone("qwen3_vit_88m_enc", pretrained=False)
     with pytest.raises(ConfigError, match="Linear has no input spec: it was not made by"):

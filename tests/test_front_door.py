@@ -8,8 +8,9 @@ import autobackbone
 PUBLIC = """
 BackboneConfig BackboneError ConfigError FeatureBackbone FeatureBackboneConfig FeatureLevel GatedWeightsError
 InputError InputSizeError InputSpec UnknownBackboneError UnsupportedError WeightsCorruptedError WeightsError
-WeightsMismatchError WeightsNotFoundError WeightsUnavailableError count_parameters create_backbone
+WeightsMismatchError WeightsNotFoundError WeightsReport WeightsUnavailableError count_parameters create_backbone
 create_feature_backbone get_feature_channels get_feature_info get_feature_strides get_input_spec list_backbones
+load_weights
 """.split()
 
 
@@ -52,13 +53,19 @@ def test_modules_import_downward_only():
         "names",
         "levels",
         "input_spec",
+        "hub",
         "weights",
+        "fast_init",
         "sources",
+        "sources.dinov3_names",
         "sources.timm_measure",
         "sources.timm_facts",
         "sources.timm",
+        "sources.dinov3",
+        "sources.choose",
         "catalog",
         "pyramid",
+        "saving",
         "backbone",
         "create",
         "picture",

@@ -1,26 +1,28 @@
-"""Weights: files that the tests make, whole, damaged, and of something else."""
+"""Weights: files that the tests make, whole, wrapped, damaged, and of something else."""
 
-import json
-from unittest.mock import Mock
+import argparse
+import collections
+import copy
+import pickle
 
-import huggingface_hub
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from autobackbone import (
-    BackboneError,
-    GatedWeightsError,
+    FeatureBackbone,
     WeightsCorruptedError,
-    WeightsError,
     WeightsMismatchError,
     WeightsNotFoundError,
-    WeightsUnavailableError,
     create_backbone,
     create_feature_backbone,
+    load_weights,
 )
-from autobackbone.weights import explained
+
+X = torch.linspace(-1, 1, 3 * 97 * 130).reshape(1, 3, 97, 130)
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def model():
     return timm.create_model("test_resnet").eval()
 
 
-@pytest.fixture(params=["safetensors", "pth", "pt", "bin"])
+@pytest.fixture(params=["safetensors", "pth", "pt", "bin", "ckpt", "pth.tar"])
 def checkpoint(request, tmp_path, model):
     path = tmp_path / f"weights.{request.param}"
     (save_file if request.param == "safetensors" else torch.save)(model.state_dict(), path)
@@ -38,20 +40,244 @@ def checkpoint(request, tmp_path, model):
 
 def test_features_are_those_of_raw_timm(model, checkpoint):
     backbone = create_feature_backbone("test_resnet", weights=checkpoint, out_indices=(1, 4)).eval()
-    x = torch.rand(1, 3, 97, 130)
-    expected = model.forward_intermediates(x, indices=[1, 4], intermediates_only=True)
-    assert all(torch.equal(y, e) for y, e in zip(backbone(x), expected, strict=True))
+    expected = model.forward_intermediates(X, indices=[1, 4], intermediates_only=True)
+    assert all(torch.equal(y, e) for y, e in zip(backbone(X), expected, strict=True))
+    report = backbone.weights_report
+    assert (report.source, report.coverage, report.prefix, report.entry) == (str(checkpoint), 1, "", "")
+    assert report.missing == report.unexpected == report.mismatched == report.nonfinite == ()
+    assert report.loaded == sum(t.numel() for t in backbone.state_dict().values())
 
 
 def test_pooled_features_are_those_of_raw_timm(model, checkpoint):
     backbone = create_backbone("test_resnet", weights=str(checkpoint)).eval()
-    x = torch.rand(1, 3, 97, 130)
-    assert torch.equal(backbone(x), model.forward_head(model.forward_features(x), pre_logits=True))
+    assert torch.equal(backbone(X), model.forward_head(model.forward_features(X), pre_logits=True))
+    assert backbone.weights_report.coverage == 1
 
 
 def test_a_shallow_request_takes_a_whole_checkpoint(model, checkpoint):
     backbone = create_feature_backbone("test_resnet", weights=checkpoint, out_indices=(1,))
     assert torch.equal(backbone.body.model.conv1[0].weight, model.conv1[0].weight)
+    assert backbone.weights_report.unexpected == ()  # deeper layers and the classifier are known
+
+
+def _prefixed(state, prefix):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def _noise(state):
+    return {name: torch.full_like(value, 7) for name, value in state.items()}
+
+
+WRAPPERS = {
+    "a plain state dict": (lambda s: s, "", ""),
+    "torch.nn.DataParallel and DDP": (lambda s: _prefixed(s, "module."), "", "module."),
+    "torch.compile": (lambda s: _prefixed(s, "_orig_mod."), "", "_orig_mod."),
+    "torch.compile of DDP": (lambda s: {"model": _prefixed(s, "module._orig_mod.")}, "model", "module._orig_mod."),
+    "timm's training script": (
+        lambda s: (
+            {"epoch": 3, "arch": "x", "state_dict": _noise(s), "state_dict_ema": s, "metric": np.float64(0.5)}
+            | {
+                "args": argparse.Namespace(lr=0.1),
+                "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": []},
+            }
+        ),
+        "state_dict_ema",
+        "",
+    ),
+    "Lightning": (
+        lambda s: (
+            {"state_dict": _prefixed(s, "model.backbone.") | {"model.head.weight": torch.ones(3)}}
+            | {"hyper_parameters": {"lr": 0.1}, "pytorch-lightning_version": "2.5", "callbacks": {}, "loops": {}}
+            | {"optimizer_states": [{"state": collections.defaultdict(dict), "param_groups": [{"lr": 0.1}]}]}
+        ),
+        "state_dict",
+        "model.backbone.",
+    ),
+    "a student and its teacher": (
+        lambda s: {"student": _prefixed(_noise(s), "backbone."), "teacher": _prefixed(s, "backbone.")},
+        "teacher",
+        "backbone.",
+    ),
+    "a student and its teacher in one": (
+        lambda s: {"state_dict": _prefixed(_noise(s), "student.") | _prefixed(s, "teacher.")},
+        "state_dict",
+        "teacher.",
+    ),
+    "a detector": (
+        lambda s: {"model": _prefixed(s, "backbone.body.") | {"rpn.head.weight": torch.ones(2, 2)}},
+        "model",
+        "backbone.body.",
+    ),
+    "a segmenter": (lambda s: _prefixed(s, "encoder.") | {"decoder.0.weight": torch.ones(2)}, "", "encoder."),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_state_dict_is_found_in_its_wrappers(name, model, tmp_path):
+    wrap, entry, prefix = WRAPPERS[name]
+    path = tmp_path / "weights.pth"
+    torch.save(wrap(model.state_dict()), path)
+    for backbone in (
+        create_feature_backbone("test_resnet", weights=path),
+        create_backbone("test_resnet", weights=path),
+    ):
+        report = backbone.weights_report
+        assert (report.entry, report.prefix, report.coverage) == (entry, prefix, 1)
+        conv = getattr(backbone, "body", None).model.conv1 if isinstance(backbone, FeatureBackbone) else backbone.conv1
+        assert torch.equal(conv[0].weight, model.conv1[0].weight)
+
+
+def test_what_a_backbone_has_no_place_for_is_reported(model, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(_prefixed(model.state_dict(), "backbone.") | {"rpn.weight": torch.ones(1)}, path)
+    report = create_feature_backbone("test_resnet", weights=path).weights_report
+    assert report.unexpected == ("rpn.weight",)
+    assert "1 unexpected (first 'rpn.weight')" in str(report)
+    assert "prefix 'backbone.'" in str(report)
+
+
+def test_the_state_dict_of_a_backbone_of_ours(tmp_path):
+    trained = create_feature_backbone("test_resnet", pretrained=False)
+    torch.save(trained.state_dict(), tmp_path / "own.pth")
+    backbone = create_feature_backbone("test_resnet", weights=tmp_path / "own.pth")
+    assert backbone.weights_report.prefix == "body.model."
+    assert all(torch.equal(a, b) for a, b in zip(backbone.parameters(), trained.parameters(), strict=True))
+
+
+def test_a_classifier_that_fits_is_loaded_and_one_that_does_not_is_new(tmp_path):
+    trained = create_backbone("test_resnet", pretrained=False, num_classes=5).eval()
+    save_file(trained.state_dict(), tmp_path / "own.safetensors")
+    again = create_backbone("test_resnet", weights=tmp_path / "own.safetensors", num_classes=5).eval()
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), trained.parameters(), strict=True))
+    assert again.weights_report.coverage == 1
+    other = create_backbone("test_resnet", weights=tmp_path / "own.safetensors", num_classes=4).eval()
+    assert other(X).shape == (1, 4)
+    assert bool(other.fc.weight.isfinite().all())
+    assert float(other.fc.weight.detach().std()) > 0
+    assert set(other.weights_report.mismatched) == {"fc.weight", "fc.bias"}
+    assert torch.equal(other.conv1[0].weight, trained.conv1[0].weight)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_the_stem_is_adapted_as_timm_does(model, channels, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(model.state_dict(), path)
+    raw = timm.create_model("test_resnet", pretrained=True, pretrained_cfg_overlay={"file": path}, in_chans=channels)
+    ours = create_feature_backbone("test_resnet", weights=path, in_chans=channels)
+    assert torch.equal(ours.body.model.conv1[0].weight, raw.conv1[0].weight)
+    assert ours.weights_report.coverage == 1
+
+
+def test_a_position_table_is_resized_as_timm_does(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("deit_tiny_patch16_224").state_dict(), path)
+    overlay = {"file": path}
+    raw = timm.create_model(
+        "deit_tiny_patch16_224", pretrained=True, pretrained_cfg_overlay=overlay, img_size=(160, 96), num_classes=0
+    )
+    ours = create_feature_backbone("deit_tiny_patch16_224", weights=path, img_size=(160, 96))
+    assert torch.equal(ours.body.model.pos_embed, raw.pos_embed)
+
+
+def test_another_librarys_names_are_converted_as_timm_does(tmp_path):
+    """torchvision's and Meta's ConvNeXt: the first release of its weights."""
+    raw = timm.create_model("test_convnext", num_classes=0)
+    names = {"stem.": "downsample_layers.0.", "conv_dw": "dwconv", "mlp.fc": "pwconv", "head.norm": "norm"}
+    state = {}
+    for name, value in raw.state_dict().items():
+        new = name
+        for timms, metas in names.items():
+            new = new.replace(timms, metas)
+        parts = new.split(".")
+        if parts[0] == "stages" and parts[2] == "downsample":
+            parts = ["downsample_layers", parts[1], *parts[3:]]
+        state[".".join(p for p in parts if p != "blocks")] = value
+    torch.save({"model": state}, tmp_path / "convnext.pth")
+    ours = create_feature_backbone("test_convnext", weights=tmp_path / "convnext.pth", out_indices=(0, 3)).eval()
+    raw.eval()
+    expected = raw.forward_intermediates(X[..., :96, :128], indices=[0, 3], intermediates_only=True)
+    assert all(torch.equal(y, e) for y, e in zip(ours(X[..., :96, :128]), expected, strict=True))
+
+
+def test_half_precision_files_make_models_of_the_default_precision(model, tmp_path):
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, tmp_path / "w.st")
+    backbone = create_feature_backbone("test_resnet", weights=tmp_path / "w.st")
+    assert {p.dtype for p in backbone.parameters()} == {torch.float32}
+
+
+def test_checkpoints_from_before_batches_were_counted(model, tmp_path):
+    state = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "old.pth")
+    assert create_feature_backbone("test_resnet", weights=tmp_path / "old.pth").weights_report.missing == ()
+
+
+def test_tensors_that_share_memory_do_not_end_up_sharing_it(model, tmp_path):
+    state = model.state_dict()
+    norms = [k for k in state if k.endswith("bn1.weight") and state[k].shape == state["layer1.0.bn1.weight"].shape]
+    assert len(norms) > 1
+    torch.save(state | dict.fromkeys(norms, state[norms[0]]), tmp_path / "shared.pth")
+    backbone = create_feature_backbone("test_resnet", weights=tmp_path / "shared.pth")
+    pointers = [p.data_ptr() for p in backbone.parameters()]
+    assert len(set(pointers)) == len(pointers)
+
+
+def test_training_does_not_write_to_the_file(model, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(model.state_dict(), path)
+    before = path.read_bytes()
+    backbone = create_feature_backbone("test_resnet", weights=path)
+    sum(y.sum() for y in backbone(X)).backward()
+    torch.optim.SGD(backbone.parameters(), lr=1.0).step()
+    assert path.read_bytes() == before
+    assert not torch.equal(backbone.body.model.conv1[0].weight, model.conv1[0].weight)
+
+
+def test_nan_is_reported(model, tmp_path):
+    state = model.state_dict()
+    state["conv1.0.weight"][0, 0, 0, 0] = float("nan")
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = float("-inf")
+    save_file(state, tmp_path / "weights.safetensors")
+    report = create_feature_backbone("test_resnet", weights=tmp_path / "weights.safetensors").weights_report
+    assert report.nonfinite == ("conv1.0.weight", "layer1.0.conv1.weight")
+    assert "2 nonfinite (first 'conv1.0.weight')" in str(report)
+
+
+# --- into a model that is there ---
+
+
+def test_load_weights_into_each_kind_of_model(model, checkpoint):
+    features = create_feature_backbone("test_resnet", pretrained=False)
+    parameter = features.body.model.conv1[0].weight
+    report = load_weights(features, checkpoint)
+    assert report is features.weights_report
+    assert report.coverage == 1
+    assert features.body.model.conv1[0].weight is parameter  # optimizers keep what they hold
+    assert torch.equal(parameter, model.conv1[0].weight)
+    pooled = create_backbone("test_resnet", pretrained=False)
+    assert load_weights(pooled, str(checkpoint)).coverage == 1
+    plain = nn.Sequential(timm.create_model("test_resnet"))
+    with pytest.raises(WeightsMismatchError):
+        load_weights(plain, checkpoint)
+    assert load_weights(plain[0], checkpoint).coverage == 1
+
+
+def test_load_weights_not_strictly(model, tmp_path):
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("layer3.")}
+    torch.save(state, tmp_path / "part.pth")
+    backbone = create_feature_backbone("test_resnet", pretrained=False)
+    before = copy.deepcopy(backbone.state_dict())
+    with pytest.raises(WeightsMismatchError, match="missing"):
+        load_weights(backbone, tmp_path / "part.pth")
+    assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
+    report = load_weights(backbone, tmp_path / "part.pth", strict=False)
+    assert 0 < report.coverage < 1
+    assert all(name.startswith("layer3.") for name in report.missing)
+    after = backbone.state_dict()
+    assert torch.equal(after["body.model.conv1.0.weight"], model.conv1[0].weight)
+    assert torch.equal(after["body.model.layer3.0.conv1.weight"], before["body.model.layer3.0.conv1.weight"])
+
+
+# --- what cannot be loaded ---
 
 
 def test_files_that_cannot_be_read(tmp_path, model):
@@ -60,32 +286,47 @@ def test_files_that_cannot_be_read(tmp_path, model):
     for name in ("safetensors", "pth"):
         cut = tmp_path / f"cut.{name}"
         cut.write_bytes((tmp_path / f"whole.{name}").read_bytes()[:5000])
-        with pytest.raises(WeightsCorruptedError, match=rf"cut.{name}' could not be read: it is cut off, damaged"):
+        with pytest.raises(WeightsCorruptedError, match=rf"cut.{name}' .*(damaged|cut off).* again"):
             create_feature_backbone("test_resnet", weights=cut)
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(WeightsCorruptedError, match="holds list and no tensors by name"):
-        create_feature_backbone("test_resnet", weights=tmp_path / "list.pt")
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html>Sign in</html>")
+    with pytest.raises(WeightsCorruptedError, match=r"page.pth' is a web page; fetch the file itself"):
+        create_feature_backbone("test_resnet", weights=tmp_path / "page.pth")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    with pytest.raises(WeightsCorruptedError, match=r"empty.pth' could not be read"):
+        create_feature_backbone("test_resnet", weights=tmp_path / "empty.pth")
+
+
+def test_a_whole_module_is_refused_and_told_why(tmp_path, model):
     torch.save(model, tmp_path / "module.pt")
-    with pytest.raises(WeightsCorruptedError, match="could not be read"):
+    with pytest.raises(WeightsCorruptedError, match=r"holds Python objects \(.*\) .*save the state_dict\(\) alone"):
         create_feature_backbone("test_resnet", weights=tmp_path / "module.pt")
 
 
-def test_pickles_cannot_run_code(tmp_path):
-    class Attack:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "ran"), "w"))
+class _Attack:
+    def __init__(self, path):
+        self.path = path
 
-    torch.save({"a": Attack()}, tmp_path / "attack.pth")
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda x, p: p.write_bytes(pickle.dumps(x))])
+def test_pickles_cannot_run_code(tmp_path, save):
+    save({"a": _Attack(str(tmp_path / "ran"))}, tmp_path / "attack.pth")
     with pytest.raises(WeightsCorruptedError):
         create_feature_backbone("test_resnet", weights=tmp_path / "attack.pth")
     assert not (tmp_path / "ran").exists()
 
 
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(WeightsNotFoundError, match=r"absent.pth': there is no such file; check the path, from"):
-        create_feature_backbone("test_resnet", weights=tmp_path / "absent.pth")
-    with pytest.raises(WeightsNotFoundError, match=r"weights.zip' is not a file of a known kind; it must end in"):
-        create_feature_backbone("test_resnet", weights=tmp_path / "weights.zip")
+    for name in ("absent.pth", "n" * 300 + ".pth"):
+        with pytest.raises(WeightsNotFoundError, match=rf"{name}': there is no such file or folder, from"):
+            create_feature_backbone("test_resnet", weights=tmp_path / name)
+    with pytest.raises(WeightsNotFoundError, match="holds no weights"):
+        create_feature_backbone("test_resnet", weights=tmp_path)
+    for repo in ("hf-hub:owner/../repo", "hf-hub:../../etc", "hf-hub:resnet50", "hf-hub:owner/repo@"):
+        with pytest.raises(WeightsNotFoundError, match="is no Hub repository; write 'hf-hub:owner/repo'"):
+            create_feature_backbone("test_resnet", weights=repo)
 
 
 def test_a_checkpoint_of_something_else(tmp_path, model):
@@ -96,133 +337,68 @@ def test_a_checkpoint_of_something_else(tmp_path, model):
     assert "missing (first" in str(err.value)
     assert "of another shape or kind (first 'bn1.weight': (32,) for (64,))" in str(err.value)
     assert "Nothing was loaded; check the model name" in str(err.value)
-    state = model.state_dict() | {"surplus": torch.zeros(1)}
-    save_file(state, path)
-    with pytest.raises(WeightsMismatchError, match=r"1 unexpected \(first 'surplus'\)"):
-        create_feature_backbone("test_resnet", weights=path)
-    del state["surplus"], state["layer1.0.conv1.weight"]
-    save_file(state, path)
-    with pytest.raises(WeightsMismatchError, match=r"1 missing \(first 'layer1.0.conv1.weight'\)"):
-        create_feature_backbone("test_resnet", weights=path)
-
-
-def test_odd_checkpoints(tmp_path, model):
     state = model.state_dict()
-    odd = {
-        "bytes.pth": b"hello",
-        "numbered.pth": {0: torch.zeros(1)},
-        "nested.pth": {"state_dict": state},
-        "sparse.pth": {"a": torch.zeros(2, 2).to_sparse()},
-        "meta.pth": {"a": torch.zeros(1, device="meta")},
-    }
-    for name, content in odd.items():
-        if isinstance(content, bytes):
-            (tmp_path / name).write_bytes(content)
-        else:
-            torch.save(content, tmp_path / name)
-        with pytest.raises(WeightsCorruptedError, match=name):
-            create_feature_backbone("test_resnet", weights=tmp_path / name)
-    torch.save({k: v.long() for k, v in state.items()}, tmp_path / "integers.pth")
+    del state["layer1.0.conv1.weight"]
+    save_file(_prefixed(state, "net."), path)
+    with pytest.raises(WeightsMismatchError) as err:
+        create_feature_backbone("test_resnet", weights=path)
+    assert "below the prefix 'net.', 1 missing (first 'layer1.0.conv1.weight')" in str(err.value)
+    save_file({"something": torch.ones(3)}, path)
+    with pytest.raises(WeightsMismatchError, match="1 unexpected"):
+        create_feature_backbone("test_resnet", weights=path)
+    torch.save({k: v.long() for k, v in model.state_dict().items()}, tmp_path / "integers.pth")
     with pytest.raises(WeightsMismatchError, match="of another shape or kind"):
         create_feature_backbone("test_resnet", weights=tmp_path / "integers.pth")
-    with pytest.raises(WeightsNotFoundError, match="there is no such file"):
-        create_feature_backbone("test_resnet", weights="n" * 300 + ".pth")
 
 
-def test_no_network(monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsUnavailableError) as err:
-        create_feature_backbone("resnet18", extra_kwargs={"cache_dir": tmp_path})
-    assert "weights of 'resnet18' are not in the local cache and the Hub could not be reached" in str(err.value)
-    assert "pretrained=False" in str(err.value)
-    with pytest.raises(WeightsUnavailableError, match="hf-hub:owner/repo"):
-        create_feature_backbone("hf-hub:owner/repo", extra_kwargs={"cache_dir": tmp_path})
+ODD = {
+    "bytes.pth": b"hello",
+    "list.pth": [1, 2],
+    "nothing.pth": {},
+    "numbered.pth": {0: torch.zeros(1)},
+    "numbers.pth": {"state_dict": {"a": 1}},
+    "sparse.pth": {"a": torch.zeros(2, 2).to_sparse()},
+    "meta.pth": {"a": torch.zeros(1, device="meta")},
+}
 
 
-def test_no_published_weights():
-    with pytest.raises(WeightsNotFoundError, match="timm publishes no weights for 'halonet_h1'"):
-        create_feature_backbone("halonet_h1")
+@pytest.mark.parametrize("name", ODD)
+def test_odd_checkpoints(tmp_path, name):
+    if isinstance(ODD[name], bytes):
+        (tmp_path / name).write_bytes(ODD[name])
+    else:
+        torch.save(ODD[name], tmp_path / name)
+    with pytest.raises(WeightsCorruptedError, match=name):
+        create_feature_backbone("test_resnet", weights=tmp_path / name)
 
 
-def _response(kind):
-    return kind("a message", response=Mock(headers={}))
+# --- folders ---
 
 
-@pytest.mark.parametrize(
-    ("cause", "error", "remedy"),
-    [
-        (_response(huggingface_hub.errors.GatedRepoError), GatedWeightsError, "run 'hf auth login'"),
-        (_response(huggingface_hub.errors.RepositoryNotFoundError), WeightsNotFoundError, "check the name"),
-        (_response(huggingface_hub.errors.RevisionNotFoundError), WeightsNotFoundError, "check the name"),
-        (_response(huggingface_hub.errors.HfHubHTTPError), WeightsUnavailableError, "Check the network"),
-        (ConnectionResetError("reset"), WeightsUnavailableError, "pretrained=False"),
-        (OSError(28, "No space left on device"), WeightsError, "No space left on device"),
-    ],
-)
-def test_every_failure_of_the_hub_is_its_own_error(cause, error, remedy):
-    with pytest.raises(BackboneError) as err, explained("owner/repo"):
-        raise cause
-    assert type(err.value) is error
-    assert "'owner/repo'" in str(err.value)
-    assert remedy in str(err.value)
-    assert err.value.__cause__ is cause
+def test_a_folder_of_weights(tmp_path, model):
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    torch.save(_noise(model.state_dict()), tmp_path / "pytorch_model.bin")
+    backbone = create_feature_backbone("test_resnet", weights=tmp_path)
+    assert torch.equal(backbone.body.model.conv1[0].weight, model.conv1[0].weight)
 
 
-def test_a_folder_with_a_timm_config(tmp_path):
-    model = timm.create_model("test_resnet", num_classes=5)
-    timm.models.save_for_hf(model, tmp_path, model_config={"num_classes": 5}, safe_serialization=True)
-    backbone = create_feature_backbone(f"local-dir:{tmp_path}", out_indices=(0, 2)).eval()
-    x = torch.rand(1, 3, 64, 64)
-    expected = model.eval().forward_intermediates(x, indices=[0, 2], intermediates_only=True)
-    assert all(torch.equal(y, e) for y, e in zip(backbone(x), expected, strict=True))
-    assert create_backbone(f"local-dir:{tmp_path}").eval()(x).shape == (1, model.num_features)
-    assert torch.equal(create_backbone(f"local-dir:{tmp_path}", num_classes=5).eval()(x), model(x))
-    with pytest.raises(WeightsNotFoundError, match="holds no timm config"):
-        create_feature_backbone(f"local-dir:{tmp_path / 'absent'}")
-
-
-def test_a_folder_with_weights_of_something_else(tmp_path):
-    """Published weights are loaded whole or not at all: timm alone would leave what is missing random."""
-    model = timm.create_model("test_resnet", num_classes=5)
-    timm.models.save_for_hf(model, tmp_path, model_config={"num_classes": 5}, safe_serialization=True)
+def test_a_folder_of_shards(tmp_path, model):
     state = model.state_dict()
-    for wrong in (
-        {f"model.{k}": v for k, v in state.items()},
-        {"junk": torch.zeros(1)},
-        {k: v for k, v in state.items() if k != "layer1.0.conv1.weight"},
-    ):
-        save_file(wrong, tmp_path / "model.safetensors")
-        for create in (create_feature_backbone, create_backbone):
-            with pytest.raises(WeightsMismatchError, match="are not those of 'test_resnet', and were not loaded"):
-                create(f"local-dir:{tmp_path}")
-    (tmp_path / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(WeightsCorruptedError, match="are damaged"):
-        create_feature_backbone(f"local-dir:{tmp_path}")
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(WeightsNotFoundError, match="There are no weights beside the config"):
-        create_feature_backbone(f"local-dir:{tmp_path}")
+    names = sorted(state)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, part in shards.items():
+        save_file({name: state[name] for name in part}, tmp_path / file)
+    index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
+    (tmp_path / "model.safetensors.index.json").write_text(str(index).replace("'", '"'))
+    assert create_feature_backbone("test_resnet", weights=tmp_path).weights_report.coverage == 1
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../secret.bin"}}')
+    with pytest.raises(WeightsCorruptedError, match="names files outside its folder"):
+        create_feature_backbone("test_resnet", weights=tmp_path)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[1]",
-        "null",
-        "not json",
-        "{}",
-        '{"architecture": "test_resnet", "pretrained_cfg": {"mean": null}}',
-        '{"architecture": "test_resnet", "pretrained_cfg": {"input_size": 3}}',
-    ],
-)
-def test_a_folder_with_a_config_of_something_else(tmp_path, text):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(WeightsNotFoundError, match="holds no timm config that can be read"):
-        create_feature_backbone(f"local-dir:{tmp_path}")
-
-
-def test_a_folder_with_saved_arguments(tmp_path):
-    config = {"architecture": "test_vit", "pretrained_cfg": {}, "model_args": {"img_size": 192, "in_chans": 1}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    backbone = create_feature_backbone(f"local-dir:{tmp_path}", pretrained=False, in_chans=1)
-    assert backbone.input_spec.size == (192, 192)
-    assert backbone(torch.rand(1, 1, 60, 60))[0].shape[1] == 64
+def test_a_folder_of_several_checkpoints(tmp_path, model):
+    torch.save(model.state_dict(), tmp_path / "best.pth")
+    assert create_feature_backbone("test_resnet", weights=tmp_path).weights_report.coverage == 1
+    torch.save(model.state_dict(), tmp_path / "last.pth")
+    with pytest.raises(WeightsNotFoundError, match=r"holds 2 .pth files; name the one that you mean"):
+        create_feature_backbone("test_resnet", weights=tmp_path)

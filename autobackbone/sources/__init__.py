@@ -3,11 +3,12 @@
 What crosses it: a reference and a config go in; NCHW maps, levels and an `InputSpec` come out.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import NativeLevel
+from autobackbone.weights import WeightsReport
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,26 +24,36 @@ class Source(Protocol):
     def build(self, indices: tuple[int, ...]) -> "NativeModel":
         """Build the backbone up to the deepest of `indices`, which are ascending."""
 
-    def build_pooled(self) -> "tuple[nn.Module, InputSpec]":
+    def build_pooled(self) -> "NativeModel":
         """Build the whole backbone, with pooled output or a head."""
 
 
 @dataclass(frozen=True)
 class NativeModel:
-    """What a source builds of levels.
+    """What a source builds.
 
     Attributes
     ----------
     module
-        Takes ``(B, C, H, W)``, returns a list with one NCHW map per requested native index, shallow to deep.
-        It has ``set_grad_checkpointing(enable)``. Nothing in it is deeper than the deepest of those levels, and every
-        parameter that requires a gradient gets one.
+        Of levels: takes ``(B, C, H, W)``, returns a list with one NCHW map per requested native index, shallow to
+        deep. It has ``set_grad_checkpointing(enable)``. Nothing in it is deeper than the deepest of those levels, and
+        every parameter that requires a gradient gets one. Pooled: takes the same, returns ``(B, num_features)`` or
+        ``(B, num_classes)``.
     input_spec
         What it takes as input.
     built_size
         ``(height, width)`` that it was built for, if that is the one size it takes; else ``None``.
+    weights_report
+        What was loaded; ``None`` for random weights.
+    license
+        Of the published weights, if it is known.
+    portable
+        Fields of the config to change for it to mean the same on another machine.
     """
 
     module: "nn.Module"
     input_spec: InputSpec
     built_size: tuple[int, int] | None
+    weights_report: WeightsReport | None
+    license: str | None = None
+    portable: dict[str, Any] = field(default_factory=dict)

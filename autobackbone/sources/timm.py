@@ -3,15 +3,15 @@
 import functools
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
-from timm.models import load_model_config_from_hf
 from timm.models._hub import load_model_config_from_path
 from torch import nn
 
@@ -24,18 +24,33 @@ from autobackbone.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from autobackbone.fast_init import build_loaded, skip_init
+from autobackbone.hub import fetch, fetch_url
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel, round_up
 from autobackbone.names import ModelRef
 from autobackbone.sources import NativeModel
+from autobackbone.sources.dinov3_names import StateDict, to_timm
 from autobackbone.sources.timm_facts import facts_of
 from autobackbone.sources.timm_measure import FAILURES, Levels, TimmFacts, measure, meta_device, unused_parameters
-from autobackbone.weights import explained, load_exactly, read_checkpoint
+from autobackbone.weights import (
+    COUNTER,
+    Rules,
+    WeightsReport,
+    fetch_weights,
+    find_files,
+    load_checkpoint,
+    read_checkpoint,
+)
 
 # Arguments of timm.create_model that say where weights come from, and nothing of the architecture.
-_LOADING = ("cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
-# Arguments that would make timm return something else than the model.
-_WRAPPING = ("features_only", "out_indices", "feature_cls", "feature_cfg")
+_LOADING = ("cache_dir", "pretrained_cfg_overlay")
+# Arguments that would make timm return something else than the model, or load something else, and what to do instead.
+_LEVELS = "levels are chosen by out_indices or out_strides of FeatureBackboneConfig"
+_REFUSED = dict.fromkeys(("features_only", "out_indices", "feature_cls", "feature_cfg"), _LEVELS) | {
+    "checkpoint_path": "weights files are given by the field weights",
+    "pretrained_cfg": "published weights are chosen by a tag in the model name, as in 'resnet50.a1_in1k'",
+}
 # Arguments that have a field of their own.
 _FIELDS = {f.name for kind in (BackboneConfig, FeatureBackboneConfig) for f in fields(kind)}
 
@@ -76,14 +91,17 @@ class TimmSource:
     """
 
     def __init__(self, ref: ModelRef, config: BackboneConfig | FeatureBackboneConfig) -> None:
-        self.name = str(ref)
+        self.ref = ref
         self.config = config
-        self.architecture, self.published, saved = _resolve(ref)
-        size = saved.pop("img_size", None) or self.published["input_size"][1:]
+        self._cache_dir = config.extra_kwargs.get("cache_dir")
+        self.architecture, published, self.saved = _resolve(ref, self._cache_dir)
+        self.published = published | dict(config.extra_kwargs.get("pretrained_cfg_overlay") or {})
+        self._saved_size = self.saved.pop("img_size", None)
+        size = self._saved_size or self.published["input_size"][1:]
         self.default_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
         self.num_classes = config.num_classes if isinstance(config, BackboneConfig) else 0
         self.arguments = _arguments(config)
-        self.facts = self._facts({k: v for k, v in (saved | self.arguments).items() if k not in _LOADING})
+        self.facts = self._facts(self.saved | self.arguments)
         self._norm = isinstance(config, FeatureBackboneConfig) and bool(config.norm)
         if self._norm and not self.facts.norm_channels:
             msg = f"norm=True: {self.architecture!r} has no final norm for its maps; leave norm=None."
@@ -109,13 +127,12 @@ class TimmSource:
         """
         deepest = self.levels[indices[-1]]
         built = self._built_size(deepest)
-        model = self._create(built)
-        module = self._cut(model, indices)
+        module, report = self._loaded(built, partial(self._cut, indices=indices))
         if self.facts.branches:
             self._freeze_unused(module, deepest, built)
-        return NativeModel(module, self._input_spec(model, deepest, built), built)
+        return self._native(module, self._input_spec(module.model, deepest, built), built, report)
 
-    def build_pooled(self) -> tuple[nn.Module, InputSpec]:
+    def build_pooled(self) -> NativeModel:
         """Build timm's own model, without a head or with a new one.
 
         Raises
@@ -137,13 +154,25 @@ class TimmSource:
             raise InputSizeError(msg)
         if self.facts.knobs and self.config.img_size is None and _rounded(self._size, deepest) != self._size:
             built = self._size  # not whole patches (384 pixels by 14): as timm has it, for this size alone
-        model: Any = self._create(built)
+        model, report = self._loaded(built)
         if not hasattr(model, "get_classifier"):
             msg = f"{self.architecture!r} is an encoder without pooled output; use create_feature_backbone()."
             raise UnsupportedError(msg)
         if model.num_classes != self.num_classes:
             model.reset_classifier(self.num_classes)
-        return model, self._input_spec(model, deepest, built)
+        return self._native(model, self._input_spec(model, deepest, built), built, report)
+
+    def _native(
+        self, module: nn.Module, spec: InputSpec, built: tuple[int, int] | None, report: WeightsReport | None
+    ) -> NativeModel:
+        portable: dict[str, Any] = {}
+        if self.ref.source != "timm":  # elsewhere, the folder or repository of its config may not be there
+            input_cfg = {k: self.published[k] for k in ("input_size", "mean", "std", "interpolation", "crop_pct")}
+            extra = self.saved | dict(self.config.extra_kwargs) | {"pretrained_cfg_overlay": input_cfg}
+            portable = {"model_name": self.architecture, "extra_kwargs": extra}
+            if self._saved_size is not None:
+                portable["img_size"] = self.config.img_size or self.default_size
+        return NativeModel(module, spec, built, report, self.published["license"], portable)
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -193,25 +222,105 @@ class TimmSource:
         built = _rounded(size, deepest)
         return (max(built), max(built)) if self.facts.square else built
 
-    def _create(self, built: tuple[int, int] | None, *, empty: bool = False) -> nn.Module:
-        """Create the timm model, with its weights unless it is to be `empty`."""
-        config = self.config
-        state = None if config.weights is None or empty else read_checkpoint(config.weights)
-        pretrained = config.pretrained and config.weights is None and not empty
-        knobs = self.facts.knobs if built is None else {}
-        arguments = self.arguments | knobs | {"in_chans": config.in_chans}
-        if not pretrained:  # with the head that they were made with, timm loads published weights whole or not at all
-            arguments["num_classes"] = self.num_classes
-        arguments |= {k: v for k in ("drop_rate", "drop_path_rate") if (v := getattr(config, k))}
-        if built is not None and config.img_size is not None:
+    def _loaded(
+        self, built: tuple[int, int] | None, then: Callable[[Any], Any] = lambda model: model
+    ) -> tuple[Any, WeightsReport | None]:
+        """Create the timm model, do something to it, and give it the weights that the config asks for."""
+        reports: list[WeightsReport] = []
+        source = self.config.weights
+        if source is not None:
+            content = read_checkpoint(find_files(source, cache_dir=self._cache_dir), source)
+
+            def load(model: Any) -> None:
+                reports.append(load_checkpoint(model, content, source, model.checkpoint_rules))
+                if any(name.startswith(self._heads()) for name in (*reports[-1].missing, *reports[-1].mismatched)):
+                    model.reset_classifier(0)  # the caller makes a new one, where it is initialised
+
+            return build_loaded(lambda: self._prepared(built, then, load=load)), reports[-1]
+        if not self.config.pretrained:
+            return self._prepared(built, then), None
+        name, weights = self._published_weights()
+        model = build_loaded(lambda: self._prepared(built, then, weights=weights))
+        total = sum(t.numel() for t in model.state_dict().values())
+        return model, WeightsReport(source=name, loaded=total, total=total)
+
+    def _prepared(
+        self,
+        built: tuple[int, int] | None,
+        then: Callable[[Any], Any],
+        *,
+        weights: Mapping[str, Any] | None = None,
+        load: Callable[[Any], None] = lambda _: None,
+    ) -> Any:
+        """Create the timm model, do something to it, and load what is left of it."""
+        model = self._create(built, weights)
+        whole = tuple(model.state_dict())
+        result = then(model)
+        own = model.state_dict()
+        model.checkpoint_rules = Rules(
+            ignored=(*self._heads(), *(name for name in whole if name not in own)),
+            converters=(partial(_convert, self.architecture, self._model_arguments(built) | {"num_classes": 0}),),
+        )
+        load(model)
+        return result
+
+    def _heads(self) -> tuple[str, ...]:
+        """Return what the names of the classifier's parameters begin with."""
+        heads = self.published.get("classifier") or ()
+        return tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+
+    def _published_weights(self) -> tuple[str, dict[str, Any]]:
+        """Return what to call the published weights, and where they are, in the terms of timm's pretrained_cfg."""
+        cfg = self.published
+        if cfg["state_dict"]:
+            return "state_dict", {"state_dict": cfg["state_dict"]}
+        if cfg["file"]:
+            source = str(cfg["file"])
+            files = find_files(source)
+        elif cfg["hf_hub_id"]:
+            source = cfg["hf_hub_id"]
+            repo, _, revision = source.partition("@")
+            files = fetch_weights(
+                repo, revision=revision or None, cache_dir=self._cache_dir, name=cfg["hf_hub_filename"]
+            )
+        elif cfg["url"]:
+            source = cfg["url"]
+            files = [fetch_url(source)]
+        else:
+            msg = (
+                f"timm publishes no weights for {str(self.ref)!r}; use pretrained=False, or give a file with weights=."
+            )
+            raise WeightsNotFoundError(msg)
+        content = read_checkpoint(files, source)  # says what is wrong with a damaged file
+        where = {"file": str(files[0])} if len(files) == 1 else {"state_dict": dict(content)}
+        return source, where | {"source": "", "custom_load": False}
+
+    def _model_arguments(self, built: tuple[int, int] | None) -> dict[str, Any]:
+        """Return the arguments that make the headless timm model."""
+        arguments = self.saved | self.arguments | (self.facts.knobs if built is None else {})
+        arguments |= {"in_chans": self.config.in_chans, "num_classes": self.num_classes}
+        arguments |= {k: v for k in ("drop_rate", "drop_path_rate") if (v := getattr(self.config, k))}
+        if built is not None and (self.config.img_size is not None or self._saved_size is not None):
             arguments["img_size"] = built
-        with explained(self.name), _told(self.architecture, arguments):
-            model = timm.create_model(self.name, pretrained=pretrained, **arguments)
-        if state is not None:
-            heads = self.published.get("classifier") or ()
-            heads = [heads] if isinstance(heads, str) else heads
-            load_exactly(model, state, str(config.weights), ignored=heads)
-        return model  # type: ignore[no-any-return]
+        return arguments
+
+    def _create(self, built: tuple[int, int] | None, weights: Mapping[str, Any] | None = None) -> Any:
+        """Create the timm model, with weights or random."""
+        arguments = self._model_arguments(built)
+        if weights is not None:  # with the head that they were made with, timm loads them whole or not at all
+            del arguments["num_classes"]
+        known = self.ref.source == "timm"
+        overlay = dict(self.config.extra_kwargs.get("pretrained_cfg_overlay") or {}) | dict(weights or {})
+        with _told(self.architecture, arguments):
+            model = timm.create_model(
+                str(self.ref) if known else self.architecture,
+                pretrained=weights is not None,
+                pretrained_cfg=None if known else self.published,
+                pretrained_cfg_overlay=overlay,
+                **arguments,
+            )
+        model.pretrained_cfg["state_dict"] = None  # else it would be kept for as long as the model
+        return model
 
     def _cut(self, model: nn.Module, indices: tuple[int, ...]) -> Levels:
         patch = None if self.facts.output_fmt == "NCHW" else self.levels[-1].stride
@@ -220,7 +329,7 @@ class TimmSource:
     def _freeze_unused(self, module: Levels, deepest: NativeLevel, built: tuple[int, int] | None) -> None:
         """Freeze what no requested level gives a gradient, found on a twin without storage."""
         with meta_device():
-            twin = self._cut(self._create(built, empty=True), tuple(module.indices))
+            twin = self._cut(self._create(built), tuple(module.indices))
             images = torch.empty(2, self.config.in_chans, *(built or _rounded(self._size, deepest)))
             unused = unused_parameters(twin.train(), images)
         for name in unused:
@@ -243,28 +352,48 @@ class TimmSource:
         )
 
 
-def _resolve(ref: ModelRef) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _resolve(ref: ModelRef, cache_dir: str | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Return architecture, what is published of its weights, and the arguments saved with them."""
     if ref.source == "timm":
         return ref.name, _pretrained_cfg(timm.get_pretrained_cfg(str(ref)).to_dict()), {}
-    load = load_model_config_from_hf if ref.source == "hf-hub" else load_model_config_from_path
-    with explained(str(ref)):
-        try:
-            cfg, architecture, arguments = load(str(ref).partition(":")[2])
-            cfg = _pretrained_cfg(cfg)
-            arguments = {k: v for k, v in (arguments or {}).items() if k == "img_size" or k not in _FIELDS}
-        except (*FAILURES, FileNotFoundError) as err:
-            if isinstance(err, LocalEntryNotFoundError):
-                raise
-            msg = (
-                f"{str(ref)!r} holds no timm config that can be read: a config.json as timm writes it is needed "
-                f"({type(err).__name__}: {err})."
-            )
-            raise WeightsNotFoundError(msg) from err
+    folder = Path(ref.name)
+    if ref.source == "hf-hub":
+        folder = fetch(ref.name, ["config.json"], revision=ref.revision, cache_dir=cache_dir).parent
+    try:
+        cfg, architecture, arguments = load_model_config_from_path(folder)
+        cfg = _pretrained_cfg(cfg)
+        arguments = {k: v for k, v in (arguments or {}).items() if k == "img_size" or k not in _FIELDS}
+    except (*FAILURES, OSError) as err:
+        msg = (
+            f"{str(ref)!r} holds no timm config that can be read: a config.json as timm writes it is needed "
+            f"({type(err).__name__}: {err})."
+        )
+        raise WeightsNotFoundError(msg) from err
+    if ref.source == "hf-hub":
+        cfg |= {"file": None, "source": "hf-hub", "hf_hub_id": str(ref).removeprefix("hf-hub:")}
     if architecture not in architectures():
         msg = f"{str(ref)!r} names the architecture {architecture!r}, which timm {timm.__version__} does not have."
         raise UnknownBackboneError(msg)
     return architecture, cfg, arguments
+
+
+def _convert(architecture: str, arguments: dict[str, Any], state: StateDict, own: StateDict) -> StateDict | None:
+    """Let timm make a state dict of another library, size or number of channels one of its own.
+
+    timm's conversions belong to its models' builders; so one more model is built with the state dict, not strictly,
+    and what was loaded is read off.
+    """
+    overlay = {"state_dict": dict(to_timm(state, own) or state), "num_classes": -1, "classifier": (), "label_offset": 0}
+    overlay |= {"source": "", "custom_load": False}
+    with torch.inference_mode(mode=False), torch.device("cpu"), skip_init() as mode:
+        try:
+            twin = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
+        except FAILURES:  # not of a kind that timm knows
+            return None
+    loaded = {name: t.detach() for name, t in twin.state_dict(keep_vars=True).items() if mode.is_loaded(t)}
+    if not any(name.endswith(COUNTER) for name in state):  # torch makes them up
+        loaded = {name: t for name, t in loaded.items() if not name.endswith(COUNTER)}
+    return loaded
 
 
 def _pretrained_cfg(cfg: Any) -> dict[str, Any]:
@@ -283,11 +412,12 @@ def _arguments(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]
     names = {f.name for f in fields(config)}
     arguments = {}
     for name, value in config.extra_kwargs.items():
-        if name in _WRAPPING:
-            msg = f"extra_kwargs[{name!r}]: levels are chosen by out_indices or out_strides of FeatureBackboneConfig."
+        if name in _REFUSED:
+            msg = f"extra_kwargs[{name!r}]: {_REFUSED[name]}."
             raise ConfigError(msg)
         if name not in names:
-            arguments[name] = value
+            if name not in _LOADING:
+                arguments[name] = value
         elif value != getattr(config, name):
             field = f"{name}={getattr(config, name)!r}"
             msg = f"extra_kwargs[{name!r}]={value!r} contradicts {field}; set the field {name}."
@@ -308,12 +438,6 @@ def _told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except FAILURES as err:
-        if "No pretrained weights exist" in str(err):
-            msg = f"timm publishes no weights for {architecture!r}; use pretrained=False, or give a file with weights=."
-            raise WeightsNotFoundError(msg) from err
-        if "No suitable checkpoints" in str(err):
-            msg = f"There are no weights beside the config: {err} Use pretrained=False, or give a file with weights=."
-            raise WeightsNotFoundError(msg) from err
         if "loading state_dict" in str(err):
             faults = textwrap.shorten(str(err), 400, placeholder=" ...")  # it lists every tensor
             msg = f"The weights are not those of {architecture!r}, and were not loaded: {faults}"

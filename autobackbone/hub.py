@@ -1,0 +1,218 @@
+"""Fetching files from the Hub and the web into their caches, and saying in this package's errors why that failed."""
+
+import errno
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import huggingface_hub
+import torch
+from huggingface_hub import constants, errors
+from huggingface_hub.utils import tqdm
+
+from autobackbone.errors import (
+    GatedWeightsError,
+    WeightsCorruptedError,
+    WeightsError,
+    WeightsNotFoundError,
+    WeightsUnavailableError,
+)
+
+_TIMEOUT = 10  # seconds to wait for a first answer
+# The base of httpx's errors, whichever httpx the Hub's client is built on.
+_HTTP_ERROR: type[Exception] = next(e for e in errors.HfHubHTTPError.__mro__[1:] if e.__name__ == "HTTPError")
+
+
+def fetch(
+    repo: str,
+    names: Sequence[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    remedy: str = "",
+) -> Path:
+    """Return the first of some files that a repository on the Hub has, downloaded if the cache does not hold it.
+
+    A file in the cache needs no network. One that is not is asked for once, without retries, so that a failure is
+    known within seconds.
+
+    Parameters
+    ----------
+    repo
+        ``owner/repo``.
+    names
+        Files in the repository; the first that exists is taken.
+    revision
+        Branch, tag or commit; ``None`` for the default branch.
+    cache_dir
+        Instead of the Hub's own cache.
+    remedy
+        What else can be done about a failure, for its message.
+
+    Raises
+    ------
+    GatedWeightsError
+        If the licence of the repository was not accepted.
+    WeightsNotFoundError
+        If there is no such repository, revision or file.
+    WeightsUnavailableError
+        If the Hub is out of reach, or the download does not come to its end.
+    WeightsError
+        If the file cannot be stored.
+    """
+
+    def held(name: str) -> str | None:
+        path = huggingface_hub.try_to_load_from_cache(repo, name, cache_dir=cache_dir, revision=revision)
+        return path if isinstance(path, str) else None
+
+    what = f"{' or '.join(map(repr, names))} of {repo if revision is None else f'{repo}@{revision}'!r}"
+    with explained(what, remedy):
+        for name in names:
+            try:
+                if constants.HF_HUB_OFFLINE:
+                    msg = "HF_HUB_OFFLINE is set"
+                    raise errors.OfflineModeIsEnabled(msg)
+                if held(name) is None:  # hf_hub_download would go on trying for most of a minute
+                    url = huggingface_hub.hf_hub_url(repo, name, revision=revision)
+                    huggingface_hub.get_hf_file_metadata(url, timeout=_TIMEOUT)
+                return Path(
+                    huggingface_hub.hf_hub_download(
+                        repo,
+                        name,
+                        revision=revision,
+                        cache_dir=cache_dir,
+                        etag_timeout=_TIMEOUT,
+                        library_name="autobackbone",
+                        tqdm_class=_Progress,
+                    )
+                )
+            except errors.RemoteEntryNotFoundError:
+                if name == names[-1]:
+                    raise
+            except (OSError, _HTTP_ERROR):
+                path = next((p for p in map(held, names) if p is not None), None)
+                if path is None:
+                    raise
+                return Path(path)
+    raise AssertionError(names)
+
+
+def fetch_url(url: str) -> Path:
+    """Return the file behind a web address, downloaded if torch's cache does not hold it.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        If there is no such file.
+    WeightsCorruptedError
+        If the address leads to a web page.
+    WeightsUnavailableError
+        If the server is out of reach, or the download does not come to its end.
+    WeightsError
+        If the file cannot be stored.
+    """
+    digest = hashlib.sha256(url.encode()).hexdigest()[:16]  # files of different addresses may share a name
+    name = f"{digest}-{Path(urlparse(url).path).name or 'weights'}"
+    path = Path(torch.hub.get_dir(), "checkpoints", name)
+    if not path.is_file():
+        with explained(repr(url)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                partial = Path(folder, name)
+                _download(url, partial)
+                partial.replace(path)
+    return path
+
+
+def _download(url: str, path: Path) -> None:
+    client = huggingface_hub.get_session()
+    with client.stream("GET", url, timeout=_TIMEOUT, follow_redirects=True) as response:
+        if response.status_code in (404, 410):
+            msg = f"{url!r}: the server has no such file ({response.status_code}); check the address."
+            raise WeightsNotFoundError(msg)
+        response.raise_for_status()
+        if "html" in response.headers.get("content-type", ""):
+            msg = f"{url!r} leads to a web page, not to a file; use the address of the file itself."
+            raise WeightsCorruptedError(msg)
+        size = int(response.headers.get("content-length", 0)) or None
+        with path.open("wb") as file, tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+                bar.update(len(chunk))
+
+
+@contextmanager
+def explained(what: str, remedy: str = "") -> Iterator[None]:
+    """Turn what goes wrong while files are fetched into this package's errors.
+
+    Parameters
+    ----------
+    what
+        What is fetched, for messages.
+    remedy
+        What else can be done about a failure.
+    """
+    remedy = remedy and f" {remedy}"
+    offline = (
+        "Check the network, or bring the file here: 'hf download' fills the cache, weights= takes a path. "
+        f"pretrained=False needs no weights.{remedy}"
+    )
+    try:
+        yield
+    except errors.GatedRepoError as err:
+        msg = (
+            f"{what} is gated: accept the licence on the page of the repository and run 'hf auth login', or use "
+            f"pretrained=False.{remedy}"
+        )
+        raise GatedWeightsError(msg) from err
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as err:
+        kind = {errors.RevisionNotFoundError: "revision", errors.RemoteEntryNotFoundError: "file"}
+        msg = (
+            f"{what}: the Hub has no such {kind.get(type(err), 'repository')}. Check the spelling, run 'hf auth login' "
+            f"if the repository is private, or use pretrained=False.{remedy}"
+        )
+        raise WeightsNotFoundError(msg) from err
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as err:
+        msg = f"{what} is not in the cache, and the Hub is not asked: {_cause(err)}. {offline}"
+        raise WeightsUnavailableError(msg) from err
+    except (_HTTP_ERROR, ConnectionError, TimeoutError, errors.FileMetadataError) as err:
+        msg = f"{what} is not in the cache and could not be downloaded: {_cause(err)}. {offline}"
+        raise WeightsUnavailableError(msg) from err
+    except OSError as err:
+        if "Consistency check failed" in str(err):
+            msg = f"{what} is not in the cache and could not be downloaded: {_cause(err)}. {offline}"
+            raise WeightsUnavailableError(msg) from err
+        full = err.errno == errno.ENOSPC
+        cause = "the disk is full; free some space, or set HF_HOME to a folder on another disk" if full else _cause(err)
+        msg = f"{what} could not be stored: {cause}."
+        raise WeightsError(msg) from err
+
+
+def first_line(err: BaseException) -> str:
+    """Return the first line of an error's message without its full stop, or its type."""
+    return (str(err).strip().splitlines() or [type(err).__name__])[0].rstrip(".")
+
+
+def _cause(err: BaseException) -> str:
+    while err.__cause__ is not None:
+        err = err.__cause__
+    return first_line(err)
+
+
+class _Progress(tqdm):  # type: ignore[misc]
+    """The Hub's progress bar, which gives up on a server that lets a download start over again and again."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._received = 0.0
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self._received += max(n or 0, 0)
+        if self.total and self._received > 2 * self.total:
+            msg = f"the download was cut off several times before its {self.total} bytes were there"
+            raise ConnectionError(msg)
+        return super().update(n)

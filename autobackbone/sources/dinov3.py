@@ -1,0 +1,446 @@
+"""The DINOv3 source: Meta's ViTs and ConvNeXts, as transformers has them.
+
+O. Siméoni et al., "DINOv3", 2025, https://arxiv.org/abs/2508.10104. The sizes are those of the published weights.
+"""
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTConfig, DINOv3ViTModel
+
+from autobackbone.config import BackboneConfig, FeatureBackboneConfig
+from autobackbone.errors import ConfigError, UnsupportedError, WeightsError
+from autobackbone.fast_init import build_loaded
+from autobackbone.hub import fetch
+from autobackbone.input_spec import InputSpec, repeat_to
+from autobackbone.levels import NativeLevel
+from autobackbone.names import DINOV3, ModelRef
+from autobackbone.sources import NativeModel
+from autobackbone.sources.dinov3_names import StateDict, to_transformers
+from autobackbone.weights import Rules, WeightsReport, fetch_weights, find_files, load_checkpoint, read_checkpoint
+
+# Short name -> width, heads, width inside the MLP, blocks, whether the MLP is gated, and timm's name.
+_VITS = {
+    "dinov3_vits16": (384, 6, 1536, 12, False, "vit_small_patch16_dinov3"),
+    "dinov3_vits16plus": (384, 6, 1536, 12, True, "vit_small_plus_patch16_dinov3"),
+    "dinov3_vitb16": (768, 12, 3072, 12, False, "vit_base_patch16_dinov3"),
+    "dinov3_vitl16": (1024, 16, 4096, 24, False, "vit_large_patch16_dinov3"),
+    "dinov3_vith16plus": (1280, 20, 5120, 32, True, "vit_huge_plus_patch16_dinov3"),
+    "dinov3_vit7b16": (4096, 32, 8192, 40, True, "vit_7b_patch16_dinov3"),
+}
+_WITHOUT_QV_BIAS = ("dinov3_vit7b16",)
+# Short name -> width of the first stage, each next one being twice as wide; blocks of the third stage; timm's name.
+_CONVNEXTS = {
+    "dinov3_convnext_tiny": (96, 9, "convnext_tiny"),
+    "dinov3_convnext_small": (96, 27, "convnext_small"),
+    "dinov3_convnext_base": (128, 27, "convnext_base"),
+    "dinov3_convnext_large": (192, 27, "convnext_large"),
+}
+# Mean and standard deviation of the images that the weights were made on: from the web, and from satellites.
+_WEB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SATELLITE = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
+
+_HFConfig = DINOv3ViTConfig | DINOv3ConvNextConfig
+# Arguments of the HF config that have a field of ours.
+_FIELDS_OF = {"num_channels": "in_chans", "image_size": "img_size"}
+# Arguments that say where weights come from, and nothing of the architecture.
+_LOADING = ("cache_dir",)
+_FAILURES = (AttributeError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
+
+
+class DINOv3Source:
+    """A DINOv3 reference and a config, resolved.
+
+    Raises
+    ------
+    ConfigError
+        If `config` holds an argument that the HF config does not take, or that cannot be honoured.
+    UnsupportedError
+        If the architecture does not have what `config` asks for.
+    """
+
+    def __init__(self, ref: ModelRef, config: BackboneConfig | FeatureBackboneConfig) -> None:
+        self.name = ref.name
+        self.repo = ref.tag or DINOV3[ref.name]
+        self.config = config
+        self.is_vit = ref.name in _VITS
+        self._norm = False
+        if isinstance(config, FeatureBackboneConfig):
+            self._norm = self.is_vit if config.norm is None else config.norm
+            self._check_features(config)
+        self._kind: Any = DINOv3ViTConfig if self.is_vit else DINOv3ConvNextConfig
+        self._arguments = self._arguments_of(config)
+        self.hf_config = self._shortened()
+
+    @property
+    def levels(self) -> tuple[NativeLevel, ...]:
+        """Every native level, by index: a ViT's blocks, or a ConvNeXt's stages."""
+        cfg: Any = self.hf_config
+        if self.is_vit:
+            width, patch, count = cfg.hidden_size, cfg.patch_size, cfg.num_hidden_layers
+            return tuple(_level(i, width, patch, f"model.layer.{i}") for i in range(count))
+        return tuple(_level(i, width, 4 * 2**i, f"model.stages.{i}") for i, width in enumerate(cfg.hidden_sizes))
+
+    def build(self, indices: tuple[int, ...]) -> NativeModel:
+        """Build the backbone up to the deepest of `indices`, which are ascending.
+
+        Raises
+        ------
+        WeightsError
+            If the weights cannot be had, or do not fit.
+        """
+        deepest = self.levels[indices[-1]]
+        kind = ViTLevels if self.is_vit else ConvNeXtLevels
+        module, report = self._build(partial(kind, indices=indices, norm=self._norm), depth=indices[-1] + 1)
+        spec = self._input_spec(min_size=1, divisor=deepest.divisor)
+        return NativeModel(module, spec, None, report, "dinov3-license")
+
+    def build_pooled(self) -> NativeModel:
+        """Build the whole backbone, with pooled output or a head.
+
+        Raises
+        ------
+        WeightsError
+            If the weights cannot be had, or do not fit.
+        """
+        spec = self._input_spec(min_size=self.levels[-1].stride, divisor=1)
+        kind = PooledViT if self.is_vit else PooledConvNeXt
+        drop = self.config.drop_rate
+        classes = self.config.num_classes if isinstance(self.config, BackboneConfig) else 0
+        create = partial(kind, input_spec=spec, num_classes=classes, drop_rate=drop)
+        module, report = self._build(create, depth=len(self.levels))
+        return NativeModel(module, spec, None, report, "dinov3-license")
+
+    def _rules(self, depth: int) -> Rules:
+        """Return how checkpoints are matched to a backbone of the first `depth` blocks or stages."""
+        count = len(self.levels)
+        cut = "model.layer" if self.is_vit else "model.stages"
+        ignored = [f"{cut}.{i}." for i in range(depth, count)]
+        final_norm = "norm." if self.is_vit else "layer_norm."
+        return Rules(ignored=(*ignored, final_norm, "head."), converters=(_convert,))
+
+    def _check_features(self, config: FeatureBackboneConfig) -> None:
+        if config.output_stride != 32:
+            msg = f"output_stride={config.output_stride}: {self.name!r} cannot be dilated; leave output_stride=32."
+            raise UnsupportedError(msg)
+        if config.norm and not self.is_vit:
+            msg = f"norm=True: {self.name!r} has no final norm for its maps; leave norm=None."
+            raise UnsupportedError(msg)
+        if config.drop_rate:
+            msg = (
+                f"drop_rate={config.drop_rate}: there is no dropout in the features of {self.name!r}; leave "
+                "drop_rate=0, or set extra_kwargs={'attention_dropout': ...} for a ViT."
+            )
+            raise ConfigError(msg)
+
+    def _arguments_of(self, config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
+        """Return the arguments of the HF config."""
+        known = [f.name for f in fields(self._kind) if not f.name.startswith("_")] + ["attn_implementation"]
+        ours = {f.name for f in fields(config)}
+        arguments = _published_sizes(self.name)
+        for name, value in config.extra_kwargs.items():
+            field = _FIELDS_OF.get(name, name)
+            if field in ours and value != getattr(config, field):
+                contradicted = f"{field}={getattr(config, field)!r}"
+                msg = f"extra_kwargs[{name!r}]={value!r} contradicts {contradicted}; set the field {field}."
+                raise ConfigError(msg)
+            if name in known:
+                arguments[name] = value
+            elif field not in ours and name not in _LOADING:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else "leave it out."
+                msg = f"extra_kwargs[{name!r}]={value!r}: {self._kind.__name__} takes no such argument; {hint}"
+                raise ConfigError(msg)
+        return arguments | {"num_channels": config.in_chans, "drop_path_rate": config.drop_path_rate}
+
+    def _shortened(self, depth: int | None = None) -> _HFConfig:
+        """Return the HF config of the first blocks or stages, or of all."""
+        arguments = dict(self._arguments)
+        if depth is not None and self.is_vit:
+            arguments["num_hidden_layers"] = depth
+        elif depth is not None:
+            whole: Any = self.hf_config
+            blocks = whole.depths[:depth]
+            # Rates grow from the first block to the last; those of the blocks that there are stay what they are.
+            share = (sum(blocks) - 1) / max(sum(whole.depths) - 1, 1)
+            arguments |= {"depths": blocks, "hidden_sizes": whole.hidden_sizes[:depth]}
+            arguments["drop_path_rate"] *= share
+        try:
+            return self._kind(**arguments)  # type: ignore[no-any-return]
+        except Exception as err:  # strict dataclasses have errors of their own
+            faults = " ".join(str(err).split())
+            msg = f"{self._kind.__name__} does not take extra_kwargs={self.config.extra_kwargs}: {faults}"
+            raise ConfigError(msg) from err
+
+    def _build(self, create: Any, depth: int) -> tuple[nn.Module, WeightsReport | None]:
+        """Build the first blocks or stages, and load them."""
+        loading = self.config.pretrained or self.config.weights is not None
+        reports = []
+
+        def build() -> nn.Module:
+            model: Any = DINOv3ViTModel if self.is_vit else DINOv3ConvNextModel
+            try:
+                module: nn.Module = create(model(self._shortened(depth)))
+            except _FAILURES as err:
+                msg = f"transformers cannot build {self.name!r} with {self.config.extra_kwargs}: {err}"
+                raise ConfigError(msg) from err
+            module.checkpoint_rules = self._rules(depth)  # type: ignore[assignment]
+            if loading:
+                reports.append(self._load(module))
+            return module
+
+        module = build_loaded(build) if loading else build()
+        return module, reports[-1] if reports else None
+
+    def _load(self, module: Any) -> WeightsReport:
+        cache_dir = self.config.extra_kwargs.get("cache_dir")
+        if self.config.weights is not None:
+            source = self.config.weights
+            files = find_files(source, cache_dir=cache_dir)
+        else:
+            source = self.repo
+            files = fetch_weights(source, cache_dir=cache_dir, remedy=self._remedy())
+        return load_checkpoint(module, read_checkpoint(files, source), source, module.checkpoint_rules)
+
+    def _remedy(self) -> str:
+        tag = self.repo.rpartition("-")[2]
+        name = f"{_VITS[self.name][-1]}.{tag}" if self.is_vit else f"{_CONVNEXTS[self.name][-1]}.dinov3_{tag}"
+        return f"The same weights are published without a gate as {name!r}, of timm."
+
+    def _input_spec(self, *, min_size: int, divisor: int) -> InputSpec:
+        mean, std = _SATELLITE if "-sat" in self.repo else _WEB
+        size = (224, 224)
+        if self.config.pretrained and self.config.weights is None:
+            mean, std, size = self._published_input(mean, std, size)
+        channels = self.config.in_chans
+        return InputSpec(
+            in_chans=channels,
+            size=self.config.img_size or size,
+            mean=repeat_to(tuple(mean), channels),
+            std=repeat_to(tuple(std), channels),
+            interpolation="bilinear",
+            crop_pct=1.0,
+            crop_mode="squash",
+            min_size=min_size,
+            fixed_size=False,
+            divisor=divisor,
+        )
+
+    def _published_input(self, *values: Any) -> tuple[Any, ...]:
+        """Return mean, standard deviation and size from the repository, where it says them."""
+        try:
+            path = fetch(self.repo, ["preprocessor_config.json"], cache_dir=self.config.extra_kwargs.get("cache_dir"))
+            found = json.loads(path.read_text(encoding="utf-8"))
+            size = (int(found["size"]["height"]), int(found["size"]["width"]))
+            return tuple(found["image_mean"]), tuple(found["image_std"]), size
+        except (WeightsError, OSError, ValueError, KeyError, TypeError):  # optional: what is published is known
+            return values
+
+
+class _Network(nn.Module):
+    """A network that is run block by block, each recomputed in the backward pass if asked for."""
+
+    grad_checkpointing = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        self.grad_checkpointing = enable
+
+    def _run(self, block: nn.Module, x: Tensor, **kwargs: Any) -> Tensor:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            block = partial(checkpoint, block, use_reentrant=False)  # type: ignore[assignment]
+        return block(x, **kwargs)  # type: ignore[no-any-return]
+
+
+class _ViT(_Network):
+    """The parts of transformers' ViT, under its names."""
+
+    def __init__(self, model: Any, *, norm: bool = True) -> None:
+        super().__init__()
+        self.embeddings = model.embeddings
+        self.embeddings.mask_token.requires_grad = False  # masks patches in pretraining only
+        self.rope_embeddings = model.rope_embeddings
+        self.model = model.model
+        self.norm = model.norm if norm else nn.Identity()
+        self.num_features: int = model.config.hidden_size
+        self.patch: int = model.config.patch_size
+
+    def tokens(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        """Return the tokens after some blocks: ``(B, 1 + registers + patches, C)``."""
+        x = x.to(self.embeddings.patch_embeddings.weight.dtype)
+        hidden, position = self.embeddings(x), self.rope_embeddings(x)
+        taken = []
+        for i, block in enumerate(self.model.layer):
+            hidden = self._run(block, hidden, position_embeddings=position)
+            if i in indices:
+                taken.append(self.norm(hidden))
+        return taken
+
+
+class _ConvNeXt(_Network):
+    """The parts of transformers' ConvNeXt, under its names."""
+
+    def __init__(self, model: Any, *, norm: bool = True) -> None:
+        super().__init__()
+        self.model = model.model
+        self.layer_norm = model.layer_norm if norm else nn.Identity()
+        self.num_features: int = model.config.hidden_sizes[-1]
+
+    def maps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        """Return the maps after some stages: ``(B, C_l, H_l, W_l)``."""
+        x = x.to(self.model.stages[0].downsample_layers[0].weight.dtype)
+        taken = []
+        for i, stage in enumerate(self.model.stages):
+            for block in (*stage.downsample_layers, *stage.layers):
+                x = self._run(block, x)
+            if i in indices:
+                taken.append(x)
+        return taken
+
+
+class ViTLevels(_ViT):
+    """A ViT that returns the maps of some of its blocks, shallow to deep."""
+
+    def __init__(self, model: Any, *, indices: Sequence[int], norm: bool) -> None:
+        super().__init__(model, norm=norm)
+        self.indices = tuple(indices)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map ``(B, C, H, W)`` images to one ``(B, C_l, H / patch, W / patch)`` map per index."""
+        height, width = x.shape[-2] // self.patch, x.shape[-1] // self.patch
+        patches = [t[:, -height * width :].transpose(1, 2) for t in self.tokens(x, self.indices)]
+        return [p.reshape(len(p), -1, height, width).contiguous() for p in patches]
+
+
+class ConvNeXtLevels(_ConvNeXt):
+    """A ConvNeXt that returns the maps of some of its stages, shallow to deep."""
+
+    def __init__(self, model: Any, *, indices: Sequence[int], norm: bool) -> None:
+        super().__init__(model, norm=norm)
+        self.indices = tuple(indices)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map ``(B, C, H, W)`` images to one ``(B, C_l, H_l, W_l)`` map per index."""
+        return [y.contiguous() for y in self.maps(x, self.indices)]
+
+
+class _Pooled(_Network):
+    """What timm's models have around their features, for transformers' models."""
+
+    num_features: int
+
+    def _add_head(self, input_spec: InputSpec, num_classes: int, drop_rate: float) -> None:
+        self.input_spec = input_spec
+        self.head_hidden_size = self.num_features
+        self.head_drop = nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a new linear one with `num_classes` outputs, or by none if that is 0."""
+        self.num_classes = num_classes
+        if num_classes == 0:
+            self.head: nn.Module = nn.Identity()
+            return
+        like = next(self.parameters())
+        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        nn.init.trunc_normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        self.head = head
+
+    def get_classifier(self) -> nn.Module:
+        """Return the head; ``nn.Identity`` if there is none."""
+        return self.head
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the features before pooling."""
+        raise NotImplementedError
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Pool features to ``(B, num_features)``."""
+        raise NotImplementedError
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool features, and classify them unless `pre_logits`."""
+        pooled = self.head_drop(self.pool(features))
+        return pooled if pre_logits else self.head(pooled)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` images to ``(B, num_features)``, or to ``(B, num_classes)`` with a head."""
+        return self.forward_head(self.forward_features(x))
+
+
+class PooledViT(_Pooled, _ViT):
+    """A ViT that returns its class token, after the final norm."""
+
+    def __init__(self, model: Any, *, input_spec: InputSpec, num_classes: int, drop_rate: float) -> None:
+        super().__init__(model)
+        self._add_head(input_spec, num_classes, drop_rate)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the tokens after the final norm: ``(B, 1 + registers + patches, num_features)``."""
+        self.input_spec.check(x)
+        return self.tokens(x, [len(self.model.layer) - 1])[0]
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Return the class token."""
+        return features[:, 0]
+
+
+class PooledConvNeXt(_Pooled, _ConvNeXt):
+    """A ConvNeXt that returns the mean of its last map, after the final norm."""
+
+    def __init__(self, model: Any, *, input_spec: InputSpec, num_classes: int, drop_rate: float) -> None:
+        super().__init__(model)
+        self._add_head(input_spec, num_classes, drop_rate)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last map: ``(B, num_features, H / 32, W / 32)``."""
+        self.input_spec.check(x)
+        return self.maps(x, [len(self.model.stages) - 1])[0]
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Return the mean over the map, after the final norm."""
+        return self.layer_norm(features.mean((-2, -1)))  # type: ignore[no-any-return]
+
+
+def _published_sizes(name: str) -> dict[str, Any]:
+    """Return the arguments of the HF config that make the published architecture."""
+    if name in _CONVNEXTS:
+        width, blocks, _ = _CONVNEXTS[name]
+        return {"hidden_sizes": [width * 2**i for i in range(4)], "depths": [3, 3, blocks, 3]}
+    width, heads, inside, depth, gated, _ = _VITS[name]
+    return {
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "intermediate_size": inside,
+        "num_hidden_layers": depth,
+        "use_gated_mlp": gated,
+        "hidden_act": "silu" if gated else "gelu",
+        "query_bias": name not in _WITHOUT_QV_BIAS,
+        "value_bias": name not in _WITHOUT_QV_BIAS,
+        "num_register_tokens": 4,
+        "pos_embed_rescale": None,  # a random augmentation in training; the features are to be the same each time
+    }
+
+
+def _level(index: int, channels: int, stride: int, module: str) -> NativeLevel:
+    return NativeLevel(index, channels, stride, divisor=stride, bound=False, exact=True, module=module)
+
+
+def _convert(state: StateDict, own: StateDict) -> StateDict:
+    """Rename a state dict of another library, and fit its stem to the model's channels."""
+    renamed = dict(to_transformers(state, own) or state)
+    for stem in ("embeddings.patch_embeddings.weight", "model.stages.0.downsample_layers.0.weight"):
+        if stem in own and stem in renamed and renamed[stem].ndim == 4:
+            given, wanted = renamed[stem].shape[1], own[stem].shape[1]
+            if given == 3:
+                renamed[stem] = adapt_input_conv(wanted, renamed[stem], base_chans=given)
+    return renamed
