@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 import huggingface_hub
 import torch
 from huggingface_hub import constants, errors
-from huggingface_hub.utils import tqdm
+from huggingface_hub.utils.tqdm import tqdm
 
 from autobackbone.errors import (
     GatedWeightsError,
@@ -208,11 +208,13 @@ class _Progress(tqdm):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._received = 0.0
+        self._restarts = 0
 
     def update(self, n: float | None = 1) -> bool | None:
-        self._received += max(n or 0, 0)
-        if self.total and self._received > 2 * self.total:
-            msg = f"the download was cut off several times before its {self.total} bytes were there"
+        if n is not None and n < 0:  # what was there is gone: the server cannot go on where it stopped
+            self._restarts += 1
+        if self._restarts > 2:
+            msg = "the server cut the download off again and again"
             raise ConnectionError(msg)
-        return super().update(n)
+        shown: bool | None = super().update(n)
+        return shown

@@ -272,18 +272,18 @@ class TimmSource:
     def _published_weights(self) -> tuple[str, dict[str, Any]]:
         """Return what to call the published weights, and where they are, in the terms of timm's pretrained_cfg."""
         cfg = self.published
-        if cfg["state_dict"]:
+        if cfg.get("state_dict"):
             return "state_dict", {"state_dict": cfg["state_dict"]}
-        if cfg["file"]:
+        if cfg.get("file"):
             source = str(cfg["file"])
             files = find_files(source)
-        elif cfg["hf_hub_id"]:
+        elif cfg.get("hf_hub_id"):
             source = cfg["hf_hub_id"]
             repo, _, revision = source.partition("@")
             files = fetch_weights(
-                repo, revision=revision or None, cache_dir=self._cache_dir, name=cfg["hf_hub_filename"]
+                repo, revision=revision or None, cache_dir=self._cache_dir, name=cfg.get("hf_hub_filename")
             )
-        elif cfg["url"]:
+        elif cfg.get("url"):
             source = cfg["url"]
             files = [fetch_url(source)]
         else:

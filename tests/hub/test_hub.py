@@ -1,0 +1,325 @@
+"""The Hub, as a stand-in on loopback: what works, and how each failure is told."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save
+
+from autobackbone import (
+    GatedWeightsError,
+    WeightsCorruptedError,
+    WeightsError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+    WeightsUnavailableError,
+    create_backbone,
+    create_feature_backbone,
+)
+from server import COMMIT, Hub, Repo
+
+PATIENCE = 15  # seconds within which a failure is to be told
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Start a Hub, and make it the one that is asked."""
+    served = Hub()
+    _point_at(monkeypatch, served.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    yield served
+    served.close()
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    return timm.create_model("test_resnet").eval()
+
+
+@pytest.fixture(scope="module")
+def weights(model) -> bytes:
+    return save(model.state_dict())
+
+
+@pytest.fixture
+def repo(hub, weights) -> Repo:
+    hub.repos["owner/repo"] = Repo({"model.safetensors": weights})
+    return hub.repos["owner/repo"]
+
+
+def _create(**fields):
+    return create_feature_backbone("test_resnet", **({"weights": "hf-hub:owner/repo"} | fields))
+
+
+def _point_at(monkeypatch, url):
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+def _is_loaded(backbone, model) -> bool:
+    return torch.equal(backbone.body.model.conv1[0].weight, model.conv1[0].weight)
+
+
+def test_weights_from_a_repository(repo, hub, model):
+    backbone = _create()
+    assert _is_loaded(backbone, model)
+    assert backbone.weights_report.source == "hf-hub:owner/repo"
+    assert hub.requests.count("GET /owner/repo/resolve/main/model.safetensors") == 1
+    assert _is_loaded(_create(weights=f"hf-hub:owner/repo@{COMMIT}"), model)
+
+
+def test_published_weights_of_timm(hub, weights, model):
+    tag = timm.get_pretrained_cfg("test_resnet").hf_hub_id
+    hub.repos[tag] = Repo({"model.safetensors": weights})
+    assert _is_loaded(create_feature_backbone("test_resnet"), model)
+    backbone = create_backbone("test_resnet", num_classes=3)
+    assert torch.equal(backbone.conv1[0].weight, model.conv1[0].weight)
+    assert backbone.weights_report.source == tag
+    assert backbone.weights_report.coverage == 1
+
+
+def test_a_pickle_is_taken_where_there_is_no_safetensors_file(hub, model, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "w")
+    hub.repos["owner/repo"] = Repo({"pytorch_model.bin": (tmp_path / "w").read_bytes()})
+    assert _is_loaded(_create(), model)
+
+
+def test_shards(hub, model):
+    state = model.state_dict()
+    names = sorted(state)
+    parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
+    files = {file: save({name: state[name] for name in part}) for file, part in parts.items()}
+    hub.repos["owner/repo"] = Repo(files | {"model.safetensors.index.json": str(index).replace("'", '"').encode()})
+    assert _is_loaded(_create(), model)
+
+
+def test_a_timm_config_on_the_hub(hub, model, tmp_path):
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    hub.repos["owner/net"] = Repo({p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()})
+    backbone = create_feature_backbone("hf-hub:owner/net")
+    assert _is_loaded(backbone, model)
+    backbone.save_pretrained(tmp_path / "saved")
+    hub.repos.clear()
+    again = type(backbone).from_pretrained(tmp_path / "saved")  # asks for nothing
+    assert _is_loaded(again, model)
+    assert again.input_spec == backbone.input_spec
+
+
+# --- failures, each its own error, soon ---
+
+FAILURES = {
+    "gated": (Repo(status=403, error="GatedRepo"), GatedWeightsError, "run 'hf auth login', or use pretrained=False"),
+    "gated, without a token": (Repo(status=401, error="GatedRepo"), GatedWeightsError, "accept the licence"),
+    "no repository": (None, WeightsNotFoundError, "the Hub has no such repository"),
+    "no file": (Repo({"other.txt": b""}), WeightsNotFoundError, "the Hub has no such file"),
+    "out of order": (Repo(status=500), WeightsUnavailableError, "Check the network"),
+    "overloaded": (Repo(status=503), WeightsUnavailableError, "could not be downloaded"),
+    "too many requests": (Repo(status=429), WeightsUnavailableError, "could not be downloaded"),
+    "silent": (Repo(head_delay=30), WeightsUnavailableError, "timed out"),
+    "forbidden": (Repo(status=403), WeightsUnavailableError, "403"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_failures_of_the_hub(hub, name):
+    repo, error, remedy = FAILURES[name]
+    if repo is not None:
+        hub.repos["owner/repo"] = repo
+    start = time.monotonic()
+    with pytest.raises(WeightsError) as err:
+        _create()
+    assert time.monotonic() - start < PATIENCE
+    assert type(err.value) is error
+    assert "'owner/repo'" in str(err.value)
+    assert remedy in str(err.value)
+    assert err.value.__cause__ is not None
+
+
+def test_a_missing_revision(repo, hub):
+    with pytest.raises(WeightsNotFoundError, match=r"of 'owner/repo@v9': the Hub has no such revision"):
+        _create(weights="hf-hub:owner/repo@v9")
+    assert repo
+    assert hub
+
+
+def test_gated_dinov3_names_the_open_weights(hub):
+    hub.repos["facebook/dinov3-vits16-pretrain-lvd1689m"] = Repo(status=403, error="GatedRepo")
+    with pytest.raises(GatedWeightsError, match=r"without a gate as 'vit_small_patch16_dinov3.lvd1689m', of timm"):
+        create_feature_backbone("dinov3_vits16")
+    hub.repos["facebook/dinov3-vitl16-pretrain-sat493m"] = Repo(status=403, error="GatedRepo")
+    with pytest.raises(GatedWeightsError, match=r"vit_large_patch16_dinov3.sat493m"):
+        create_feature_backbone("facebook/dinov3-vitl16-pretrain-sat493m")
+    hub.repos["facebook/dinov3-convnext-tiny-pretrain-lvd1689m"] = Repo(status=403, error="GatedRepo")
+    with pytest.raises(GatedWeightsError, match=r"convnext_tiny.dinov3_lvd1689m"):
+        create_backbone("dinov3_convnext_tiny")
+
+
+def test_no_server(monkeypatch, tmp_path):
+    _point_at(monkeypatch, "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    start = time.monotonic()
+    with pytest.raises(WeightsUnavailableError, match=r"'hf download' fills the cache"):
+        create_feature_backbone("resnet50")
+    assert time.monotonic() - start < PATIENCE
+
+
+def test_offline_nothing_is_asked(repo, hub, model, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsUnavailableError, match=r"the Hub is not asked: HF_HUB_OFFLINE is set"):
+        _create()
+    assert hub.requests == []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    _create()
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert _is_loaded(_create(), model)
+    assert hub.requests == []
+    assert repo
+
+
+def test_what_is_cached_needs_no_server(hub, model, monkeypatch, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "w")  # not the first name that is looked for
+    hub.repos["owner/repo"] = Repo({"pytorch_model.bin": (tmp_path / "w").read_bytes()})
+    _create()
+    _point_at(monkeypatch, "http://127.0.0.1:9")
+    start = time.monotonic()
+    assert _is_loaded(_create(), model)
+    assert time.monotonic() - start < PATIENCE
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_interrupted_download_goes_on(repo, hub, model, ranges):
+    repo.cut_at, repo.cut_once, repo.ranges = 5000, True, ranges
+    assert _is_loaded(_create(), model)
+    assert hub.requests.count("GET /owner/repo/resolve/main/model.safetensors") == 2
+
+
+@pytest.mark.parametrize(("cut_at", "ranges"), [(0, True), (5000, True), (200_000, False)])
+def test_a_download_that_is_always_cut_off(repo, model, cut_at, ranges, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # so that each attempt gets somewhere
+    repo.cut_at, repo.ranges = cut_at, ranges
+    start = time.monotonic()
+    with pytest.raises(WeightsUnavailableError, match=r"could not be downloaded"):
+        _create()
+    assert time.monotonic() - start < PATIENCE
+    assert not list((tmp_path / "cache").rglob("model.safetensors"))
+    repo.cut_at = None
+    assert _is_loaded(_create(), model)
+
+
+def test_a_damaged_file(repo, weights):
+    repo.files["model.safetensors"] = weights[:-1000]
+    with pytest.raises(WeightsCorruptedError, match=r"'hf-hub:owner/repo' is damaged or cut off"):
+        _create()
+
+
+def test_weights_of_something_else(repo):
+    repo.files["model.safetensors"] = save({"fc.weight": torch.ones(2, 2)})
+    with pytest.raises(WeightsMismatchError, match="hf-hub:owner/repo"):
+        _create()
+
+
+def test_a_full_disk(repo, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", full)
+    with pytest.raises(WeightsError, match="the disk is full; free some space, or set HF_HOME"):
+        _create()
+    assert repo
+
+
+# --- several processes ---
+
+_CHILD = """
+import sys, torch
+from autobackbone import create_feature_backbone
+backbone = create_feature_backbone("test_resnet", weights="hf-hub:owner/repo")
+print(float(backbone.body.model.conv1[0].weight.detach().double().sum()))
+"""
+
+
+def _start(hub, tmp_path):
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", _CHILD], env=environment, **pipes)
+
+
+def test_two_processes_at_once(repo, hub, model, tmp_path):
+    children = [_start(hub, tmp_path) for _ in range(2)]
+    answers = [child.communicate(timeout=120) for child in children]
+    assert [child.returncode for child in children] == [0, 0], answers
+    expected = float(model.conv1[0].weight.detach().double().sum())
+    assert [float(out) for out, _ in answers] == [expected, expected]
+    assert [err for _, err in answers] == ["", ""]  # no progress bar where there is no terminal
+    assert repo
+
+
+def test_a_killed_download_is_never_loaded_half(repo, hub, model, weights, tmp_path):
+    repo.files["model.safetensors"] = _Slow(weights)
+    child = _start(hub, tmp_path)
+    while not any("GET" in request for request in hub.requests):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert not list((tmp_path / "cache").rglob("model.safetensors"))
+    repo.files["model.safetensors"] = weights
+    assert _is_loaded(_create(), model)
+
+
+class _Slow(bytes):
+    """Content of which the second half takes its time."""
+
+    __slots__ = ()
+
+    def __getitem__(self, item):
+        if isinstance(item, slice) and len(self) > 10:
+            time.sleep(3)
+        return super().__getitem__(item)
+
+
+# --- addresses ---
+
+
+def test_an_address(repo, hub, model):
+    url = f"{hub.url}/owner/repo/resolve/main/model.safetensors"
+    assert _is_loaded(_create(weights=url), model)
+    hub.requests.clear()
+    assert _is_loaded(_create(weights=url), model)
+    assert hub.requests == []
+    assert repo
+
+
+def test_addresses_that_lead_to_no_weights(repo, hub, monkeypatch):
+    url = f"{hub.url}/owner/repo/resolve/main/model.safetensors"
+    with pytest.raises(WeightsNotFoundError, match=r"the server has no such file \(404\)"):
+        _create(weights=f"{hub.url}/owner/repo/resolve/main/absent.pth")
+    repo.content_type = "text/html; charset=utf-8"
+    with pytest.raises(WeightsCorruptedError, match="leads to a web page, not to a file"):
+        _create(weights=url)
+    repo.content_type, repo.cut_at = "application/octet-stream", 5000
+    with pytest.raises(WeightsUnavailableError, match="could not be downloaded"):
+        _create(weights=url)
+    repo.status, repo.cut_at = 500, None
+    with pytest.raises(WeightsUnavailableError, match="500"):
+        _create(weights=url)
+    repo.status = 200
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    huggingface_hub.close_session()
+    with pytest.raises(WeightsUnavailableError, match="Check the network"):
+        _create(weights=url)
+    huggingface_hub.close_session()
+    with pytest.raises(WeightsUnavailableError, match="Check the network"):
+        _create(weights="http://127.0.0.1:9/weights.pth")
