@@ -1,5 +1,6 @@
 """The catalogue: which backbones there are, and the generated facts about them."""
 
+import fnmatch
 import json
 import os
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autobackbone.errors import ConfigError
-from autobackbone.names import parse_name
+from autobackbone.names import DINOV3, DINOV3_REPOS, parse_name
 from autobackbone.sources.timm import architectures, declared, list_architectures
 from autobackbone.sources.timm_facts import FACTS_FILE, measure_all, timm_version
 
@@ -25,7 +26,8 @@ def list_backbones(pattern: str = "", pretrained_only: bool = False) -> list[str
     Returns
     -------
     list of str
-        What ``timm.list_models`` gives for the installed timm.
+        What ``timm.list_models`` gives for the installed timm, and the short names of DINOv3 models, all of which
+        have published weights.
 
     Examples
     --------
@@ -33,7 +35,7 @@ def list_backbones(pattern: str = "", pretrained_only: bool = False) -> list[str
     >>> list_backbones("resnet1?d")
     ['resnet18d']
     """
-    return list_architectures(pattern, pretrained_only=pretrained_only)
+    return list_architectures(pattern, pretrained_only=pretrained_only) + fnmatch.filter(DINOV3, pattern or "*")
 
 
 def published(name: str) -> dict[str, Any]:
@@ -46,6 +48,9 @@ def published(name: str) -> dict[str, Any]:
     """
     known = architectures()
     ref = parse_name(name, known)
+    if ref.source == "dinov3":
+        repos = sorted((r for r, short in DINOV3_REPOS.items() if short == ref.name), key=lambda r: r != ref.tag)
+        return {"name": str(ref), "license": "dinov3-license", "tags": repos}
     found = declared(ref)
     tags = sorted(known.get(ref.name, ()), key=lambda tag: tag != found.get("tag"))
     return {"name": str(ref), "license": found.get("license"), "tags": tags}

@@ -59,10 +59,12 @@ class ModelRef:
     revision: str | None = None
 
     def __str__(self) -> str:
-        text = self.name if self.tag is None or self.source == "dinov3" else f"{self.name}.{self.tag}"
+        if self.source == "dinov3":
+            return self.tag or self.name
+        text = self.name if self.tag is None else f"{self.name}.{self.tag}"
         if self.revision is not None:
             text = f"{text}@{self.revision}"
-        return text if self.source in ("timm", "dinov3") else f"{self.source}:{text}"
+        return text if self.source == "timm" else f"{self.source}:{text}"
 
 
 def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:

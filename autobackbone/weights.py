@@ -242,8 +242,8 @@ def load_checkpoint(
         raise WeightsCorruptedError(msg)
     best = max(candidates, key=lambda match: match.rank)
     if len(best.fitting) < len(own):
-        converted = (_converted(match, own, rules) for match in candidates)
-        best = max([best, *(match for match in converted if match)], key=lambda match: match.rank)
+        converted = [found for match in candidates for found in _converted(match, own, rules)]
+        best = max([best, *converted], key=lambda match: match.rank)
     report = best.report(own, source, rules)
     unfilled = [name for name in report.missing + report.mismatched if not name.startswith(rules.ignored)]
     if not best.fitting or (strict and unfilled):
@@ -301,19 +301,16 @@ def _match(state: StateDict, own: StateDict, entry: str, prefix: str | None = No
     return _Match(entry, state, prefix, named, fitting)
 
 
-def _converted(match: _Match, own: StateDict, rules: Rules) -> _Match | None:
-    """Match what the first converter that knows a state dict makes of it, below each prefix that its names share."""
+def _converted(match: _Match, own: StateDict, rules: Rules) -> Iterator[_Match]:
+    """Match what the converters make of a state dict, below the prefixes that its names share."""
     if not any(value.is_floating_point() for value in match.state.values()):
-        return None  # a library would turn whole numbers into weights
-    for prefix in [match.prefix] if match.named else _shared_prefixes(match.state):
+        return  # a library would turn whole numbers into weights
+    for prefix in dict.fromkeys([match.prefix, *_shared_prefixes(match.state)]):
         stripped = {k.removeprefix(prefix): v for k, v in match.state.items() if k.startswith(prefix)}
         for convert in rules.converters:
             state = convert(stripped, own)
             if state is not None:
-                found = _match(state, own, match.entry, prefix="")
-                if found.fitting:
-                    return replace(found, entry=match.entry)
-    return None
+                yield _match(state, own, match.entry, prefix="")
 
 
 def _shared_prefixes(state: StateDict) -> list[str]:

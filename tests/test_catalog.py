@@ -9,13 +9,17 @@ import torch
 
 from autobackbone import UnknownBackboneError, create_feature_backbone, list_backbones
 from autobackbone.catalog import build, published
+from autobackbone.names import DINOV3
 from autobackbone.sources import timm_facts
 
 
-@pytest.mark.parametrize("pattern", ["", "*resnet*", "resnet50", "vit_*_224", "nothing*"])
+@pytest.mark.parametrize("pattern", ["", "*resnet*", "resnet50", "vit_*_224", "nothing*", "*dinov3*"])
 @pytest.mark.parametrize("pretrained", [False, True])
-def test_equal_to_timms_list(pattern, pretrained):
-    assert list_backbones(pattern, pretrained_only=pretrained) == timm.list_models(pattern, pretrained=pretrained)
+def test_equal_to_timms_list_and_dinov3(pattern, pretrained):
+    found = list_backbones(pattern, pretrained_only=pretrained)
+    ours = [name for name in found if name in DINOV3]
+    assert [name for name in found if name not in ours] == timm.list_models(pattern, pretrained=pretrained)
+    assert len(ours) == (10 if pattern in ("", "*dinov3*") else 0)
 
 
 def test_published():
@@ -23,6 +27,8 @@ def test_published():
     assert card["license"] == "apache-2.0"
     assert card["tags"][0] == timm.get_pretrained_cfg("resnet50").tag
     assert {f"resnet50.{tag}" for tag in card["tags"]} == set(timm.list_pretrained("resnet50"))
+    repos = published("facebook/dinov3-vitl16-pretrain-sat493m")["tags"]
+    assert repos == ["facebook/dinov3-vitl16-pretrain-sat493m", "facebook/dinov3-vitl16-pretrain-lvd1689m"]
     with pytest.raises(UnknownBackboneError):
         published("resnet5o")
 

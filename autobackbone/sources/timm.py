@@ -1,6 +1,7 @@
 """The timm source: any architecture of timm's registry, or a timm config on the Hub or in a folder."""
 
 import functools
+import logging
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -385,7 +386,7 @@ def _convert(architecture: str, arguments: dict[str, Any], state: StateDict, own
     """
     overlay = {"state_dict": dict(to_timm(state, own) or state), "num_classes": -1, "classifier": (), "label_offset": 0}
     overlay |= {"source": "", "custom_load": False}
-    with torch.inference_mode(mode=False), torch.device("cpu"), skip_init() as mode:
+    with torch.inference_mode(mode=False), torch.device("cpu"), _quiet_builder(), skip_init() as mode:
         try:
             twin = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
         except FAILURES:  # not of a kind that timm knows
@@ -394,6 +395,18 @@ def _convert(architecture: str, arguments: dict[str, Any], state: StateDict, own
     if not any(name.endswith(COUNTER) for name in state):  # torch makes them up
         loaded = {name: t for name, t in loaded.items() if not name.endswith(COUNTER)}
     return loaded
+
+
+@contextmanager
+def _quiet_builder() -> Iterator[None]:
+    """Keep timm from logging what it has no place for: the report says it."""
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _pretrained_cfg(cfg: Any) -> dict[str, Any]:

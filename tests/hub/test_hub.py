@@ -13,6 +13,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save
+from server import COMMIT, Hub, Repo
 
 from autobackbone import (
     GatedWeightsError,
@@ -24,7 +25,6 @@ from autobackbone import (
     create_backbone,
     create_feature_backbone,
 )
-from server import COMMIT, Hub, Repo
 
 PATIENCE = 15  # seconds within which a failure is to be told
 
@@ -70,7 +70,7 @@ def _is_loaded(backbone, model) -> bool:
     return torch.equal(backbone.body.model.conv1[0].weight, model.conv1[0].weight)
 
 
-def test_weights_from_a_repository(repo, hub, model):
+def test_weights_from_a_repository(hub, model, repo):
     backbone = _create()
     assert _is_loaded(backbone, model)
     assert backbone.weights_report.source == "hf-hub:owner/repo"
