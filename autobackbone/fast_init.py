@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from autobackbone.config import BackboneConfig, FeatureBackboneConfig
+
 _M = TypeVar("_M", bound=nn.Module)
 
 # What initialises a parameter in place. The mode sees the functions of torch.nn.init that torch lets it see, and the
@@ -65,6 +67,11 @@ class skip_init(TorchFunctionMode):  # noqa: N801 - used as a context, like torc
         return True
 
 
+def is_loading(config: BackboneConfig | FeatureBackboneConfig) -> bool:
+    """Whether a config asks for weights, and the default device can hold them: the meta device cannot."""
+    return (config.pretrained or config.weights is not None) and torch.get_default_device().type != "meta"
+
+
 def build_loaded(create: Callable[[], _M]) -> _M:
     """Build a model and load it, fast if its weights cover it whole.
 
@@ -80,7 +87,7 @@ def build_loaded(create: Callable[[], _M]) -> _M:
         On the default device.
     """
     device = torch.get_default_device()
-    moved = device.type not in ("cpu", "meta")  # files are read on the CPU
+    moved = device.type != "cpu"  # files are read on the CPU
     with torch.inference_mode(mode=False), torch.device("cpu") if moved else nullcontext():
         with skip_init() as mode:
             model = create()

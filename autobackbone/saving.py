@@ -84,7 +84,7 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as partial:
             made = Path(partial)
-            save_file({k: v.detach().contiguous() for k, v in state.items()}, made / WEIGHTS_FILE, {"format": "pt"})
+            save_file(_apart(state), made / WEIGHTS_FILE, {"format": "pt"})
             (made / CONFIG_FILE).write_text(text, encoding="utf-8")
             (made / CARD_FILE).write_text(card, encoding="utf-8")
             for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
@@ -183,6 +183,18 @@ def _card(
         size=f"{input_spec.size[0]}x{input_spec.size[1]} pixels",
         license=license_name or "not known",
     )
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors that share no memory, which safetensors does not take."""
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        whole = tensor.detach().contiguous()
+        address = whole.untyped_storage().data_ptr()
+        apart[name] = whole.clone() if address in seen else whole
+        seen.add(address)
+    return apart
 
 
 def _version(name: str) -> str | None:

@@ -358,9 +358,10 @@ def _read(path: Path, source: str) -> Any:
     try:
         with path.open("rb") as file:
             head = file.read(64)
-        if head[8:9] == b"{":
-            return load_file(path)
-        with torch.serialization.safe_globals(_PLAIN_TYPES):
+        # Parameters are made of these tensors: on the CPU, and good for training whatever mode the caller is in.
+        with torch.inference_mode(mode=False), torch.device("cpu"), torch.serialization.safe_globals(_PLAIN_TYPES):
+            if head[8:9] == b"{":
+                return load_file(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as err:
         msg = f"The weights file {source!r} is damaged or cut off ({first_line(err)}); fetch or save it again."

@@ -18,7 +18,7 @@ from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTCon
 
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError, UnsupportedError, WeightsError
-from autobackbone.fast_init import build_loaded
+from autobackbone.fast_init import build_loaded, is_loading
 from autobackbone.hub import fetch
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel
@@ -182,7 +182,7 @@ class DINOv3Source:
 
     def _build(self, create: Any, depth: int) -> tuple[nn.Module, WeightsReport | None]:
         """Build the first blocks or stages, and load them."""
-        loading = self.config.pretrained or self.config.weights is not None
+        loading = is_loading(self.config)
         reports = []
 
         def build() -> nn.Module:
@@ -218,7 +218,7 @@ class DINOv3Source:
     def _input_spec(self, *, min_size: int, divisor: int) -> InputSpec:
         mean, std = _SATELLITE if "-sat" in self.repo else _WEB
         size = (224, 224)
-        if self.config.pretrained and self.config.weights is None:
+        if is_loading(self.config) and self.config.weights is None:
             mean, std, size = self._published_input(mean, std, size)
         channels = self.config.in_chans
         return InputSpec(

@@ -25,7 +25,7 @@ from autobackbone.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from autobackbone.fast_init import build_loaded, skip_init
+from autobackbone.fast_init import build_loaded, is_loading, skip_init
 from autobackbone.hub import fetch, fetch_url
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel, round_up
@@ -168,12 +168,13 @@ class TimmSource:
     ) -> NativeModel:
         portable: dict[str, Any] = {}
         if self.ref.source != "timm":  # elsewhere, the folder or repository of its config may not be there
-            input_cfg = {k: self.published[k] for k in ("input_size", "mean", "std", "interpolation", "crop_pct")}
+            kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "classifier")
+            input_cfg = {k: self.published[k] for k in kept if k in self.published}
             extra = self.saved | dict(self.config.extra_kwargs) | {"pretrained_cfg_overlay": input_cfg}
             portable = {"model_name": self.architecture, "extra_kwargs": extra}
             if self._saved_size is not None:
                 portable["img_size"] = self.config.img_size or self.default_size
-        return NativeModel(module, spec, built, report, self.published["license"], portable)
+        return NativeModel(module, spec, built, report, self.published.get("license"), portable)
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -227,6 +228,8 @@ class TimmSource:
         self, built: tuple[int, int] | None, then: Callable[[Any], Any] = lambda model: model
     ) -> tuple[Any, WeightsReport | None]:
         """Create the timm model, do something to it, and give it the weights that the config asks for."""
+        if not is_loading(self.config):
+            return self._prepared(built, then), None
         reports: list[WeightsReport] = []
         source = self.config.weights
         if source is not None:
@@ -238,8 +241,6 @@ class TimmSource:
                     model.reset_classifier(0)  # the caller makes a new one, where it is initialised
 
             return build_loaded(lambda: self._prepared(built, then, load=load)), reports[-1]
-        if not self.config.pretrained:
-            return self._prepared(built, then), None
         name, weights = self._published_weights()
         model = build_loaded(lambda: self._prepared(built, then, weights=weights))
         total = sum(t.numel() for t in model.state_dict().values())

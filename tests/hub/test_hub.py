@@ -16,6 +16,7 @@ from safetensors.torch import save
 from server import COMMIT, Hub, Repo
 
 from autobackbone import (
+    FeatureBackbone,
     GatedWeightsError,
     WeightsCorruptedError,
     WeightsError,
@@ -26,6 +27,7 @@ from autobackbone import (
     create_feature_backbone,
 )
 
+TOKEN = "hf_of_nobody"  # noqa: S105
 PATIENCE = 15  # seconds within which a failure is to be told
 
 
@@ -71,6 +73,7 @@ def _is_loaded(backbone, model) -> bool:
 
 
 def test_weights_from_a_repository(hub, model, repo):
+    assert repo.status == 200
     backbone = _create()
     assert _is_loaded(backbone, model)
     assert backbone.weights_report.source == "hf-hub:owner/repo"
@@ -323,3 +326,37 @@ def test_addresses_that_lead_to_no_weights(repo, hub, monkeypatch):
     huggingface_hub.close_session()
     with pytest.raises(WeightsUnavailableError, match="Check the network"):
         _create(weights="http://127.0.0.1:9/weights.pth")
+
+
+# --- uploads ---
+
+
+def test_a_backbone_goes_to_the_hub_and_comes_back(hub, tmp_path):
+    backbone = create_feature_backbone("test_resnet", pretrained=False, out_strides=(4, 64)).eval()
+    address = backbone.push_to_hub("me/mine", token=TOKEN, private=True)
+    assert address == f"{hub.url}/me/mine"
+    assert set(hub.repos["me/mine"].files) == {"config.json", "model.safetensors", "README.md"}
+    again = FeatureBackbone.from_pretrained("me/mine").eval()
+    x = torch.rand(1, 3, 70, 90)
+    assert all(torch.equal(a, b) for a, b in zip(again(x), backbone(x), strict=True))
+    assert again.config.weights == "hf-hub:me/mine"
+    pinned = FeatureBackbone.from_pretrained("me/mine", revision=COMMIT, cache_dir=tmp_path / "other")
+    assert pinned.weights_report.source == f"hf-hub:me/mine@{COMMIT}"
+    assert list((tmp_path / "other").rglob("model.safetensors"))
+    assert 'from_pretrained("me/mine")' in hub.repos["me/mine"].files["README.md"].decode()
+    backbone.push_to_hub("me/mine", token=TOKEN, revision="trial")
+    assert "trial" in hub.repos["me/mine"].revisions
+
+
+def test_uploads_that_fail(hub, monkeypatch):
+    backbone = create_feature_backbone("test_resnet", pretrained=False)
+    with pytest.raises(WeightsError, match=r"upload to 'me/mine'.*token that may write"):
+        backbone.push_to_hub("me/mine")
+    with pytest.raises(WeightsNotFoundError, match="'mine' is no Hub repository; write 'owner/repo'"):
+        backbone.push_to_hub("mine")
+    assert hub.repos == {}
+    _point_at(monkeypatch, "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(WeightsUnavailableError, match=r"upload to 'me/mine'"):
+        backbone.push_to_hub("me/mine", token=TOKEN)
+    assert time.monotonic() - start < PATIENCE
