@@ -53,9 +53,10 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the overhead over raw timm."""
+    """Measure against raw timm and transformers: overhead, creation, DINOv3."""
     _install(session)
-    session.run("python", "benchmarks/overhead.py", *session.posargs)
+    for script in session.posargs or ("overhead.py", "creation.py", "dinov3.py"):
+        session.run("python", f"benchmarks/{script}")
 
 
 @nox.session(venv_backend="uv")

@@ -257,8 +257,9 @@ class FeatureBackbone(nn.Module):
         return ", ".join(f"{level.name}: {level.channels}x1/{level.stride}" for level in self.levels)
 
     def _save(self, folder: Path, title: str) -> None:
-        extra = {k: v for k, v in self.config.extra_kwargs.items() if k != "cache_dir"}
-        config = self.config.replace(**{"extra_kwargs": extra, **self._portable, "weights": None, "pretrained": False})
+        config = self.config.replace(**self._portable)
+        extra = {k: v for k, v in config.extra_kwargs.items() if k != "cache_dir"}
+        config = config.replace(extra_kwargs=extra, weights=None, pretrained=False)
         write(folder, config, self.state_dict(), self.levels, self.input_spec, self._license, title)
 
     def _deliver(

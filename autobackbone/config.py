@@ -181,8 +181,8 @@ class BackboneConfig(_Config):
     Parameters
     ----------
     model_name
-        A timm name (``"resnet50"``, ``"resnet50.a1_in1k"``), ``"timm/..."``, ``"hf-hub:owner/repo[@revision]"``
-        or ``"local-dir:path"``.
+        A timm name (``"resnet50"``, ``"resnet50.a1_in1k"``), ``"timm/..."``, a DINOv3 name (``"dinov3_vits16"``,
+        ``"facebook/dinov3-..."``), ``"hf-hub:owner/repo[@revision]"`` or ``"local-dir:path"``.
     pretrained
         Take the published weights.
     num_classes
@@ -196,9 +196,11 @@ class BackboneConfig(_Config):
     img_size
         ``(height, width)`` in pixels for architectures that are built for a size; an ``int`` is a square.
     weights
-        A ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file in timm's names; taken instead of the published weights.
+        A checkpoint to take instead of the published weights: a file, a folder, ``"hf-hub:owner/repo[@revision]"`` or
+        an ``https://`` address. `load_weights` says what is found in it.
     extra_kwargs
-        Further arguments for ``timm.create_model``.
+        Further arguments for ``timm.create_model``, or for the config of transformers; ``cache_dir`` is where
+        downloads go.
 
     Raises
     ------
@@ -228,8 +230,8 @@ class FeatureBackboneConfig(_Config):
     Parameters
     ----------
     model_name
-        A timm name (``"resnet50"``, ``"resnet50.a1_in1k"``), ``"timm/..."``, ``"hf-hub:owner/repo[@revision]"``
-        or ``"local-dir:path"``.
+        A timm name (``"resnet50"``, ``"resnet50.a1_in1k"``), ``"timm/..."``, a DINOv3 name (``"dinov3_vits16"``,
+        ``"facebook/dinov3-..."``), ``"hf-hub:owner/repo[@revision]"`` or ``"local-dir:path"``.
     pretrained
         Take the published weights.
     out_indices
@@ -245,18 +247,22 @@ class FeatureBackboneConfig(_Config):
         Channels of the input images.
     img_size
         ``(height, width)`` in pixels that the backbone is built for; an ``int`` is a square. Architectures that are
-        bound to one size then take this one; the others still take any.
+        bound to one size then take this one; the others still take any. DINOv3 is built for no size: positions are
+        rotary.
     output_stride
         32, or 8 or 16 for dilated convolutions, where the architecture can.
     pyramid
         How a stride that the architecture does not have is made: ``"resample"`` from the nearest native level
         (single-stride models: from the block at 1/4, 1/2, 3/4 or 4/4 of the depth), or ``"none"``, which refuses.
     norm
-        The final norm on the maps of architectures that have one; ``None`` is timm's convention, which is without.
+        The final norm on the maps of architectures that have one; ``None`` is the library's convention: timm's is
+        without, transformers' DINOv3 ViTs with.
     weights
-        A ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file in timm's names; taken instead of the published weights.
+        A checkpoint to take instead of the published weights: a file, a folder, ``"hf-hub:owner/repo[@revision]"`` or
+        an ``https://`` address. `load_weights` says what is found in it.
     extra_kwargs
-        Further arguments for ``timm.create_model``.
+        Further arguments for ``timm.create_model``, or for the config of transformers; ``cache_dir`` is where
+        downloads go.
 
     Raises
     ------

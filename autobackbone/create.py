@@ -28,7 +28,7 @@ def create_feature_backbone(cfg: FeatureBackboneConfig | str, **overrides: Any) 
     Returns
     -------
     FeatureBackbone
-        In training mode, on the default device.
+        In training mode, on the default device. On the meta device no weights are loaded or downloaded.
 
     Raises
     ------
@@ -69,7 +69,9 @@ def create_backbone(cfg: BackboneConfig | str, **overrides: Any) -> nn.Module:
     nn.Module
         timm's own model: ``(B, C, H, W)`` images to ``(B, num_features)``, or to ``(B, num_classes)`` with a head.
         Where the head has a hidden layer (MobileNetV3, EfficientViT, HGNet, VGG ...) timm keeps it, and what comes
-        out is ``(B, head_hidden_size)``; elsewhere the two are equal. What it takes as input: `get_input_spec`.
+        out is ``(B, head_hidden_size)``; elsewhere the two are equal. For DINOv3 a module with the same members:
+        the class token of the ViTs, the mean over the map of the ConvNeXts. What it takes as input: `get_input_spec`;
+        what was loaded: ``weights_report``.
 
     Raises
     ------

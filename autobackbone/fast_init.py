@@ -1,7 +1,8 @@
 """Building models that are about to be loaded: no random weights, and the checkpoint's tensors taken as they are."""
 
+import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -12,32 +13,37 @@ from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 
 _M = TypeVar("_M", bound=nn.Module)
 
-# What initialises a parameter in place. The mode sees the functions of torch.nn.init that torch lets it see, and the
-# methods that all others, timm's and transformers' own included, come down to.
+# What initialises a parameter in place: the functions of torch.nn.init that torch lets a mode see, and the methods that
+# all others, timm's and transformers' own included, come down to.
 _FILLS = {getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
 _FILLS |= {Tensor.add_, Tensor.bernoulli_, Tensor.clamp_, Tensor.copysign_, Tensor.div_, Tensor.erfinv_, Tensor.exp_}
 _FILLS |= {Tensor.exponential_, Tensor.fill_, Tensor.log_, Tensor.mul_, Tensor.neg_, Tensor.normal_, Tensor.pow_}
 _FILLS |= {Tensor.random_, Tensor.sqrt_, Tensor.sub_, Tensor.uniform_, Tensor.zero_}
+# How torch's truncated normal looks for values to draw again.
+_COMPARISONS = {Tensor.lt, Tensor.gt}
+# Where load_state_dict copies a tensor.
+_LOADING = nn.Module._load_from_state_dict.__code__  # noqa: SLF001 - documented for subclasses to extend
 
 
 class skip_init(TorchFunctionMode):  # noqa: N801 - used as a context, like torch.no_grad
     """Leave parameters without values, and let a state dict that is loaded give them its own tensors.
 
-    In-place initialisation of a parameter does nothing: its memory is reserved and never touched. Copying a tensor of
-    the same shape, dtype and device into a parameter, as `Module.load_state_dict` does, makes the parameter that
-    tensor: a file mapped into memory stays mapped. All else runs as it is, so buffers and constants are what the
+    In-place initialisation of a parameter does nothing: its memory is reserved and never touched. When
+    `Module.load_state_dict` copies a tensor of the same shape, dtype and device into a parameter, the parameter becomes
+    that tensor: a file mapped into memory stays mapped. All else runs as it is, so buffers and constants are what the
     model's own code computes. Applies to the current thread.
 
-    Afterwards `is_loaded` tells of a parameter or buffer whether a tensor was copied into it.
+    Afterwards `is_loaded` tells of a parameter or buffer whether a state dict gave it its values.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._loaded: dict[int, Tensor] = {}  # by id; holding the tensor keeps the id from being used again
+        self._empty: dict[int, Tensor] = {}  # by id; holding the tensor keeps the id from being used again
+        self._loaded: dict[int, Tensor] = {}
         self._taken: set[int] = set()  # addresses
 
     def is_loaded(self, tensor: Tensor) -> bool:
-        """Whether a tensor was copied into this one, and no initialisation was left out since."""
+        """Whether a state dict gave a tensor its values, and no initialisation was left out since."""
         return id(tensor) in self._loaded
 
     def __torch_function__(
@@ -45,15 +51,19 @@ class skip_init(TorchFunctionMode):  # noqa: N801 - used as a context, like torc
     ) -> Any:
         kwargs = kwargs or {}
         target: Any = args[0] if args else kwargs.get("tensor")
-        if func in _FILLS and isinstance(target, nn.Parameter):
+        is_parameter = isinstance(target, nn.Parameter)
+        if func is Tensor.copy_ and sys._getframe(1).f_code is _LOADING:  # noqa: SLF001 - who copies is what matters
+            self._loaded[id(target)] = target
+            self._empty.pop(id(target), None)
+            if is_parameter and self._can_be(target, args[1]):
+                target.data = args[1].detach()
+                return target
+        elif is_parameter and (func in _FILLS or func is Tensor.copy_):
+            self._empty[id(target)] = target
             self._loaded.pop(id(target), None)
             return target
-        if func is Tensor.copy_:
-            source = args[1]
-            self._loaded[id(target)] = target
-            if isinstance(target, nn.Parameter) and self._can_be(target, source):
-                target.data = source.detach()
-                return target
+        elif func in _COMPARISONS and id(target) in self._empty:
+            return torch.zeros((), dtype=torch.bool, device=target.device)  # there is nothing to draw again
         return func(*args, **kwargs)
 
     def _can_be(self, target: Tensor, source: Tensor) -> bool:
@@ -72,14 +82,14 @@ def is_loading(config: BackboneConfig | FeatureBackboneConfig) -> bool:
     return (config.pretrained or config.weights is not None) and torch.get_default_device().type != "meta"
 
 
-def build_loaded(create: Callable[[], _M]) -> _M:
+def build_loaded(create: Callable[[AbstractContextManager[Any]], _M]) -> _M:
     """Build a model and load it, fast if its weights cover it whole.
 
     Parameters
     ----------
     create
-        Builds the model and loads a state dict into it. Where that leaves parameters without values, it is called a
-        second time, to initialise them by the model's own code.
+        Builds the model and loads a state dict into it, both within the context that it is given. Where that leaves
+        parameters without values, it is called a second time, to initialise them by the model's own code.
 
     Returns
     -------
@@ -89,8 +99,8 @@ def build_loaded(create: Callable[[], _M]) -> _M:
     device = torch.get_default_device()
     moved = device.type != "cpu"  # files are read on the CPU
     with torch.inference_mode(mode=False), torch.device("cpu") if moved else nullcontext():
-        with skip_init() as mode:
-            model = create()
+        mode = skip_init()
+        model = create(mode)
         if not all(map(mode.is_loaded, model.parameters())):
-            model = create()
+            model = create(nullcontext())
     return model.to(device) if moved else model

@@ -25,6 +25,7 @@ from autobackbone.errors import (
 _TIMEOUT = 10  # seconds to wait for a first answer
 # The base of httpx's errors, whichever httpx the Hub's client is built on.
 _HTTP_ERROR: type[Exception] = next(e for e in errors.HfHubHTTPError.__mro__[1:] if e.__name__ == "HTTPError")
+_UNAVAILABLE = (errors.FileMetadataError, errors.LocalEntryNotFoundError)
 
 
 def fetch(
@@ -69,8 +70,8 @@ def fetch(
         path = huggingface_hub.try_to_load_from_cache(repo, name, cache_dir=cache_dir, revision=revision)
         return path if isinstance(path, str) else None
 
-    what = f"{' or '.join(map(repr, names))} of {repo if revision is None else f'{repo}@{revision}'!r}"
-    with explained(what, remedy):
+    where = repo if revision is None else f"{repo}@{revision}"
+    with explained(f"Fetching {' or '.join(map(repr, names))} of {where!r}", remedy):
         for name in names:
             try:
                 if constants.HF_HUB_OFFLINE:
@@ -119,7 +120,7 @@ def fetch_url(url: str) -> Path:
     name = f"{digest}-{Path(urlparse(url).path).name or 'weights'}"
     path = Path(torch.hub.get_dir(), "checkpoints", name)
     if not path.is_file():
-        with explained(repr(url)):
+        with explained(f"Fetching {url!r}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 partial = Path(folder, name)
@@ -146,50 +147,50 @@ def _download(url: str, path: Path) -> None:
 
 
 @contextmanager
-def explained(what: str, remedy: str = "") -> Iterator[None]:
-    """Turn what goes wrong while files are fetched into this package's errors.
+def explained(doing: str, remedy: str = "") -> Iterator[None]:
+    """Turn what goes wrong with the Hub or the web into this package's errors.
 
     Parameters
     ----------
-    what
-        What is fetched, for messages.
+    doing
+        What is done, for messages, such as ``"Fetching 'config.json' of 'owner/repo'"``.
     remedy
         What else can be done about a failure.
     """
-    remedy = remedy and f" {remedy}"
-    offline = (
-        "Check the network, or bring the file here: 'hf download' fills the cache, weights= takes a path. "
-        f"pretrained=False needs no weights.{remedy}"
-    )
+    remedy = remedy and f" {remedy.strip()}"
     try:
         yield
     except errors.GatedRepoError as err:
         msg = (
-            f"{what} is gated: accept the licence on the page of the repository and run 'hf auth login', or use "
-            f"pretrained=False.{remedy}"
+            f"{doing} failed: the repository is gated. Accept the licence on its page and run 'hf auth login'.{remedy}"
         )
         raise GatedWeightsError(msg) from err
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as err:
         kind = {errors.RevisionNotFoundError: "revision", errors.RemoteEntryNotFoundError: "file"}
         msg = (
-            f"{what}: the Hub has no such {kind.get(type(err), 'repository')}. Check the spelling, run 'hf auth login' "
-            f"if the repository is private, or use pretrained=False.{remedy}"
+            f"{doing} failed: the Hub has no such {kind.get(type(err), 'repository')}. Check the spelling, or run "
+            f"'hf auth login' if the repository is private.{remedy}"
         )
         raise WeightsNotFoundError(msg) from err
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as err:
-        msg = f"{what} is not in the cache, and the Hub is not asked: {_cause(err)}. {offline}"
-        raise WeightsUnavailableError(msg) from err
-    except (_HTTP_ERROR, ConnectionError, TimeoutError, errors.FileMetadataError) as err:
-        msg = f"{what} is not in the cache and could not be downloaded: {_cause(err)}. {offline}"
-        raise WeightsUnavailableError(msg) from err
+    except (
+        _HTTP_ERROR,
+        ConnectionError,
+        TimeoutError,
+        errors.FileMetadataError,
+        errors.LocalEntryNotFoundError,
+    ) as err:
+        raise WeightsUnavailableError(_unavailable(doing, err, remedy)) from err
     except OSError as err:
         if "Consistency check failed" in str(err):
-            msg = f"{what} is not in the cache and could not be downloaded: {_cause(err)}. {offline}"
-            raise WeightsUnavailableError(msg) from err
+            raise WeightsUnavailableError(_unavailable(doing, err, remedy)) from err
         full = err.errno == errno.ENOSPC
         cause = "the disk is full; free some space, or set HF_HOME to a folder on another disk" if full else _cause(err)
-        msg = f"{what} could not be stored: {cause}."
+        msg = f"{doing} failed: {cause}."
         raise WeightsError(msg) from err
+
+
+def _unavailable(doing: str, err: BaseException, remedy: str) -> str:
+    return f"{doing} failed: {_cause(err)}. Check the network, HF_HUB_OFFLINE and HF_ENDPOINT.{remedy}"
 
 
 def first_line(err: BaseException) -> str:

@@ -150,7 +150,7 @@ def push(
         msg = f"{repo!r} is no Hub repository; write 'owner/repo'."
         raise WeightsNotFoundError(msg)
     api = huggingface_hub.HfApi(token=token, library_name="autobackbone")
-    with explained(f"The upload to {repo!r}", "Uploads need a token that may write."):
+    with explained(f"Uploading to {repo!r}", "A token that may write is needed."):
         api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)

@@ -5,8 +5,10 @@ import collections
 import json
 import os
 import pathlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ WEIGHT_FILES = (
 )
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Of several state dicts that fit equally well: averaged weights first, as timm does, and what a student learned from.
-_PREFERRED = ("ema", "teacher", "averaged", "swa")
+_PREFERRED = {"ema", "teacher", "averaged", "swa"}
 # Counts batches for batch norms without momentum; checkpoints from before it was there do without.
 COUNTER = "num_batches_tracked"
 # What training scripts put beside weights, and what no code runs for.
@@ -112,15 +114,17 @@ class Rules:
 
     Attributes
     ----------
-    ignored
-        What the names of tensors begin with that the checkpoint may have and the model may not, or the other way
-        round: classifiers, and the layers that the model was made without.
+    optional
+        What the names of classifiers begin with: a checkpoint may be without them, and the model as well.
+    known
+        What the names of tensors begin with that a checkpoint may have and the model was made without.
     converters
         Tried in order where names or shapes differ: a state dict, and the model's own, to one in the names and shapes
         of the model; or to ``None`` if it is not of the kind that the converter knows.
     """
 
-    ignored: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
     converters: tuple[Converter, ...] = ()
 
 
@@ -174,6 +178,9 @@ def fetch_weights(
     remedy: str = "",
 ) -> list[Path]:
     """Return the local files of a repository's weights, or the one of a name, shards included; see `hub.fetch`."""
+    remedy = (
+        f"Else: 'hf download' fills the cache, weights= takes a path, pretrained=False needs none. {remedy}".strip()
+    )
     names = WEIGHT_FILES if name is None else [Path(name).with_suffix(".safetensors").name, name]
     found = fetch(repo, list(dict.fromkeys(names)), revision=revision, cache_dir=cache_dir, remedy=remedy)
     if not found.name.endswith(".index.json"):
@@ -211,7 +218,13 @@ def read_checkpoint(files: Sequence[Path], source: str) -> Mapping[str, Any]:
 
 
 def load_checkpoint(
-    model: nn.Module, content: Mapping[str, Any], source: str, rules: Rules, *, strict: bool = True
+    model: nn.Module,
+    content: Mapping[str, Any],
+    source: str,
+    rules: Rules,
+    *,
+    strict: bool = True,
+    within: AbstractContextManager[Any] | None = None,
 ) -> WeightsReport:
     """Load the state dict in a checkpoint that fits a model best; a model that none fits is left as it was.
 
@@ -227,6 +240,8 @@ def load_checkpoint(
         What is particular to the model.
     strict
         Refuse a state dict that leaves a parameter or persistent buffer of the model without a value.
+    within
+        Context to load the state dict in, once it is found.
 
     Raises
     ------
@@ -245,12 +260,13 @@ def load_checkpoint(
         converted = [found for match in candidates for found in _converted(match, own, rules)]
         best = max([best, *converted], key=lambda match: match.rank)
     report = best.report(own, source, rules)
-    unfilled = [name for name in report.missing + report.mismatched if not name.startswith(rules.ignored)]
+    unfilled = [name for name in report.missing + report.mismatched if not name.startswith(rules.optional)]
     if not best.fitting or (strict and unfilled):
         raise WeightsMismatchError(_mismatch(model, best, own, report))
     values = {name: best.state[key] for name, key in best.fitting.items()}
     nonfinite = tuple(name for name, value in values.items() if not _is_finite(value))
-    model.load_state_dict(values, strict=False)
+    with within or nullcontext():
+        model.load_state_dict(values, strict=False)
     return replace(report, nonfinite=nonfinite)
 
 
@@ -267,9 +283,7 @@ class _Match:
     @property
     def rank(self) -> tuple[int, int, bool]:
         """What makes one match better than another, the most telling first."""
-        words = f"{self.entry}.{self.prefix}".lower()
-        preferred = any(word in words for word in _PREFERRED)
-        return len(self.fitting), len(self.named), preferred
+        return len(self.fitting), len(self.named), _is_preferred(f"{self.entry}.{self.prefix}")
 
     def report(self, own: StateDict, source: str, rules: Rules) -> WeightsReport:
         taken = set(self.named.values())
@@ -281,7 +295,7 @@ class _Match:
             loaded=sum(own[name].numel() for name in self.fitting),
             total=sum(t.numel() for t in own.values()),
             missing=tuple(name for name in own if name not in self.named and not name.endswith(COUNTER)),
-            unexpected=tuple(name for name in rest if not name.startswith(rules.ignored)),
+            unexpected=tuple(name for name in rest if not name.startswith(rules.optional + rules.known)),
             mismatched=tuple(name for name in self.named if name not in self.fitting),
         )
 
@@ -295,7 +309,7 @@ def _match(state: StateDict, own: StateDict, entry: str, prefix: str | None = No
                 name = key[start:]
                 if name in own:
                     fits[key[:start]] += 1 + _fits(value, own[name])
-        prefix = max(fits, key=lambda p: (fits[p], any(w in p for w in _PREFERRED), -len(p)), default="")
+        prefix = max(fits, key=lambda p: (fits[p], _is_preferred(p), -len(p)), default="")
     named = {name: prefix + name for name in own if prefix + name in state}
     fitting = {name: key for name, key in named.items() if _fits(state[key], own[name])}
     return _Match(entry, state, prefix, named, fitting)
@@ -310,7 +324,7 @@ def _converted(match: _Match, own: StateDict, rules: Rules) -> Iterator[_Match]:
         for convert in rules.converters:
             state = convert(stripped, own)
             if state is not None:
-                yield _match(state, own, match.entry, prefix="")
+                yield replace(_match(state, own, match.entry, prefix=""), prefix=prefix)
 
 
 def _shared_prefixes(state: StateDict) -> list[str]:
@@ -418,6 +432,11 @@ def _shards(index: Path) -> list[str]:
         msg = f"The index of shards {os.fspath(index)!r} names files outside its folder; it was refused."
         raise WeightsCorruptedError(msg)
     return names
+
+
+def _is_preferred(place: str) -> bool:
+    """Whether the words of an entry or prefix say that these are the weights to take of several."""
+    return not _PREFERRED.isdisjoint(re.split("[^a-z]+", place.lower()))
 
 
 def _fits(value: Tensor, own: Tensor) -> bool:

@@ -90,9 +90,10 @@ def test_nothing_is_initialised_that_is_loaded():
 def test_what_is_not_loaded_is_initialised_by_its_own_code():
     state = {"scale": torch.full((4,), 3.0)}
 
-    def create():
-        net = _Net()
-        net.load_state_dict(state, strict=False)
+    def create(loading):
+        with loading:
+            net = _Net()
+            net.load_state_dict(state, strict=False)
         return net
 
     torch.manual_seed(5)

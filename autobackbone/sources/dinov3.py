@@ -6,6 +6,7 @@ O. Siméoni et al., "DINOv3", 2025, https://arxiv.org/abs/2508.10104. The sizes 
 import difflib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -121,11 +122,9 @@ class DINOv3Source:
 
     def _rules(self, depth: int) -> Rules:
         """Return how checkpoints are matched to a backbone of the first `depth` blocks or stages."""
-        count = len(self.levels)
         cut = "model.layer" if self.is_vit else "model.stages"
-        ignored = [f"{cut}.{i}." for i in range(depth, count)]
-        final_norm = "norm." if self.is_vit else "layer_norm."
-        return Rules(ignored=(*ignored, final_norm, "head."), converters=(_convert,))
+        deeper = (f"{cut}.{i}." for i in range(depth, len(self.levels)))
+        return Rules(optional=("head.",), known=(*deeper, "norm.", "layer_norm."), converters=(_convert,))
 
     def _check_features(self, config: FeatureBackboneConfig) -> None:
         if config.output_stride != 32:
@@ -185,22 +184,23 @@ class DINOv3Source:
         loading = is_loading(self.config)
         reports = []
 
-        def build() -> nn.Module:
+        def build(within: AbstractContextManager[Any]) -> nn.Module:
             model: Any = DINOv3ViTModel if self.is_vit else DINOv3ConvNextModel
             try:
-                module: nn.Module = create(model(self._shortened(depth)))
+                with within:
+                    module: nn.Module = create(model(self._shortened(depth)))
             except _FAILURES as err:
                 msg = f"transformers cannot build {self.name!r} with {self.config.extra_kwargs}: {err}"
                 raise ConfigError(msg) from err
             module.checkpoint_rules = self._rules(depth)  # type: ignore[assignment]
             if loading:
-                reports.append(self._load(module))
+                reports.append(self._load(module, within))
             return module
 
-        module = build_loaded(build) if loading else build()
+        module = build_loaded(build) if loading else build(nullcontext())
         return module, reports[-1] if reports else None
 
-    def _load(self, module: Any) -> WeightsReport:
+    def _load(self, module: Any, within: AbstractContextManager[Any]) -> WeightsReport:
         cache_dir = self.config.extra_kwargs.get("cache_dir")
         if self.config.weights is not None:
             source = self.config.weights
@@ -208,7 +208,8 @@ class DINOv3Source:
         else:
             source = self.repo
             files = fetch_weights(source, cache_dir=cache_dir, remedy=self._remedy())
-        return load_checkpoint(module, read_checkpoint(files, source), source, module.checkpoint_rules)
+        content = read_checkpoint(files, source)
+        return load_checkpoint(module, content, source, module.checkpoint_rules, within=within)
 
     def _remedy(self) -> str:
         tag = self.repo.rpartition("-")[2]

@@ -5,7 +5,7 @@ import logging
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -229,42 +229,33 @@ class TimmSource:
     ) -> tuple[Any, WeightsReport | None]:
         """Create the timm model, do something to it, and give it the weights that the config asks for."""
         if not is_loading(self.config):
-            return self._prepared(built, then), None
-        reports: list[WeightsReport] = []
+            return then(self._create(built)), None
         source = self.config.weights
-        if source is not None:
-            content = read_checkpoint(find_files(source, cache_dir=self._cache_dir), source)
+        if source is None:
+            name, weights = self._published_weights()
 
-            def load(model: Any) -> None:
-                reports.append(load_checkpoint(model, content, source, model.checkpoint_rules))
-                if any(name.startswith(self._heads()) for name in (*reports[-1].missing, *reports[-1].mismatched)):
-                    model.reset_classifier(0)  # the caller makes a new one, where it is initialised
+            def published(loading: AbstractContextManager[Any]) -> Any:
+                with loading:
+                    return then(self._create(built, weights))
 
-            return build_loaded(lambda: self._prepared(built, then, load=load)), reports[-1]
-        name, weights = self._published_weights()
-        model = build_loaded(lambda: self._prepared(built, then, weights=weights))
-        total = sum(t.numel() for t in model.state_dict().values())
-        return model, WeightsReport(source=name, loaded=total, total=total)
+            model = build_loaded(published)
+            total = sum(t.numel() for t in model.state_dict().values())
+            return model, WeightsReport(source=name, loaded=total, total=total)
 
-    def _prepared(
-        self,
-        built: tuple[int, int] | None,
-        then: Callable[[Any], Any],
-        *,
-        weights: Mapping[str, Any] | None = None,
-        load: Callable[[Any], None] = lambda _: None,
-    ) -> Any:
-        """Create the timm model, do something to it, and load what is left of it."""
-        model = self._create(built, weights)
-        whole = tuple(model.state_dict())
-        result = then(model)
-        own = model.state_dict()
-        model.checkpoint_rules = Rules(
-            ignored=(*self._heads(), *(name for name in whole if name not in own)),
-            converters=(partial(_convert, self.architecture, self._model_arguments(built) | {"num_classes": 0}),),
-        )
-        load(model)
-        return result
+        content = read_checkpoint(find_files(source, cache_dir=self._cache_dir), source)
+        reports: list[WeightsReport] = []
+
+        def create(loading: AbstractContextManager[Any]) -> Any:
+            with loading:
+                model = self._create(built)
+                result = then(model)
+            report = load_checkpoint(model, content, source, model.checkpoint_rules, within=loading)
+            reports.append(report)
+            if any(name.startswith(self._heads()) for name in (*report.missing, *report.mismatched)):
+                model.reset_classifier(0)  # the caller makes a new one, where it is initialised
+            return result
+
+        return build_loaded(create), reports[-1]
 
     def _heads(self) -> tuple[str, ...]:
         """Return what the names of the classifier's parameters begin with."""
@@ -322,6 +313,11 @@ class TimmSource:
                 **arguments,
             )
         model.pretrained_cfg["state_dict"] = None  # else it would be kept for as long as the model
+        model.checkpoint_rules = Rules(
+            optional=self._heads(),
+            known=tuple(model.state_dict()),
+            converters=(partial(_convert, self.architecture, self._model_arguments(built) | {"num_classes": 0}),),
+        )
         return model
 
     def _cut(self, model: nn.Module, indices: tuple[int, ...]) -> Levels:

@@ -1,0 +1,92 @@
+"""Creation with weights, against timm's and transformers' own: whole processes, on files that the script makes.
+
+Each process imports its libraries, then creates the model with the weights of a safetensors file and computes a first
+feature map of one 224x224 image. What is measured: seconds to create, seconds to the first map from the start of the
+creation, and the peak of memory in use by then, all of the libraries included. Medians; ours and theirs in turn.
+
+    python benchmarks/creation.py
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_MEASURED = """
+import json, sys, time
+import torch
+{imports}
+image = torch.rand(1, 3, 224, 224)
+with torch.no_grad():
+    start = time.perf_counter()
+    model = {create}.eval()
+    created = time.perf_counter() - start
+    {first}
+    mapped = time.perf_counter() - start
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(json.dumps([created, mapped, peak / 1024]))
+"""
+_OURS = ("from autobackbone import create_feature_backbone", "create_feature_backbone({name!r}, weights={path!r})")
+_TIMM = ("import timm", "timm.create_model({name!r}, pretrained=True, pretrained_cfg_overlay=dict(file={path!r}))")
+_TRANSFORMERS = ("from transformers import AutoModel", "AutoModel.from_pretrained({folder!r})")
+
+_MAKE_TIMM = """
+import timm
+from safetensors.torch import save_file
+save_file(timm.create_model({name!r}).state_dict(), {path!r})
+"""
+_MAKE_DINOV3 = """
+from transformers import AutoModel
+from autobackbone import FeatureBackboneConfig
+from autobackbone.sources.choose import choose_source
+AutoModel.from_config(choose_source(FeatureBackboneConfig({name!r})).hf_config).save_pretrained({folder!r})
+"""
+_CASES = [
+    ("vit_large_patch16_224", _MAKE_TIMM, _TIMM, "model.forward_features(image)"),
+    ("convnext_large", _MAKE_TIMM, _TIMM, "model.forward_features(image)"),
+    ("resnet50", _MAKE_TIMM, _TIMM, "model.forward_features(image)"),
+    ("dinov3_vitl16", _MAKE_DINOV3, _TRANSFORMERS, "model(image)"),
+    ("dinov3_convnext_large", _MAKE_DINOV3, _TRANSFORMERS, "model(image)"),
+]
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5, help="processes of each")
+    args = parser.parse_args()
+    print("| model | against | create, times faster | first map, times faster | peak memory, ours / theirs | create |")
+    print("|---|---|---|---|---|---|")
+    for name, make, theirs, first in _CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            place = {"name": name, "folder": folder, "path": str(Path(folder, "model.safetensors"))}
+            run(make.format(**place))
+            pairs = [
+                (measure(*_OURS, "model(image)", place), measure(*theirs, first, place)) for _ in range(args.runs + 1)
+            ]
+        ours, raw = (
+            [statistics.median(values) for values in zip(*side, strict=True)] for side in zip(*pairs[1:], strict=True)
+        )
+        print(
+            f"| {name} | {theirs[0].split()[1]} | {raw[0] / ours[0]:.1f} | {raw[1] / ours[1]:.1f} | "
+            f"{ours[2] / raw[2]:.2f} ({ours[2]:.0f} / {raw[2]:.0f} MB) | {ours[0]:.3f} s / {raw[0]:.3f} s |",
+            flush=True,
+        )
+
+
+def measure(imports: str, create: str, first: str, place: dict[str, str]) -> list[float]:
+    """Return seconds to create, seconds to the first map, and the peak of memory in MB, of a new process."""
+    code = _MEASURED.format(imports=imports, create=create.format(**place), first=first)
+    return [float(value) for value in json.loads(run(code).splitlines()[-1])]
+
+
+def run(code: str) -> str:
+    """Run code in a new process; return what it prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Three blocks' maps of a 12-block DINOv3 ViT-S, against transformers' own backbone asked for the same blocks.
+
+The same weights, after checking that both give the same bits; one image at 224x224 and at 512x384, many short blocks
+of both in turn, which of the two goes first alternating; the median of the ratios of neighbouring blocks.
+
+    python benchmarks/dinov3.py
+"""
+
+import argparse
+
+import torch
+import transformers
+from overhead import ratio, timer
+from transformers import DINOv3ViTBackbone
+
+from autobackbone import FeatureBackboneConfig, create_feature_backbone
+from autobackbone.sources.choose import choose_source
+
+INDICES = (2, 5, 8)
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--blocks", type=int, default=31, help="pairs of blocks")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    print(f"transformers {transformers.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    config = choose_source(FeatureBackboneConfig("dinov3_vits16")).hf_config
+    config.set_output_features_output_indices(out_features=None, out_indices=[i + 1 for i in INDICES])
+    theirs = DINOv3ViTBackbone(config).eval()
+    ours = create_feature_backbone("dinov3_vits16", pretrained=False, out_indices=INDICES).eval()
+    state = theirs.state_dict()
+    ours.body.load_state_dict({name: state[name] for name in ours.body.state_dict()})
+    print("| image | times faster |\n|---|---|")
+    for height, width in ((224, 224), (512, 384)):
+        x = torch.rand(1, 3, height, width)
+        with torch.inference_mode():
+            for y, e in zip(ours(x), theirs(x).feature_maps, strict=True):
+                assert torch.equal(y, e), "not the same features"
+            pair = [timer(model, x) for model in (theirs, ours)]
+            for t in pair:
+                t.timeit(3)
+            faster = ratio(lambda: pair[0].timeit(3).mean, lambda: pair[1].timeit(3).mean, args.blocks)  # noqa: B023
+        print(f"| {height}x{width} | {faster:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
