@@ -13,12 +13,11 @@ from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 
 _M = TypeVar("_M", bound=nn.Module)
 
-# What initialises a parameter in place: the functions of torch.nn.init that torch lets a mode see, and the methods that
-# all others, timm's and transformers' own included, come down to.
-_FILLS = {getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
-_FILLS |= {Tensor.add_, Tensor.bernoulli_, Tensor.clamp_, Tensor.copysign_, Tensor.div_, Tensor.erfinv_, Tensor.exp_}
-_FILLS |= {Tensor.exponential_, Tensor.fill_, Tensor.log_, Tensor.mul_, Tensor.neg_, Tensor.normal_, Tensor.pow_}
-_FILLS |= {Tensor.random_, Tensor.sqrt_, Tensor.sub_, Tensor.uniform_, Tensor.zero_}
+# What initialises a parameter in place, by name (transformers puts functions of its own in the place of torch's): the
+# functions of torch.nn.init that torch lets a mode see, and the methods that all others come down to.
+_FILLS = {name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
+_FILLS |= {"add_", "bernoulli_", "clamp_", "copy_", "copysign_", "div_", "erfinv_", "exp_", "exponential_", "fill_"}
+_FILLS |= {"log_", "mul_", "neg_", "normal_", "pow_", "random_", "sqrt_", "sub_", "uniform_", "zero_"}
 # How torch's truncated normal looks for values to draw again.
 _COMPARISONS = {Tensor.lt, Tensor.gt}
 # Where load_state_dict copies a tensor.
@@ -58,7 +57,7 @@ class skip_init(TorchFunctionMode):  # noqa: N801 - used as a context, like torc
             if is_parameter and self._can_be(target, args[1]):
                 target.data = args[1].detach()
                 return target
-        elif is_parameter and (func in _FILLS or func is Tensor.copy_):
+        elif is_parameter and getattr(func, "__name__", "") in _FILLS:
             self._empty[id(target)] = target
             self._loaded.pop(id(target), None)
             return target

@@ -1,8 +1,9 @@
 """Creation with weights, against timm's and transformers' own: whole processes, on files that the script makes.
 
-Each process imports its libraries, then creates the model with the weights of a safetensors file and computes a first
+Each process imports its libraries (ours the others' as well), then creates the model with the weights of a safetensors file and computes a first
 feature map of one 224x224 image. What is measured: seconds to create, seconds to the first map from the start of the
-creation, and the peak of memory in use by then, all of the libraries included. Medians; ours and theirs in turn.
+creation, and the peak of memory in use by then, all of the libraries included. Medians; ours and theirs in turn; a
+first pair, which fills the cache of files, does not count.
 
     python benchmarks/creation.py
 """
@@ -31,7 +32,10 @@ print(json.dumps([created, mapped, peak / 1024]))
 """
 _OURS = ("from autobackbone import create_feature_backbone", "create_feature_backbone({name!r}, weights={path!r})")
 _TIMM = ("import timm", "timm.create_model({name!r}, pretrained=True, pretrained_cfg_overlay=dict(file={path!r}))")
-_TRANSFORMERS = ("from transformers import AutoModel", "AutoModel.from_pretrained({folder!r})")
+_TRANSFORMERS = (
+    "from transformers import AutoModel, DINOv3ConvNextModel, DINOv3ViTModel",  # else it imports them when it creates
+    "AutoModel.from_pretrained({folder!r})",
+)
 
 _MAKE_TIMM = """
 import timm
@@ -65,7 +69,8 @@ def main() -> None:
             place = {"name": name, "folder": folder, "path": str(Path(folder, "model.safetensors"))}
             run(make.format(**place))
             pairs = [
-                (measure(*_OURS, "model(image)", place), measure(*theirs, first, place)) for _ in range(args.runs + 1)
+                (measure(f"{theirs[0]}\n{_OURS[0]}", _OURS[1], "model(image)", place), measure(*theirs, first, place))
+                for _ in range(args.runs + 1)
             ]
         ours, raw = (
             [statistics.median(values) for values in zip(*side, strict=True)] for side in zip(*pairs[1:], strict=True)

@@ -56,14 +56,35 @@ _REFUSED = dict.fromkeys(("features_only", "out_indices", "feature_cls", "featur
 _FIELDS = {f.name for kind in (BackboneConfig, FeatureBackboneConfig) for f in fields(kind)}
 
 
+class _Registry(Mapping[str, tuple[str, ...]]):
+    """timm's registry: architectures, each with the tags of its published weights."""
+
+    @functools.cached_property
+    def _tags(self) -> dict[str, list[str]]:
+        tags: dict[str, list[str]] = {name: [] for name in timm.list_models()}
+        for tagged in timm.list_pretrained():
+            name, _, tag = tagged.partition(".")
+            tags[name].append(tag)
+        return tags
+
+    def __contains__(self, name: object) -> bool:
+        # without listing them all, which takes timm a while; timm ignores a tag
+        return isinstance(name, str) and "." not in name and timm.is_model(name)
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        return tuple(self._tags[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tags)
+
+    def __len__(self) -> int:
+        return len(self._tags)
+
+
 @functools.cache
 def architectures() -> Mapping[str, tuple[str, ...]]:
     """Return every architecture of timm's registry with the tags of its published weights."""
-    tags: dict[str, list[str]] = {name: [] for name in timm.list_models()}
-    for tagged in timm.list_pretrained():
-        name, _, tag = tagged.partition(".")
-        tags[name].append(tag)
-    return {name: tuple(found) for name, found in tags.items()}
+    return _Registry()
 
 
 def list_architectures(pattern: str, *, pretrained_only: bool) -> list[str]:
