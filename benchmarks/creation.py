@@ -1,11 +1,11 @@
 """Creation with weights, against timm's and transformers' own: whole processes, on files that the script makes.
 
-Each process imports its libraries (ours the others' as well), then creates the model with the weights of a safetensors file and computes a first
-feature map of one 224x224 image. What is measured: seconds to create, seconds to the first map from the start of the
-creation, and the peak of memory in use by then, all of the libraries included. Medians; ours and theirs in turn; a
-first pair, which fills the cache of files, does not count.
+Each process imports its libraries (ours the others' as well), then creates the model with the weights of a safetensors
+file and computes a first feature map of one 224x224 image. What is measured: seconds to create, seconds to the first
+map from the start of the creation, and the peak of memory in use by then, all of the libraries included. Medians; ours
+and theirs in turn; a first pair, which fills the cache of files, does not count.
 
-    python benchmarks/creation.py
+    python benchmarks/creation.py [MODEL ...]
 """
 
 import argparse
@@ -60,11 +60,14 @@ _CASES = [
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", help="of the table; all by default")
     parser.add_argument("--runs", type=int, default=5, help="processes of each")
     args = parser.parse_args()
     print("| model | against | create, times faster | first map, times faster | peak memory, ours / theirs | create |")
     print("|---|---|---|---|---|---|")
     for name, make, theirs, first in _CASES:
+        if args.models and name not in args.models:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             place = {"name": name, "folder": folder, "path": str(Path(folder, "model.safetensors"))}
             run(make.format(**place))
