@@ -67,7 +67,9 @@ class InputSpec:
         InputSizeError
             If its height or width is below `min_size`, or not the one size that the backbone takes.
         """
-        if not hasattr(x, "is_floating_point"):  # a tensor, told without importing torch
+        from torch import Tensor
+
+        if not isinstance(x, Tensor):
             msg = f"A backbone takes a tensor of (B, {self.in_chans}, H, W) images, got {type(x).__name__}."
             raise InputError(msg)
         if x.ndim != 4:

@@ -24,6 +24,7 @@ from autobackbone import (
     create_backbone,
     create_feature_backbone,
     load_weights,
+    weights,
 )
 from autobackbone.names import DINOV3
 from autobackbone.sources.choose import choose_source
@@ -310,6 +311,27 @@ def test_load_weights_into_what_is_there(tmp_path):
     assert report.coverage == 1
     assert report.unexpected == ()
     assert torch.equal(backbone.body.model.layer[1].norm1.weight, model.model.layer[1].norm1.weight)
+
+
+def test_a_norm_that_is_used_is_not_left_to_chance(tmp_path):
+    model = _hf("dinov3_vits16")
+    torch.save({k: v for k, v in model.state_dict().items() if not k.startswith("norm.")}, tmp_path / "part.pth")
+    with pytest.raises(WeightsMismatchError, match=r"2 missing \(first 'norm.weight'\)"):
+        _features("dinov3_vits16", weights=tmp_path / "part.pth")
+    assert _features("dinov3_vits16", weights=tmp_path / "part.pth", norm=False).weights_report.coverage == 1
+
+
+def test_creation_with_weights_is_the_fast_one(tmp_path, monkeypatch):
+    """Each parameter is the memory of the file; none was initialised, copied, or built twice."""
+    for name in ("dinov3_vits16", "dinov3_convnext_tiny"):
+        _published(name, tmp_path / name)
+        held = {}
+        load = weights.load_file
+        monkeypatch.setattr(weights, "load_file", lambda path, load=load, held=held: held.setdefault(path, load(path)))
+        backbone = _features(name, weights=tmp_path / name)
+        (state,) = held.values()
+        addresses = {tensor.data_ptr() for tensor in state.values()}
+        assert all(p.data_ptr() in addresses for p in backbone.parameters())
 
 
 def test_published_weights_need_no_network_once_they_are_cached(tmp_path, monkeypatch):

@@ -204,7 +204,11 @@ def test_what_is_cached_needs_no_server(hub, model, monkeypatch, tmp_path):
 @pytest.mark.parametrize("ranges", [True, False])
 def test_an_interrupted_download_goes_on(repo, hub, model, ranges):
     repo.cut_at, repo.cut_once, repo.ranges = 5000, True, ranges
-    assert _is_loaded(_create(), model)
+    try:
+        backbone = _create()
+    except WeightsUnavailableError:  # older versions of huggingface_hub leave it to the caller to try again
+        backbone = _create()
+    assert _is_loaded(backbone, model)
     assert hub.requests.count("GET /owner/repo/resolve/main/model.safetensors") == 2
 
 
