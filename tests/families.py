@@ -141,6 +141,13 @@ FAMILIES = [
     Family("vit_base_patch16_siglip_gap_224"),  # vision_transformer: no class token
 ]
 
+# The other source.
+DINOV3_FAMILIES = [
+    Family("dinov3_vits16", {"num_hidden_layers": 4}),
+    Family("dinov3_vits16plus", {"num_hidden_layers": 2}),
+    Family("dinov3_convnext_tiny", {"depths": [1, 1, 2, 1]}),
+]
+
 # What the properties draw from: small, and different in every way that matters.
 SMALL = [
     "test_byobnet",
@@ -156,4 +163,6 @@ SMALL = [
     "swin_tiny_patch4_window7_224",
     "vit_small_patch14_dinov2",
     "xcit_nano_12_p8_224",
+    "dinov3_convnext_tiny",
+    "dinov3_vits16",
 ]

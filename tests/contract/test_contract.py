@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from families import FAMILIES
+from families import DINOV3_FAMILIES, FAMILIES
 from torch import nn
 
 from autobackbone import FeatureBackbone, UnsupportedError, create_feature_backbone
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=str)
+@pytest.fixture(scope="module", params=FAMILIES + DINOV3_FAMILIES, ids=str)
 def family(request):
     return request.param
 
