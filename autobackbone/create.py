@@ -129,6 +129,18 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str], strict: bool 
         If it does not fit; the model is then as it was.
     WeightsError
         If it cannot be downloaded.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from autobackbone import create_feature_backbone, load_weights
+    >>> trained = create_feature_backbone("resnet18", pretrained=False)
+    >>> backbone = create_feature_backbone("resnet18", pretrained=False, out_strides=(4, 8))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trained.save_pretrained(folder)
+    ...     report = load_weights(backbone, folder)
+    >>> report.coverage, report.prefix, report.missing
+    (1.0, 'body.model.', ())
     """
     text = os.fspath(source)
     owner = next((m for m in model.modules() if hasattr(m, "checkpoint_rules")), None)

@@ -17,3 +17,11 @@ names: list[str] = ab.list_backbones("*resnet*", pretrained_only=True)
 count: int = ab.count_parameters(pooled, trainable_only=False)
 strides: list[int] = ab.get_feature_strides(backbone)
 again: ab.FeatureBackboneConfig = ab.FeatureBackboneConfig.from_yaml("config.yaml").replace(norm=True)
+
+report: ab.WeightsReport = ab.load_weights(pooled, "weights.safetensors", strict=False)
+share: float = report.coverage
+missing: tuple[str, ...] = report.missing
+backbone.save_pretrained("folder")
+restored: ab.FeatureBackbone = ab.FeatureBackbone.from_pretrained("owner/repo", revision="v1", out_strides=(4, 8))
+address: str = restored.push_to_hub("owner/repo", private=True)
+loaded: ab.WeightsReport | None = restored.weights_report
