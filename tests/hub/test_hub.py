@@ -2,9 +2,12 @@
 
 import errno
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import huggingface_hub
@@ -257,9 +260,9 @@ print(float(backbone.body.model.conv1[0].weight.detach().double().sum()))
 """
 
 
-def _start(hub, tmp_path):
-    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+def _start(hub, tmp_path, stderr=subprocess.PIPE, **variables):
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "cache")} | variables
+    pipes = {"stdout": subprocess.PIPE, "stderr": stderr, "text": True}
     return subprocess.Popen([sys.executable, "-c", _CHILD], env=environment, **pipes)
 
 
@@ -271,6 +274,20 @@ def test_two_processes_at_once(repo, hub, model, tmp_path):
     assert [float(out) for out, _ in answers] == [expected, expected]
     assert [err for _, err in answers] == ["", ""]  # no progress bar where there is no terminal
     assert repo
+
+
+@pytest.mark.parametrize("disabled", ["0", "1"])
+def test_a_progress_bar_on_a_terminal(repo, hub, tmp_path, disabled):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    child = _start(hub, tmp_path, stderr=theirs, HF_HUB_DISABLE_PROGRESS_BARS=disabled)
+    child.communicate(timeout=120)
+    shown = os.read(ours, 10_000) if select.select([ours], [], [], 0)[0] else b""
+    os.close(ours)
+    os.close(theirs)
+    assert child.returncode == 0
+    assert (b"model.safetensors: 100%" in shown) == (disabled == "0")
+    assert repo.status == 200
 
 
 def test_a_killed_download_is_never_loaded_half(repo, hub, model, weights, tmp_path):
