@@ -3,9 +3,11 @@
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -186,12 +188,16 @@ class FeatureBackbone(nn.Module):
             If an override cannot be honoured.
         """
         place = None if cache_dir is None else os.fspath(cache_dir)
-        saved, weights = read_config(os.fspath(source), revision=revision, cache_dir=place)
+        saved, images, weights = read_config(os.fspath(source), revision=revision, cache_dir=place)
         if "out_indices" in overrides or "out_strides" in overrides:
             saved = saved.replace(out_indices=None, out_strides=None)
+        config = saved.replace(**{"weights": weights, **overrides})
         if place is not None:
-            overrides["extra_kwargs"] = overrides.get("extra_kwargs", saved.extra_kwargs) | {"cache_dir": place}
-        return cls.from_config(saved.replace(**{"weights": weights, **overrides}))
+            config = config.replace(extra_kwargs=config.extra_kwargs | {"cache_dir": place})
+        backbone = cls.from_config(config)
+        if not overrides.keys() & {"model_name", "in_chans", "img_size"}:
+            backbone.input_spec = replace(backbone.input_spec, **images)
+        return backbone
 
     def push_to_hub(
         self,
@@ -234,6 +240,11 @@ class FeatureBackbone(nn.Module):
     @classmethod
     def from_config(cls, config: FeatureBackboneConfig) -> Self:
         """Create a backbone; `create_feature_backbone` says what can go wrong."""
+        with torch.inference_mode(mode=False):  # it can be trained, whatever mode it was made in
+            return cls._from_config(config)
+
+    @classmethod
+    def _from_config(cls, config: FeatureBackboneConfig) -> Self:
         source = choose_source(config)
         ladder = source.levels
         levels = choose_levels(

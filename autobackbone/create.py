@@ -3,6 +3,7 @@
 import os
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from autobackbone.backbone import FeatureBackbone
@@ -93,7 +94,8 @@ def create_backbone(cfg: BackboneConfig | str, **overrides: Any) -> nn.Module:
     >>> backbone.num_features, count_parameters(backbone)
     (2048, 23508032)
     """
-    native = choose_source(_config(BackboneConfig, cfg, overrides)).build_pooled()
+    with torch.inference_mode(mode=False):  # it can be trained, whatever mode it was made in
+        native = choose_source(_config(BackboneConfig, cfg, overrides)).build_pooled()
     model: Any = native.module
     model.input_spec = native.input_spec
     model.weights_report = native.weights_report
@@ -112,7 +114,8 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str], strict: bool 
         in it, and the prefix of its names, that fit the model best. Its names are those of the library that the model
         is from; other formats that the library knows, and DINOv3 under the names of another library, are converted.
     strict
-        Refuse a checkpoint that leaves anything but the classifier without a value. If ``False``, what fits is loaded.
+        Refuse a checkpoint that leaves anything but the classifier without a value, or that has more in the model's
+        own layers than the model: a deeper network. If ``False``, what fits is loaded.
 
     Returns
     -------
@@ -121,12 +124,14 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str], strict: bool 
 
     Raises
     ------
+    ConfigError
+        If `source` is none of these.
     WeightsNotFoundError
         If there is no such file, repository or revision.
     WeightsCorruptedError
         If it is not a checkpoint that can be read.
     WeightsMismatchError
-        If it does not fit; the model is then as it was.
+        If it does not fit, or several networks in it do; the model is then as it was.
     WeightsError
         If it cannot be downloaded.
 
@@ -142,7 +147,13 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str], strict: bool 
     >>> report.coverage, report.prefix, report.missing
     (1.0, 'body.model.', ())
     """
+    given: Any = source
+    if not isinstance(given, str | os.PathLike):
+        kind = type(given).__name__
+        msg = f"load_weights() takes a path, a repository or an address, got {kind}; load_state_dict() takes tensors."
+        raise ConfigError(msg)
     text = os.fspath(source)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     owner = next((m for m in model.modules() if hasattr(m, "checkpoint_rules")), None)
     taken: nn.Module = model
     if isinstance(model, FeatureBackbone) and owner is not None:

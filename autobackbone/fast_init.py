@@ -24,7 +24,7 @@ _COMPARISONS = {Tensor.lt, Tensor.gt}
 _LOADING = nn.Module._load_from_state_dict.__code__  # noqa: SLF001 - documented for subclasses to extend
 
 
-class skip_init(TorchFunctionMode):  # noqa: N801 - used as a context, like torch.no_grad
+class SkipInit(TorchFunctionMode):
     """Leave parameters without values, and let a state dict that is loaded give them its own tensors.
 
     In-place initialisation of a parameter does nothing: its memory is reserved and never touched. When
@@ -66,11 +66,12 @@ class skip_init(TorchFunctionMode):  # noqa: N801 - used as a context, like torc
         return func(*args, **kwargs)
 
     def _can_be(self, target: Tensor, source: Tensor) -> bool:
-        """Whether a parameter can be a tensor: the same kind, whole, and no other parameter's as well."""
+        """Whether a parameter can be a tensor: of the same kind, with memory that is all its own."""
         if (target.shape, target.dtype, target.device) != (source.shape, source.dtype, source.device):
             return False
         address = source.data_ptr()
-        if not address or address in self._taken or not source.is_contiguous():
+        whole = source.is_contiguous() and source.untyped_storage().nbytes() == source.nbytes
+        if not whole or not address or address in self._taken:
             return False
         self._taken.add(address)
         return True
@@ -97,8 +98,8 @@ def build_loaded(create: Callable[[AbstractContextManager[Any]], _M]) -> _M:
     """
     device = torch.get_default_device()
     moved = device.type != "cpu"  # files are read on the CPU
-    with torch.inference_mode(mode=False), torch.device("cpu") if moved else nullcontext():
-        mode = skip_init()
+    with torch.device("cpu") if moved else nullcontext():
+        mode = SkipInit()
         model = create(mode)
         if not all(map(mode.is_loaded, model.parameters())):
             model = create(nullcontext())

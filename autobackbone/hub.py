@@ -25,7 +25,7 @@ from autobackbone.errors import (
 _TIMEOUT = 10  # seconds to wait for a first answer
 # The base of httpx's errors, whichever httpx the Hub's client is built on.
 _HTTP_ERROR: type[Exception] = next(e for e in errors.HfHubHTTPError.__mro__[1:] if e.__name__ == "HTTPError")
-_UNAVAILABLE = (errors.FileMetadataError, errors.LocalEntryNotFoundError)
+_UNREACHABLE = (_HTTP_ERROR, ConnectionError, TimeoutError, errors.FileMetadataError, errors.LocalEntryNotFoundError)
 
 
 def fetch(
@@ -94,7 +94,9 @@ def fetch(
             except errors.RemoteEntryNotFoundError:
                 if name == names[-1]:
                     raise
-            except (OSError, _HTTP_ERROR):
+            except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+                raise
+            except _UNREACHABLE:  # what the cache holds, under whatever name, will do
                 path = next((p for p in map(held, names) if p is not None), None)
                 if path is None:
                     raise
@@ -109,6 +111,8 @@ def fetch_url(url: str) -> Path:
     ------
     WeightsNotFoundError
         If there is no such file.
+    GatedWeightsError
+        If the server asks who wants it.
     WeightsCorruptedError
         If the address leads to a web page.
     WeightsUnavailableError
@@ -116,8 +120,16 @@ def fetch_url(url: str) -> Path:
     WeightsError
         If the file cannot be stored.
     """
+    try:
+        parsed = urlparse(url)
+        valid = bool(parsed.hostname) and (parsed.port is None or parsed.port > 0)
+    except ValueError:
+        valid = False
+    if not valid:
+        msg = f"weights={url!r} is no address; write 'https://host/path'."
+        raise WeightsNotFoundError(msg)
     digest = hashlib.sha256(url.encode()).hexdigest()[:16]  # files of different addresses may share a name
-    name = f"{digest}-{Path(urlparse(url).path).name or 'weights'}"
+    name = f"{digest}-{Path(parsed.path).name or 'weights'}"
     path = Path(torch.hub.get_dir(), "checkpoints", name)
     if not path.is_file():
         with explained(f"Fetching {url!r}"):
@@ -135,6 +147,9 @@ def _download(url: str, path: Path) -> None:
         if response.status_code in (404, 410):
             msg = f"{url!r}: the server has no such file ({response.status_code}); check the address."
             raise WeightsNotFoundError(msg)
+        if response.status_code in (401, 403):
+            msg = f"{url!r}: the server does not give it to everyone ({response.status_code}); download it yourself."
+            raise GatedWeightsError(msg)
         response.raise_for_status()
         if "html" in response.headers.get("content-type", ""):
             msg = f"{url!r} leads to a web page, not to a file; use the address of the file itself."
@@ -179,6 +194,8 @@ def explained(doing: str, remedy: str = "") -> Iterator[None]:
         errors.FileMetadataError,
         errors.LocalEntryNotFoundError,
     ) as err:
+        raise WeightsUnavailableError(_unavailable(doing, err, remedy)) from err
+    except ValueError as err:  # what answers is no Hub
         raise WeightsUnavailableError(_unavailable(doing, err, remedy)) from err
     except OSError as err:
         if "Consistency check failed" in str(err):

@@ -59,12 +59,12 @@ class ModelRef:
     revision: str | None = None
 
     def __str__(self) -> str:
-        if self.source == "dinov3":
-            return self.tag or self.name
         text = self.name if self.tag is None else f"{self.name}.{self.tag}"
+        if self.source == "dinov3":
+            text = self.tag or self.name
         if self.revision is not None:
             text = f"{text}@{self.revision}"
-        return text if self.source == "timm" else f"{self.source}:{text}"
+        return text if self.source in ("timm", "dinov3") else f"{self.source}:{text}"
 
 
 def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
@@ -89,8 +89,9 @@ def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
         return _parse_timm(text.removeprefix("timm/"), text, known)
     if text.startswith("torchvision/"):
         return _parse_torchvision(text, known)
-    if text in DINOV3_REPOS:
-        return ModelRef("dinov3", DINOV3_REPOS[text], text)
+    repo, at, revision = text.partition("@")
+    if repo in DINOV3_REPOS and bool(at) == bool(revision):
+        return ModelRef("dinov3", DINOV3_REPOS[repo], repo, revision or None)
     if "/" in text or "\\" in text:
         msg = (
             f"{text!r} looks like a repository or a path; write 'hf-hub:{text}' for the Hugging Face Hub or "
@@ -132,6 +133,8 @@ def _parse_prefixed(text: str, prefix: str, rest: str) -> ModelRef:
     if found is None:
         msg = f"{text!r} is no Hub repository; write 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'."
         raise UnknownBackboneError(msg)
+    if found[0] in DINOV3_REPOS:  # a config of transformers, not of timm
+        return ModelRef("dinov3", DINOV3_REPOS[found[0]], found[0], found[1])
     return ModelRef(source, found[0], revision=found[1])
 
 

@@ -6,9 +6,11 @@ import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import ModelCardData
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,6 +24,10 @@ from autobackbone.names import split_repo
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+# What of an InputSpec says how images are made, which the libraries may come to see otherwise.
+_IMAGES = ("size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+# Licences that the Hub knows by their own names.
+_HUB_LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "openrail")
 _LIBRARIES = ("autobackbone", "timm", "transformers", "torch")
 
 _CARD = """---
@@ -66,7 +72,7 @@ def write(
     ConfigError
         If the config holds something that JSON cannot.
     WeightsError
-        If a file cannot be written.
+        If there are no weights, or a file cannot be written.
     """
     values = {
         "backbone": config.to_dict(),
@@ -74,6 +80,9 @@ def write(
         "levels": [{"name": lv.name, "channels": lv.channels, "stride": lv.stride} for lv in levels],
         "versions": {name: _version(name) for name in _LIBRARIES},
     }
+    if any(tensor.is_meta for tensor in state.values()):
+        msg = "A backbone on the meta device has no weights to save; create it on another device."
+        raise WeightsError(msg)
     try:
         text = json.dumps(values, indent=2) + "\n"
     except TypeError as err:
@@ -89,15 +98,15 @@ def write(
             (made / CARD_FILE).write_text(card, encoding="utf-8")
             for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
                 (made / name).replace(folder / name)
-    except OSError as err:
+    except (OSError, SafetensorError) as err:
         msg = f"The backbone could not be saved to {os.fspath(folder)!r}: {first_line(err)}."
         raise WeightsError(msg) from err
 
 
 def read_config(
     source: str, *, revision: str | None = None, cache_dir: str | Path | None = None
-) -> tuple[FeatureBackboneConfig, str]:
-    """Return the config of a saved backbone, and what ``weights=`` takes for its weights.
+) -> tuple[FeatureBackboneConfig, dict[str, Any], str]:
+    """Return the config of a saved backbone, how its images are made, and what ``weights=`` takes for its weights.
 
     Parameters
     ----------
@@ -114,24 +123,31 @@ def read_config(
         If there is no such folder or repository.
     WeightsCorruptedError
         If it holds no config of a saved backbone.
+    ConfigError
+        If a revision of a folder is asked for.
     """
     folder = Path(source)
     if folder.is_dir():
+        if revision is not None:
+            msg = f"revision={revision!r}: {source!r} is a folder, and has none; leave it out."
+            raise ConfigError(msg)
         path, weights = folder / CONFIG_FILE, source
     else:
-        found = split_repo(source.removeprefix("hf-hub:") if revision is None else f"{source}@{revision}")
+        text = source.removeprefix("hf-hub:")
+        found = split_repo(text if revision is None else f"{text}@{revision}")
         if found is None:
             msg = f"{source!r} is neither a folder, from {str(Path.cwd())!r}, nor a repository 'owner/repo' of the Hub."
             raise WeightsNotFoundError(msg)
         path = fetch(found[0], [CONFIG_FILE], revision=found[1], cache_dir=cache_dir)
-        weights = f"hf-hub:{found[0]}" if found[1] is None else f"hf-hub:{found[0]}@{found[1]}"
+        weights = f"hf-hub:{found[0]}@{path.parent.name}"  # of the same commit
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))["backbone"]
-        return FeatureBackboneConfig.from_dict(values), weights
+        values = json.loads(path.read_text(encoding="utf-8"))
+        images = {k: tuple(v) if isinstance(v, list) else v for k, v in values["input"].items() if k in _IMAGES}
+        return FeatureBackboneConfig.from_dict(values["backbone"]), images, weights
     except FileNotFoundError as err:
         msg = f"The folder {source!r} holds no {CONFIG_FILE}: no backbone was saved to it."
         raise WeightsNotFoundError(msg) from err
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         msg = f"The {CONFIG_FILE} of {source!r} is not that of a saved backbone: {type(err).__name__}: {err}"
         raise WeightsCorruptedError(msg) from err
 
@@ -165,10 +181,11 @@ def _card(
     license_name: str | None,
     title: str,
 ) -> str:
+    known = license_name in _HUB_LICENSES
     data = ModelCardData(
         library_name="autobackbone",
-        license="other" if license_name else None,
-        license_name=license_name,
+        license=license_name if known or license_name is None else "other",
+        license_name=None if known else license_name,
         tags=["autobackbone", "feature-extraction", "backbone"],
     )
     rows = (f"| {lv.name} | {lv.stride} | {lv.channels} | `{lv.module}` |" for lv in levels)

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from autobackbone.errors import WeightsCorruptedError, WeightsMismatchError, WeightsNotFoundError
+from autobackbone.errors import WeightsCorruptedError, WeightsError, WeightsMismatchError, WeightsNotFoundError
 from autobackbone.hub import fetch, fetch_url, first_line
 from autobackbone.names import split_repo
 
@@ -33,6 +34,7 @@ WEIGHT_FILES = (
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Of several state dicts that fit equally well: averaged weights first, as timm does, and what a student learned from.
 _PREFERRED = {"ema", "teacher", "averaged", "swa"}
+_AVOIDED = {"avg", "grad", "grads", "momentum", "optim", "optimizer"}  # what optimizers keep by the names of parameters
 # Counts batches for batch norms without momentum; checkpoints from before it was there do without.
 COUNTER = "num_batches_tracked"
 # What training scripts put beside weights, and what no code runs for.
@@ -46,10 +48,12 @@ _PLAIN_TYPES: list[Any] = [
     pathlib.PurePosixPath,
     np.dtype,
     np.ndarray,
-    *{type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "b1")},
+    *{type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"},
     np.float64(0).__reduce__()[0],  # how NumPy pickles its scalars and arrays
     np.zeros(1).__reduce__()[0],
 ]
+
+_LOCK = threading.Lock()
 
 StateDict = Mapping[str, Tensor]
 Converter = Callable[[StateDict, StateDict], StateDict | None]
@@ -67,22 +71,25 @@ class WeightsReport:
         Where in the checkpoint the state dict was, such as ``"state_dict"``; empty if it is the checkpoint.
     prefix
         What was stripped from its names, such as ``"module.backbone."``.
+    converted
+        Whether tensors were renamed or reshaped: to another library's names, another size or number of channels.
     loaded, total
         Numbers loaded, and numbers that the parameters and persistent buffers of the model hold.
     missing
         Parameters and buffers of the model that nothing was found for; they are as they were.
     unexpected
         Names of the state dict, without the prefix, that the model has no place for. Classifiers and layers that the
-        model was made without are not counted.
+        model was made without are not counted, nor is what a library's conversion of other names leaves out.
     mismatched
         Parameters and buffers of the model whose tensor is of another shape, or not of the same kind of number.
     nonfinite
-        Parameters and buffers of the model that were given NaN or infinity.
+        Parameters and buffers of the model that were given NaN or infinity. Published weights are not searched.
     """
 
     source: str
     entry: str = ""
     prefix: str = ""
+    converted: bool = False
     loaded: int = 0
     total: int = 0
     missing: tuple[str, ...] = ()
@@ -101,6 +108,8 @@ class WeightsReport:
             parts.append(f"entry {self.entry!r}")
         if self.prefix:
             parts.append(f"prefix {self.prefix!r}")
+        if self.converted:
+            parts.append("converted")
         for name in ("missing", "mismatched", "unexpected", "nonfinite"):
             found = getattr(self, name)
             if found:
@@ -120,7 +129,7 @@ class Rules:
         What the names of tensors begin with that a checkpoint may have and the model was made without.
     converters
         Tried in order where names or shapes differ: a state dict, and the model's own, to one in the names and shapes
-        of the model; or to ``None`` if it is not of the kind that the converter knows.
+        of the model, what there is no place for included; or to ``None`` if it is not of the kind that it knows.
     """
 
     optional: tuple[str, ...] = ()
@@ -145,6 +154,9 @@ def find_files(source: str, *, cache_dir: str | Path | None = None) -> list[Path
     WeightsError
         If it cannot be downloaded.
     """
+    if source == "":
+        msg = "weights='' names nothing; give a path, 'hf-hub:owner/repo', or an https:// address."
+        raise WeightsNotFoundError(msg)
     if source.startswith(("https://", "http://")):
         return [fetch_url(source)]
     if source.startswith("hf-hub:"):
@@ -185,7 +197,8 @@ def fetch_weights(
     found = fetch(repo, list(dict.fromkeys(names)), revision=revision, cache_dir=cache_dir, remedy=remedy)
     if not found.name.endswith(".index.json"):
         return [found]
-    return [fetch(repo, [name], revision=revision, cache_dir=cache_dir, remedy=remedy) for name in _shards(found)]
+    commit = found.parent.name  # so that all are of one
+    return [fetch(repo, [shard], revision=commit, cache_dir=cache_dir, remedy=remedy) for shard in _shards(found)]
 
 
 def read_checkpoint(files: Sequence[Path], source: str) -> Mapping[str, Any]:
@@ -206,7 +219,12 @@ def read_checkpoint(files: Sequence[Path], source: str) -> Mapping[str, Any]:
     """
     content: dict[str, Any] = {}
     for path in files:
-        found = _read(path, source)
+        try:
+            found = _read(path, source)
+        except WeightsCorruptedError:
+            if source.startswith(("https://", "http://")):
+                path.unlink(missing_ok=True)  # or it would be found in the cache for ever
+            raise
         if not isinstance(found, Mapping):
             msg = (
                 f"The weights file {source!r} holds {type(found).__name__} and no tensors by name; save a model's "
@@ -250,24 +268,40 @@ def load_checkpoint(
     WeightsMismatchError
         If `strict` and something is missing or of another shape, or if nothing fits at all.
     """
-    own = model.state_dict()
+    own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    if any(value.is_meta for value in own.values()):
+        msg = f"A {type(model).__name__} on the meta device can hold no weights; create it on another device."
+        raise WeightsError(msg)
     candidates = [_match(state, own, entry) for entry, state in _state_dicts(content)]
     if not candidates:
         msg = f"The weights file {source!r} holds no tensors by name; save a model's state_dict()."
         raise WeightsCorruptedError(msg)
-    best = max(candidates, key=lambda match: match.rank)
-    if len(best.fitting) < len(own):
-        converted = [found for match in candidates for found in _converted(match, own, rules)]
-        best = max([best, *converted], key=lambda match: match.rank)
+    if not any(len(match.fitting) == len(own) and not match.surplus(own, rules) for match in candidates):
+        candidates += [found for match in candidates for found in _converted(match, own, rules)]
+    candidates.sort(key=lambda match: match.rank(own, rules), reverse=True)
+    best, *others = candidates
+    for other in others[:1]:
+        if other.rank(own, rules) == best.rank(own, rules) and other.entry != best.entry:
+            _check_same(best, other, own)
     report = best.report(own, source, rules)
     unfilled = [name for name in report.missing + report.mismatched if not name.startswith(rules.optional)]
-    if not best.fitting or (strict and unfilled):
+    if not best.fitting or (strict and (unfilled or best.surplus(own, rules))):
         raise WeightsMismatchError(_mismatch(model, best, own, report))
     values = {name: best.state[key] for name, key in best.fitting.items()}
-    nonfinite = tuple(name for name, value in values.items() if not _is_finite(value))
     with within or nullcontext():
         model.load_state_dict(values, strict=False)
-    return replace(report, nonfinite=nonfinite)
+    loaded = model.state_dict()
+    return replace(report, nonfinite=tuple(name for name in values if not _is_finite(loaded[name])))
+
+
+def with_new_head(report: WeightsReport, model: nn.Module, heads: tuple[str, ...]) -> WeightsReport:
+    """Return what was loaded into a model whose classifier was replaced afterwards."""
+    sizes = {name: value.numel() for name, value in model.state_dict().items()}
+    new = tuple(name for name in sizes if name.startswith(heads))
+    missing = (*(name for name in report.missing if not name.startswith(heads)), *new)
+    mismatched = tuple(name for name in report.mismatched if not name.startswith(heads))
+    loaded = sum(size for name, size in sizes.items() if name not in {*missing, *mismatched})
+    return replace(report, loaded=loaded, total=sum(sizes.values()), missing=missing, mismatched=mismatched)
 
 
 @dataclass(frozen=True)
@@ -279,40 +313,82 @@ class _Match:
     prefix: str
     named: dict[str, str]  # the model's names -> keys, whatever the shape
     fitting: dict[str, str]  # ... of those with the shape and kind of number of the model's
+    rest: tuple[str, ...]  # what was there besides, without the prefix
+    unconverted: StateDict | None = None  # what the state dict was, if a converter made this one
 
     @property
-    def rank(self) -> tuple[int, int, bool]:
-        """What makes one match better than another, the most telling first."""
-        return len(self.fitting), len(self.named), _is_preferred(f"{self.entry}.{self.prefix}")
+    def source(self) -> StateDict:
+        """The state dict of the checkpoint."""
+        return self.state if self.unconverted is None else self.unconverted
+
+    def rank(self, own: StateDict, rules: Rules) -> tuple[int, ...]:
+        """Return what makes one match better than another, the most telling first."""
+        unfilled = sum(name not in self.fitting and not name.startswith(rules.optional) for name in own)
+        preference = _preference(f"{self.entry}.{self.prefix}")
+        return -unfilled, -len(self.surplus(own, rules)), len(self.fitting), len(self.named), preference
+
+    def unexpected(self, rules: Rules) -> tuple[str, ...]:
+        return tuple(name for name in self.rest if not name.startswith(rules.optional + rules.known))
+
+    def surplus(self, own: StateDict, rules: Rules) -> tuple[str, ...]:
+        """Return what the checkpoint has in the model's own layers, and the model has not: a deeper network's."""
+        tops = {name.partition(".")[0] for name in own if "." in name}
+        return tuple(name for name in self.unexpected(rules) if "." in name and name.partition(".")[0] in tops)
 
     def report(self, own: StateDict, source: str, rules: Rules) -> WeightsReport:
-        taken = set(self.named.values())
-        rest = [key.removeprefix(self.prefix) for key in self.state if key not in taken]
         return WeightsReport(
             source=source,
             entry=self.entry,
             prefix=self.prefix,
+            converted=self.unconverted is not None,
             loaded=sum(own[name].numel() for name in self.fitting),
             total=sum(t.numel() for t in own.values()),
             missing=tuple(name for name in own if name not in self.named and not name.endswith(COUNTER)),
-            unexpected=tuple(name for name in rest if not name.startswith(rules.optional + rules.known)),
+            unexpected=self.unexpected(rules),
             mismatched=tuple(name for name in self.named if name not in self.fitting),
         )
 
 
 def _match(state: StateDict, own: StateDict, entry: str, prefix: str | None = None) -> _Match:
     """Match by the prefix that leaves the most of the model's names."""
-    if prefix is None:
-        fits: Counter[str] = Counter()
-        for key, value in state.items():
-            for start in [0, *(i + 1 for i, c in enumerate(key) if c == ".")]:
-                name = key[start:]
-                if name in own:
-                    fits[key[:start]] += 1 + _fits(value, own[name])
-        prefix = max(fits, key=lambda p: (fits[p], _is_preferred(p), -len(p)), default="")
+    if prefix is not None:
+        return _match_below(prefix, state, own, entry)
+    fits: Counter[str] = Counter()
+    for key, value in state.items():
+        for start in [0, *(i + 1 for i, c in enumerate(key) if c == ".")]:
+            name = key[start:]
+            if name in own:
+                fits[key[:start]] += 1 + _fits(value, own[name])
+    prefixes = sorted(fits, key=lambda p: (-fits[p], -_preference(p), len(p))) or [""]
+    best, *others = (_match_below(p, state, own, entry) for p in prefixes[:2])
+    for other in others:
+        if fits[prefixes[0]] == fits[prefixes[1]] and _preference(prefixes[0]) == _preference(prefixes[1]):
+            _check_same(best, other, own)
+    return best
+
+
+def _match_below(prefix: str, state: StateDict, own: StateDict, entry: str) -> _Match:
     named = {name: prefix + name for name in own if prefix + name in state}
     fitting = {name: key for name, key in named.items() if _fits(state[key], own[name])}
-    return _Match(entry, state, prefix, named, fitting)
+    taken = set(named.values())
+    rest = tuple(key.removeprefix(prefix) for key in state if key not in taken)
+    return _Match(entry, state, prefix, named, fitting, rest)
+
+
+def _check_same(one: _Match, other: _Match, own: StateDict) -> None:
+    """Refuse to choose between two networks that fit equally well; one network under two names is no choice."""
+    if 2 * len(one.fitting) <= len(own):
+        return  # neither is the network: some names are alike
+    same = one.fitting.keys() == other.fitting.keys() and all(
+        torch.equal(one.state[key], other.state[other.fitting[name]]) for name, key in one.fitting.items()
+    )
+    if not same:
+        places = [f"entry {m.entry!r}, prefix {m.prefix!r}" for m in (one, other)]
+        msg = (
+            f"The checkpoint holds several networks that fit equally well ({'; '.join(places)}). Nothing was loaded; "
+            "save the state dict of the one that you mean."
+        )
+        raise WeightsMismatchError(msg)
 
 
 def _converted(match: _Match, own: StateDict, rules: Rules) -> Iterator[_Match]:
@@ -324,7 +400,10 @@ def _converted(match: _Match, own: StateDict, rules: Rules) -> Iterator[_Match]:
         for convert in rules.converters:
             state = convert(stripped, own)
             if state is not None:
-                yield replace(_match(state, own, match.entry, prefix=""), prefix=prefix)
+                found = _match(state, own, match.entry, prefix="")
+                outside = (k for k in match.state if not k.startswith(prefix))  # what was not given to it
+                if found.fitting:
+                    yield replace(found, prefix=prefix, rest=(*found.rest, *outside), unconverted=match.state)
 
 
 def _shared_prefixes(state: StateDict) -> list[str]:
@@ -355,7 +434,10 @@ def _mismatch(model: nn.Module, best: _Match, own: StateDict, report: WeightsRep
         faults.append(f"{len(report.missing)} missing (first {report.missing[0]!r})")
     if report.mismatched:
         first = report.mismatched[0]
-        shapes = f"{tuple(best.state[best.named[first]].shape)} for {tuple(own[first].shape)}"
+        given = best.state[best.named[first]]
+        shapes = f"{tuple(given.shape)} for {tuple(own[first].shape)}"
+        if given.shape == own[first].shape:
+            shapes = f"{given.dtype} for {own[first].dtype}"
         faults.append(f"{len(report.mismatched)} of another shape or kind (first {first!r}: {shapes})")
     if report.unexpected:
         faults.append(f"{len(report.unexpected)} unexpected (first {report.unexpected[0]!r})")
@@ -363,7 +445,7 @@ def _mismatch(model: nn.Module, best: _Match, own: StateDict, report: WeightsRep
     prefix = f" below the prefix {best.prefix!r}" if best.prefix else ""
     return (
         f"The weights in {report.source!r} are not those of this {type(model).__name__}: of its {len(own)} tensors and "
-        f"the file's {len(best.state)}{entry}{prefix}, {'; '.join(faults)}. Nothing was loaded; check the model name, "
+        f"the file's {len(best.source)}{entry}{prefix}, {'; '.join(faults)}. Nothing was loaded; check the model name, "
         "in_chans and img_size, or take what fits with load_weights(model, source, strict=False)."
     )
 
@@ -372,14 +454,23 @@ def _read(path: Path, source: str) -> Any:
     try:
         with path.open("rb") as file:
             head = file.read(64)
+    except OSError as err:
+        msg = f"The weights file {source!r} could not be read: {first_line(err)}."
+        raise WeightsError(msg) from err
+    try:
         # Parameters are made of these tensors: on the CPU, and good for training whatever mode the caller is in.
-        with torch.inference_mode(mode=False), torch.device("cpu"), torch.serialization.safe_globals(_PLAIN_TYPES):
+        with torch.inference_mode(mode=False), torch.device("cpu"):
             if head[8:9] == b"{":
                 return load_file(path)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with _LOCK:  # what is allowed is allowed for the whole process: others' entries stay, ours do not
+                ours = set(_PLAIN_TYPES) - set(torch.serialization.get_safe_globals())
+                with torch.serialization.safe_globals(list(ours)):
+                    return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as err:
         msg = f"The weights file {source!r} is damaged or cut off ({first_line(err)}); fetch or save it again."
         raise WeightsCorruptedError(msg) from err
+    except MemoryError:
+        raise
     except Exception as err:  # a damaged pickle can raise anything
         raise WeightsCorruptedError(_unreadable(path, source, err)) from err
 
@@ -399,9 +490,10 @@ def _unreadable(path: Path, source: str, err: Exception) -> str:
     with path.open("rb") as file:
         if file.read(256).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
             return f"The weights file {source!r} is a web page; fetch the file itself."
+    cause = type(err).__name__ if "weights_only" in str(err) else first_line(err)  # torch advises to run its code
     return (
         f"The weights file {source!r} could not be read: it is cut off, damaged, or neither a safetensors file nor a "
-        f"state dict that torch.save wrote ({first_line(err)}). Fetch or save it again."
+        f"state dict that torch.save wrote ({cause}). Fetch or save it again."
     )
 
 
@@ -409,7 +501,12 @@ def _in_folder(folder: Path) -> list[Path]:
     for name in WEIGHT_FILES:
         path = folder / name
         if path.is_file():
-            return [folder / shard for shard in _shards(path)] if name.endswith(".index.json") else [path]
+            files = [folder / shard for shard in _shards(path)] if name.endswith(".index.json") else [path]
+            absent = [file.name for file in files if not file.is_file()]
+            if absent:
+                msg = f"The folder {os.fspath(folder)!r} lacks {len(absent)} of its shards (first {absent[0]!r})."
+                raise WeightsNotFoundError(msg)
+            return files
     for suffix in _SUFFIXES:
         files = sorted(folder.glob(f"*{suffix}"))
         if len(files) == 1:
@@ -417,7 +514,8 @@ def _in_folder(folder: Path) -> list[Path]:
         if files:
             msg = f"The folder {os.fspath(folder)!r} holds {len(files)} {suffix} files; name the one that you mean."
             raise WeightsNotFoundError(msg)
-    msg = f"The folder {os.fspath(folder)!r} holds no weights: no {', '.join(WEIGHT_FILES)} or other *{_SUFFIXES[0]}."
+    kinds = ", ".join(f"*{suffix}" for suffix in _SUFFIXES)
+    msg = f"The folder {os.fspath(folder)!r} holds no weights: none of {kinds}."
     raise WeightsNotFoundError(msg)
 
 
@@ -425,18 +523,20 @@ def _shards(index: Path) -> list[str]:
     try:
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         names = sorted(set(files))
+        outside = any(Path(name).name != name for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         msg = f"The index of shards {os.fspath(index)!r} could not be read ({first_line(err)}); fetch it again."
         raise WeightsCorruptedError(msg) from err
-    if any(Path(name).name != name for name in names):
+    if outside:
         msg = f"The index of shards {os.fspath(index)!r} names files outside its folder; it was refused."
         raise WeightsCorruptedError(msg)
     return names
 
 
-def _is_preferred(place: str) -> bool:
-    """Whether the words of an entry or prefix say that these are the weights to take of several."""
-    return not _PREFERRED.isdisjoint(re.split("[^a-z]+", place.lower()))
+def _preference(place: str) -> int:
+    """Return how much the words of an entry or prefix speak for it, among several that fit equally well."""
+    words = set(re.split("[^a-z]+", place.lower()))
+    return bool(words & _PREFERRED) - bool(words & _AVOIDED)
 
 
 def _fits(value: Tensor, own: Tensor) -> bool:
@@ -449,4 +549,6 @@ def _is_plain(value: Tensor) -> bool:
 
 def _is_finite(value: Tensor) -> bool:
     """Whether there is no NaN or infinity: a sum shows either, and may overflow."""
+    if value.is_floating_point() and value.itemsize == 1:
+        value = value.float()  # torch has no sums of eight bits
     return not value.is_floating_point() or bool(value.sum().isfinite()) or bool(value.isfinite().all())

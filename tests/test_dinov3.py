@@ -27,6 +27,7 @@ from autobackbone import (
     weights,
 )
 from autobackbone.names import DINOV3
+from autobackbone.sources import dinov3
 from autobackbone.sources.choose import choose_source
 
 VIT, CONVNEXT = {"num_hidden_layers": 3}, {"depths": [1, 1, 2, 1]}
@@ -235,6 +236,14 @@ def test_training(name, create):
             torch.testing.assert_close(other[n], grad, rtol=1e-4, atol=1e-6)
     frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
     assert all(n.endswith("mask_token") for n in frozen)
+    body = model.body if create is create_feature_backbone else model
+    block = body.model.layer[0] if "vit" in name else body.model.stages[0].layers[0]
+    runs = []
+    block.register_forward_pre_hook(lambda *_: runs.append(1))
+    y = model(x)
+    assert len(runs) == 1
+    sum(m.sum() for m in (y if isinstance(y, list) else [y])).backward()
+    assert len(runs) == 2  # once more, in the backward pass
 
 
 def test_rope_augmentation_is_there_if_asked_for():
@@ -292,7 +301,7 @@ def test_a_classifier():
             model(wrong)
 
 
-def test_a_classifier_is_saved_and_loaded(tmp_path):
+def test_a_classifier_is_saved_and_loaded(tmp_path, monkeypatch):
     fields = {"num_classes": 5, "extra_kwargs": VIT}
     trained = create_backbone("dinov3_vits16", pretrained=False, **fields)
     save_file(trained.state_dict(), tmp_path / "own.safetensors")
@@ -302,6 +311,11 @@ def test_a_classifier_is_saved_and_loaded(tmp_path):
     new = create_backbone("dinov3_vits16", weights=tmp_path / "model.safetensors", **fields)
     assert 0 < float(new.head.weight.detach().std()) < 0.1
     assert new.weights_report.missing == ("head.weight", "head.bias")
+    built = []
+    kind = dinov3.DINOv3ViTModel
+    monkeypatch.setattr(dinov3, "DINOv3ViTModel", lambda config: built.append(config) or kind(config))
+    create_backbone("dinov3_vits16", weights=tmp_path / "model.safetensors", **fields)
+    assert len(built) == 1
 
 
 def test_load_weights_into_what_is_there(tmp_path):
@@ -359,6 +373,7 @@ REFUSED = [
     ({"extra_kwargs": {"qqqq": 3}}, ConfigError, "DINOv3ConvNextConfig takes no such argument; leave it out."),
     ({"extra_kwargs": {"num_channels": 4}}, ConfigError, "contradicts in_chans=3; set the field in_chans"),
     ({"extra_kwargs": {"image_size": 256}}, ConfigError, "contradicts img_size=None; set the field img_size"),
+    ({"extra_kwargs": {"dtype": "bfloat16"}}, ConfigError, "takes no such argument"),
     ({"extra_kwargs": {"depths": "many"}}, ConfigError, "DINOv3ConvNextConfig does not take extra_kwargs="),
     ({"out_indices": (4,)}, ConfigError, "there is no level 4; its levels are 0 (stride 4), 1 (stride 8)"),
 ]

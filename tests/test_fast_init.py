@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autobackbone import create_backbone, create_feature_backbone
-from autobackbone.fast_init import build_loaded, skip_init
+from autobackbone.fast_init import SkipInit, build_loaded
 from autobackbone.sources.timm import TimmSource
 
 NESTED = {"vit_small_resnet50d_s16_224"}  # timm has it fetch the weights of its ResNet as well
@@ -77,7 +77,7 @@ class _Net(nn.Module):
 
 def test_nothing_is_initialised_that_is_loaded():
     state = _Net().state_dict()
-    with skip_init() as mode:
+    with SkipInit() as mode:
         net = _Net()
         assert not mode.is_loaded(net.linear.weight)
         net.load_state_dict(state)
@@ -104,7 +104,7 @@ def test_what_is_not_loaded_is_initialised_by_its_own_code():
 
 
 def test_initialisation_after_loading_is_not_taken_for_loaded():
-    with skip_init() as mode:
+    with SkipInit() as mode:
         net = _Net()
         net.load_state_dict(_Net().state_dict())
         nn.init.zeros_(net.linear.weight)
@@ -116,7 +116,7 @@ def test_the_callers_modes(context, tmp_path):
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "w.safetensors")
     with context():
         backbone = create_feature_backbone("test_resnet", weights=tmp_path / "w.safetensors")
-        pooled = create_backbone("test_resnet", weights=tmp_path / "w.safetensors")
+        pooled = create_backbone("test_resnet", weights=tmp_path / "w.safetensors", num_classes=3)
     x = torch.rand(1, 3, 64, 64)
     sum(y.sum() for y in backbone(x)).backward()
     pooled(x).sum().backward()

@@ -32,6 +32,14 @@ GOOD = [
         "facebook/dinov3-vitl16-pretrain-sat493m",
         ModelRef("dinov3", "dinov3_vitl16", "facebook/dinov3-vitl16-pretrain-sat493m"),
     ),
+    (
+        "facebook/dinov3-vits16-pretrain-lvd1689m@v1",
+        ModelRef("dinov3", "dinov3_vits16", "facebook/dinov3-vits16-pretrain-lvd1689m", "v1"),
+    ),
+    (
+        "hf-hub:facebook/dinov3-vits16-pretrain-lvd1689m",
+        ModelRef("dinov3", "dinov3_vits16", "facebook/dinov3-vits16-pretrain-lvd1689m"),
+    ),
 ]
 
 BAD = [

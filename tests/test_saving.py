@@ -1,6 +1,7 @@
 """Saved backbones: what comes back is what was saved."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import timm
@@ -74,7 +75,7 @@ def test_what_is_in_the_folder(tmp_path):
     card = (tmp_path / "my-backbone" / "README.md").read_text()
     assert "library_name: autobackbone" in card
     assert "| c5 | 32 | 96 | `layer4` |" in card
-    assert "license_name: apache-2.0" in card
+    assert "license: apache-2.0" in card
     assert 'FeatureBackbone.from_pretrained("my-backbone")' in card
 
 
@@ -145,6 +146,27 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     odd = create_feature_backbone("test_resnet", pretrained=False, extra_kwargs={"norm_layer": torch.nn.BatchNorm2d})
     with pytest.raises(ConfigError, match="cannot be written as JSON"):
         odd.save_pretrained(tmp_path / "odd")
+
+
+def test_what_images_it_takes_is_saved_too(tmp_path):
+    backbone = create_feature_backbone("dinov3_vits16", pretrained=False, out_indices=(0,))
+    backbone.input_spec = replace(backbone.input_spec, mean=(0.1, 0.2, 0.3), size=(256, 192), interpolation="bicubic")
+    backbone.save_pretrained(tmp_path)
+    assert FeatureBackbone.from_pretrained(tmp_path).input_spec == backbone.input_spec
+    assert len(FeatureBackbone.from_pretrained(tmp_path, in_chans=4).input_spec.mean) == 4
+    card = (tmp_path / "README.md").read_text()
+    assert "license: other\nlicense_name: dinov3-license" in card
+
+
+def test_arguments_that_cannot_be_honoured(tmp_path):
+    backbone = create_feature_backbone("test_resnet", pretrained=False)
+    backbone.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="is a folder, and has none"):
+        FeatureBackbone.from_pretrained(tmp_path, revision="v1")
+    with pytest.raises(ConfigError, match="extra_kwargs must be"):
+        FeatureBackbone.from_pretrained(tmp_path, cache_dir=tmp_path, extra_kwargs=None)
+    with pytest.raises(WeightsError, match="on the meta device has no weights to save"):
+        backbone.to("meta").save_pretrained(tmp_path)
 
 
 def test_the_saved_spec_is_told():

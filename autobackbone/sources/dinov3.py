@@ -5,8 +5,8 @@ O. Siméoni et al., "DINOv3", 2025, https://arxiv.org/abs/2508.10104. The sizes 
 
 import difflib
 import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -26,7 +26,15 @@ from autobackbone.levels import NativeLevel
 from autobackbone.names import DINOV3, ModelRef
 from autobackbone.sources import NativeModel
 from autobackbone.sources.dinov3_names import StateDict, to_transformers
-from autobackbone.weights import Rules, WeightsReport, fetch_weights, find_files, load_checkpoint, read_checkpoint
+from autobackbone.weights import (
+    Rules,
+    WeightsReport,
+    fetch_weights,
+    find_files,
+    load_checkpoint,
+    read_checkpoint,
+    with_new_head,
+)
 
 # Short name -> width, heads, width inside the MLP, blocks, whether the MLP is gated, and timm's name.
 _VITS = {
@@ -54,7 +62,9 @@ _HFConfig = DINOv3ViTConfig | DINOv3ConvNextConfig
 _FIELDS_OF = {"num_channels": "in_chans", "image_size": "img_size"}
 # Arguments that say where weights come from, and nothing of the architecture.
 _LOADING = ("cache_dir",)
-_FAILURES = (AttributeError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
+# Arguments of the HF config that say what transformers' own backbones return; norm says it here.
+_WITHOUT_USE = ("apply_layernorm", "reshape_hidden_states")
+_FAILURES = (AttributeError, TypeError, ValueError, ZeroDivisionError)
 
 
 class DINOv3Source:
@@ -71,6 +81,9 @@ class DINOv3Source:
     def __init__(self, ref: ModelRef, config: BackboneConfig | FeatureBackboneConfig) -> None:
         self.name = ref.name
         self.repo = ref.tag or DINOV3[ref.name]
+        self.revision = ref.revision
+        # Of each size there are weights made on images of the web, which the short name means, and of satellites.
+        self.is_satellite = self.repo != DINOV3[ref.name]
         self.config = config
         self.is_vit = ref.name in _VITS
         self._norm = False
@@ -118,6 +131,9 @@ class DINOv3Source:
         classes = self.config.num_classes if isinstance(self.config, BackboneConfig) else 0
         create = partial(kind, input_spec=spec, num_classes=classes, drop_rate=drop)
         module, report = self._build(create, depth=len(self.levels))
+        if module.num_classes != classes:
+            module.reset_classifier(classes)
+            report = report and with_new_head(report, module, ("head.",))
         return NativeModel(module, spec, None, report, "dinov3-license")
 
     def _rules(self, depth: int) -> Rules:
@@ -142,7 +158,8 @@ class DINOv3Source:
 
     def _arguments_of(self, config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
         """Return the arguments of the HF config."""
-        known = [f.name for f in fields(self._kind) if not f.name.startswith("_")] + ["attn_implementation"]
+        known = [name for name in self._kind.__annotations__ if not name.startswith("_") and name not in _WITHOUT_USE]
+        known.append("attn_implementation")
         ours = {f.name for f in fields(config)}
         arguments = _published_sizes(self.name)
         for name, value in config.extra_kwargs.items():
@@ -158,6 +175,9 @@ class DINOv3Source:
                 hint = f"did you mean {close[0]!r}?" if close else "leave it out."
                 msg = f"extra_kwargs[{name!r}]={value!r}: {self._kind.__name__} takes no such argument; {hint}"
                 raise ConfigError(msg)
+        if not isinstance(arguments.get("patch_size", 16), int):
+            msg = f"extra_kwargs['patch_size']={arguments['patch_size']!r} is no integer; patches are square here."
+            raise ConfigError(msg)
         return arguments | {"num_channels": config.in_chans, "drop_path_rate": config.drop_path_rate}
 
     def _shortened(self, depth: int | None = None) -> _HFConfig:
@@ -179,45 +199,51 @@ class DINOv3Source:
             msg = f"{self._kind.__name__} does not take extra_kwargs={self.config.extra_kwargs}: {faults}"
             raise ConfigError(msg) from err
 
-    def _build(self, create: Any, depth: int) -> tuple[nn.Module, WeightsReport | None]:
+    def _build(self, create: Any, depth: int) -> tuple[Any, WeightsReport | None]:
         """Build the first blocks or stages, and load them."""
-        loading = is_loading(self.config)
-        reports = []
+        model: Any = DINOv3ViTModel if self.is_vit else DINOv3ConvNextModel
 
-        def build(within: AbstractContextManager[Any]) -> nn.Module:
-            model: Any = DINOv3ViTModel if self.is_vit else DINOv3ConvNextModel
+        def build() -> Any:
             try:
-                with within:
-                    module: nn.Module = create(model(self._shortened(depth)))
+                module = create(model(self._shortened(depth)))
             except _FAILURES as err:
                 msg = f"transformers cannot build {self.name!r} with {self.config.extra_kwargs}: {err}"
                 raise ConfigError(msg) from err
-            module.checkpoint_rules = self._rules(depth)  # type: ignore[assignment]
-            if loading:
-                reports.append(self._load(module, within))
+            module.checkpoint_rules = self._rules(depth)
             return module
 
-        module = build_loaded(build) if loading else build(nullcontext())
-        return module, reports[-1] if reports else None
+        if not is_loading(self.config):
+            return build(), None
+        source, content = self._checkpoint()
+        reports = []
 
-    def _load(self, module: Any, within: AbstractContextManager[Any]) -> WeightsReport:
+        def loaded(loading: AbstractContextManager[Any]) -> Any:
+            with loading:
+                module = build()
+            report = load_checkpoint(module, content, source, module.checkpoint_rules, within=loading)
+            reports.append(report)
+            if any(name.startswith("head.") for name in (*report.missing, *report.mismatched)):
+                module.reset_classifier(0)  # the caller makes a new one, where it is initialised
+            return module
+
+        return build_loaded(loaded), reports[-1]
+
+    def _checkpoint(self) -> tuple[str, Mapping[str, Any]]:
+        """Return what the weights are asked for by, and what is in them."""
         cache_dir = self.config.extra_kwargs.get("cache_dir")
         if self.config.weights is not None:
             source = self.config.weights
-            files = find_files(source, cache_dir=cache_dir)
-        else:
-            source = self.repo
-            files = fetch_weights(source, cache_dir=cache_dir, remedy=self._remedy())
-        content = read_checkpoint(files, source)
-        return load_checkpoint(module, content, source, module.checkpoint_rules, within=within)
+            return source, read_checkpoint(find_files(source, cache_dir=cache_dir), source)
+        files = fetch_weights(self.repo, revision=self.revision, cache_dir=cache_dir, remedy=self._remedy())
+        return self.repo, read_checkpoint(files, self.repo)
 
     def _remedy(self) -> str:
-        tag = self.repo.rpartition("-")[2]
+        tag = "sat493m" if self.is_satellite else "lvd1689m"
         name = f"{_VITS[self.name][-1]}.{tag}" if self.is_vit else f"{_CONVNEXTS[self.name][-1]}.dinov3_{tag}"
         return f"The same weights are published without a gate as {name!r}, of timm."
 
     def _input_spec(self, *, min_size: int, divisor: int) -> InputSpec:
-        mean, std = _SATELLITE if "-sat" in self.repo else _WEB
+        mean, std = _SATELLITE if self.is_satellite else _WEB
         size = (224, 224)
         if is_loading(self.config) and self.config.weights is None:
             mean, std, size = self._published_input(mean, std, size)
@@ -238,7 +264,8 @@ class DINOv3Source:
     def _published_input(self, *values: Any) -> tuple[Any, ...]:
         """Return mean, standard deviation and size from the repository, where it says them."""
         try:
-            path = fetch(self.repo, ["preprocessor_config.json"], cache_dir=self.config.extra_kwargs.get("cache_dir"))
+            cache_dir = self.config.extra_kwargs.get("cache_dir")
+            path = fetch(self.repo, ["preprocessor_config.json"], revision=self.revision, cache_dir=cache_dir)
             found = json.loads(path.read_text(encoding="utf-8"))
             size = (int(found["size"]["height"]), int(found["size"]["width"]))
             return tuple(found["image_mean"]), tuple(found["image_std"]), size
@@ -436,7 +463,7 @@ def _level(index: int, channels: int, stride: int, module: str) -> NativeLevel:
     return NativeLevel(index, channels, stride, divisor=stride, bound=False, exact=True, module=module)
 
 
-def _convert(state: StateDict, own: StateDict) -> StateDict:
+def _convert(state: StateDict, own: StateDict) -> StateDict | None:
     """Rename a state dict of another library, and fit its stem to the model's channels."""
     renamed = dict(to_transformers(state, own) or state)
     for stem in ("embeddings.patch_embeddings.weight", "model.stages.0.downsample_layers.0.weight"):

@@ -5,7 +5,7 @@ their biases, which are zero in the published weights, unless the architecture's
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch import Tensor
 from autobackbone.errors import WeightsMismatchError
 
 StateDict = Mapping[str, Tensor]
+
+_BIASES = {"q": "query_bias", "k": "key_bias", "v": "value_bias"}
 
 # Names of timm and of the original repository -> names of transformers. A Linear's weight and bias go together.
 _TO_TRANSFORMERS = [
@@ -67,34 +69,28 @@ def to_transformers(state: StateDict, own: StateDict) -> StateDict | None:
     state
         Tensors by name.
     own
-        The state dict of the model.
+        The state dict of the model; empty if it is not known.
 
     Returns
     -------
     dict of str to Tensor or None
         ``None`` if the names are of none of them.
+
+    Raises
+    ------
+    WeightsMismatchError
+        If there are biases of attention that are not zero, and the model has no place for them.
     """
-    renamed: dict[str, Tensor] = {}
     if _is_transformers(state):  # published files leave out the name of the encoder
         renamed = {re.sub(r"^(?=layer\.|stages\.)", "model.", k.removeprefix("model.")): v for k, v in state.items()}
     elif _is_timm(state) or _is_original(state):
-        final_norm = "layer_norm" if any(name.startswith("stages.") for name in state) else "norm"
-        for name, value in state.items():
-            match = re.fullmatch(r"blocks\.(\d+)\.attn\.(qkv\.weight|qkv\.bias|[qkv]_bias)", name)
-            if match is None:
-                new = re.sub(r"^norm(?=\.)", final_norm, name)
-                renamed[_rename(new, _TO_TRANSFORMERS)] = value
-                continue
-            kind = match[2].rpartition("." if "." in match[2] else "_")[2]
-            parts = zip("qkv", value.chunk(3), strict=True) if "qkv" in match[2] else [(match[2][0], value)]
-            for part, tensor in parts:
-                if (part, kind) != ("k", "bias"):  # none in transformers: it would not change the attention
-                    renamed[f"model.layer.{match[1]}.attention.{part}_proj.{kind}"] = tensor
+        renamed = {new: tensor for name, value in state.items() for new, tensor in _split(name, value, state)}
         for name, value in own.items():  # what timm leaves out, because it is zero or not used
             if name not in renamed and re.search(r"[qv]_proj\.bias$|mask_token$", name):
                 renamed[name] = torch.zeros_like(value, device="cpu")
-        renamed = {k: v for k, v in renamed.items() if k in own or not _is_zero_bias(k, v)}
-    return renamed or None
+    else:
+        return None
+    return {name: value for name, value in renamed.items() if name in own or not _is_needless(name, value, own)}
 
 
 def to_timm(state: StateDict, own: StateDict) -> StateDict | None:
@@ -115,36 +111,47 @@ def to_timm(state: StateDict, own: StateDict) -> StateDict | None:
     Raises
     ------
     WeightsMismatchError
-        If there are biases of queries or values that are not zero, and the model has no place for them.
+        If there are biases of attention that are not zero, and the model has no place for them.
     """
     if "storage_tokens" in state:  # timm knows the original names, and drops the biases whatever they are
         state = to_transformers(state, {}) or state
     if not _is_transformers(state):
         return None
     state = {name.removeprefix("model."): value for name, value in state.items()}
-    gated = any(".gate_proj." in name for name in state)
+    up = "mlp.fc1_x." if any(".gate_proj." in name for name in state) else "mlp.fc1."
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
         match = re.fullmatch(r"layer\.(\d+)\.attention\.([qkv])_proj\.(weight|bias)", name)
         if match is None:
-            new = _rename(name, _TO_TIMM)
-            renamed[new.replace(".mlp.fc1.", ".mlp.fc1_x.") if gated else new] = value
+            renamed[_rename(name, _TO_TIMM).replace("mlp.fc1.", up)] = value
         elif match[3] == "weight":
-            if match[2] == "q":
-                parts = [state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
-                renamed[f"blocks.{match[1]}.attn.qkv.weight"] = torch.cat(parts)
-        elif match[2] != "k":
+            parts = [state.get(f"layer.{match[1]}.attention.{part}_proj.weight") for part in "qkv"]
+            whole = [part for part in parts if part is not None]
+            if match[2] == "q" and len(whole) == 3:
+                renamed[f"blocks.{match[1]}.attn.qkv.weight"] = torch.cat(whole)
+        else:
             new = f"blocks.{match[1]}.attn.{match[2]}_bias"
-            if new in own or match[1] not in _blocks(own):
+            if new in own or not _is_needless(name, value, own):
                 renamed[new] = value
-            elif not _is_zero_bias(name, value):
-                msg = (
-                    f"The weights have a bias for the {match[2]} of attention that is not zero ({name!r}), and the "
-                    "architecture has none; use the architecture whose name ends in '_qkvb'."
-                )
-                raise WeightsMismatchError(msg)
     renamed.pop("mask_token", None)
     return renamed
+
+
+def _split(name: str, value: Tensor, state: StateDict) -> Iterator[tuple[str, Tensor]]:
+    """Yield what a tensor of timm or the original repository is in transformers: queries, keys and values apart."""
+    if re.search(r"bias_mask$|^rope_embed\.|^norms\.|^local_cls_norm\.", name):
+        return  # constants, and what only pretraining uses
+    match = re.fullmatch(r"blocks\.(\d+)\.attn\.(qkv\.weight|qkv\.bias|[qkv]_bias)", name)
+    if match is None:
+        final_norm = "layer_norm" if "stages.0.0.dwconv.weight" in state else "norm"
+        yield _rename(re.sub(r"^norm(?=\.)", final_norm, name), _TO_TRANSFORMERS), value
+        return
+    kind = "weight" if match[2].endswith("weight") else "bias"
+    parts = value.chunk(3) if match[2].startswith("qkv") and value.ndim else (value,)
+    for part, tensor in zip("qkv" if len(parts) == 3 else match[2][0], parts, strict=False):
+        masked = part == "k" and name.endswith("qkv.bias") and f"{name}_mask" in state  # Meta's keys have no bias
+        if not masked:
+            yield f"model.layer.{match[1]}.attention.{part}_proj.{kind}", tensor
 
 
 def _is_transformers(state: StateDict) -> bool:
@@ -161,12 +168,19 @@ def _is_original(state: StateDict) -> bool:
     return "storage_tokens" in state or "stages.0.0.dwconv.weight" in state
 
 
-def _is_zero_bias(name: str, value: Tensor) -> bool:
-    return name.endswith("bias") and not value.any()
-
-
-def _blocks(state: StateDict) -> set[str]:
-    return {name.split(".")[1] for name in state if name.startswith("blocks.")}
+def _is_needless(name: str, value: Tensor, own: StateDict) -> bool:
+    """Whether this is a bias of attention that is zero and that the model has no place for; an error if not zero."""
+    match = re.search(r"layer\.(\d+)\.attention\.([qkv])_proj\.bias$", name)
+    if match is None or not any(f"{kind}.{match[1]}." in key for key in own for kind in ("blocks", "layer")):
+        return False
+    if value.any():
+        msg = (
+            f"The weights have a bias for the {match[2]} of attention that is not zero ({name!r}), and the model has "
+            "none; use one that has: timm's architectures whose names end in '_qkvb' (queries and values), or "
+            f"extra_kwargs={{'{_BIASES[match[2]]}': True}} with transformers."
+        )
+        raise WeightsMismatchError(msg)
+    return True
 
 
 def _rename(name: str, table: list[tuple[str, str]]) -> str:

@@ -4,6 +4,7 @@ import functools
 import logging
 import re
 import textwrap
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields, replace
@@ -25,7 +26,7 @@ from autobackbone.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from autobackbone.fast_init import build_loaded, is_loading, skip_init
+from autobackbone.fast_init import SkipInit, build_loaded, is_loading
 from autobackbone.hub import fetch, fetch_url
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel, round_up
@@ -42,6 +43,7 @@ from autobackbone.weights import (
     find_files,
     load_checkpoint,
     read_checkpoint,
+    with_new_head,
 )
 
 # Arguments of timm.create_model that say where weights come from, and nothing of the architecture.
@@ -182,6 +184,7 @@ class TimmSource:
             raise UnsupportedError(msg)
         if model.num_classes != self.num_classes:
             model.reset_classifier(self.num_classes)
+            report = report and with_new_head(report, model, self._heads())
         return self._native(model, self._input_spec(model, deepest, built), built, report)
 
     def _native(
@@ -337,7 +340,7 @@ class TimmSource:
         model.checkpoint_rules = Rules(
             optional=self._heads(),
             known=tuple(model.state_dict()),
-            converters=(partial(_convert, self.architecture, self._model_arguments(built) | {"num_classes": 0}),),
+            converters=(partial(_convert, self.architecture, self._model_arguments(built), self._heads()),),
         )
         return model
 
@@ -396,35 +399,53 @@ def _resolve(ref: ModelRef, cache_dir: str | None = None) -> tuple[str, dict[str
     return architecture, cfg, arguments
 
 
-def _convert(architecture: str, arguments: dict[str, Any], state: StateDict, own: StateDict) -> StateDict | None:
+def _convert(
+    architecture: str, arguments: dict[str, Any], heads: tuple[str, ...], state: StateDict, own: StateDict
+) -> StateDict | None:
     """Let timm make a state dict of another library, size or number of channels one of its own.
 
     timm's conversions belong to its models' builders; so one more model is built with the state dict, not strictly,
     and what was loaded is read off.
     """
-    overlay = {"state_dict": dict(to_timm(state, own) or state), "num_classes": -1, "classifier": (), "label_offset": 0}
+    state = {
+        name: value
+        for name, value in (to_timm(state, own) or state).items()
+        if not name.startswith(heads) or (name in own and own[name].shape == value.shape)
+    }
+    if not state:
+        return None  # timm would fetch its own
+    overlay = {"state_dict": state, "num_classes": -1, "classifier": (), "label_offset": 0}
     overlay |= {"source": "", "custom_load": False}
-    with torch.inference_mode(mode=False), torch.device("cpu"), _quiet_builder(), skip_init() as mode:
+    with torch.device("cpu"), _builders_log() as log, SkipInit() as mode:
         try:
             twin = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
         except FAILURES:  # not of a kind that timm knows
             return None
     loaded = {name: t.detach() for name, t in twin.state_dict(keep_vars=True).items() if mode.is_loaded(t)}
+    for names in re.findall(r"Unexpected keys \((.*)\)", "\n".join(log)):
+        loaded |= {name: torch.empty(0) for name in names.split(", ")}
     if not any(name.endswith(COUNTER) for name in state):  # torch makes them up
         loaded = {name: t for name, t in loaded.items() if not name.endswith(COUNTER)}
     return loaded
 
 
 @contextmanager
-def _quiet_builder() -> Iterator[None]:
-    """Keep timm from logging what it has no place for: the report says it."""
+def _builders_log() -> Iterator[list[str]]:
+    """Take what timm's builder logs in this thread; it is the one place where timm says what it has no place for."""
     logger = logging.getLogger("timm.models._builder")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    thread = threading.get_ident()
+    messages: list[str] = []
+
+    def is_elsewhere(record: logging.LogRecord) -> bool:
+        if record.thread == thread:
+            messages.append(record.getMessage())
+        return record.thread != thread
+
+    logger.addFilter(is_elsewhere)
     try:
-        yield
+        yield messages
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(is_elsewhere)
 
 
 def _pretrained_cfg(cfg: Any) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_published_weights_of_timm(hub, weights, model):
     backbone = create_backbone("test_resnet", num_classes=3)
     assert torch.equal(backbone.conv1[0].weight, model.conv1[0].weight)
     assert backbone.weights_report.source == tag
-    assert backbone.weights_report.coverage == 1
+    assert backbone.weights_report.missing == ("fc.weight", "fc.bias")
 
 
 def test_a_pickle_is_taken_where_there_is_no_safetensors_file(hub, model, tmp_path):
@@ -339,8 +339,17 @@ def test_addresses_that_lead_to_no_weights(repo, hub, monkeypatch):
     repo.status, repo.cut_at = 500, None
     with pytest.raises(WeightsUnavailableError, match="500"):
         _create(weights=url)
+    repo.status = 403
+    with pytest.raises(GatedWeightsError, match="does not give it to everyone"):
+        _create(weights=url)
     repo.status = 200
+    good, repo.files["model.safetensors"] = repo.files["model.safetensors"], b"garbage"
+    with pytest.raises(WeightsCorruptedError):
+        _create(weights=url)
+    repo.files["model.safetensors"] = good
+    assert _create(weights=url).weights_report.coverage == 1  # the damaged file is not kept
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    url = f"{url}?again"
     huggingface_hub.close_session()
     with pytest.raises(WeightsUnavailableError, match="Check the network"):
         _create(weights=url)
@@ -360,7 +369,8 @@ def test_a_backbone_goes_to_the_hub_and_comes_back(hub, tmp_path):
     again = FeatureBackbone.from_pretrained("me/mine").eval()
     x = torch.rand(1, 3, 70, 90)
     assert all(torch.equal(a, b) for a, b in zip(again(x), backbone(x), strict=True))
-    assert again.config.weights == "hf-hub:me/mine"
+    assert again.config.weights == f"hf-hub:me/mine@{COMMIT}"
+    assert FeatureBackbone.from_pretrained("hf-hub:me/mine", revision="main").strides == (4, 64)
     pinned = FeatureBackbone.from_pretrained("me/mine", revision=COMMIT, cache_dir=tmp_path / "other")
     assert pinned.weights_report.source == f"hf-hub:me/mine@{COMMIT}"
     assert list((tmp_path / "other").rglob("model.safetensors"))
