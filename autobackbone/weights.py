@@ -257,7 +257,8 @@ def load_checkpoint(
     rules
         What is particular to the model.
     strict
-        Refuse a state dict that leaves a parameter or persistent buffer of the model without a value.
+        Refuse a state dict that leaves a parameter or persistent buffer of the model without a value, or that has more
+        in the model's own layers than the model.
     within
         Context to load the state dict in, once it is found.
 
@@ -266,7 +267,10 @@ def load_checkpoint(
     WeightsCorruptedError
         If there is no state dict.
     WeightsMismatchError
-        If `strict` and something is missing or of another shape, or if nothing fits at all.
+        If `strict` and something is missing, of another shape, or left over; if several networks fit equally well; or
+        if nothing fits at all.
+    WeightsError
+        If the model is on the meta device.
     """
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     if any(value.is_meta for value in own.values()):

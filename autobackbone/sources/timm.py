@@ -419,7 +419,7 @@ def _convert(
     with torch.device("cpu"), _builders_log() as log, SkipInit() as mode:
         try:
             twin = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
-        except FAILURES:  # not of a kind that timm knows
+        except (*FAILURES, OSError):  # not of a kind that timm knows, or a hybrid whose parts it wants from the Hub
             return None
     loaded = {name: t.detach() for name, t in twin.state_dict(keep_vars=True).items() if mode.is_loaded(t)}
     for names in re.findall(r"Unexpected keys \((.*)\)", "\n".join(log)):
