@@ -71,7 +71,8 @@ def fetch(
         return path if isinstance(path, str) else None
 
     where = repo if revision is None else f"{repo}@{revision}"
-    with explained(f"Fetching {' or '.join(map(repr, names))} of {where!r}", remedy):
+    what = f"{names[0]!r}{' or the like' if len(names) > 1 else ''} of {where!r}"
+    with explained(f"Fetching {what}", remedy):
         for name in names:
             try:
                 if constants.HF_HUB_OFFLINE:

@@ -125,16 +125,18 @@ class DINOv3Source:
         WeightsError
             If the weights cannot be had, or do not fit.
         """
-        spec = self._input_spec(min_size=self.levels[-1].stride, divisor=1)
+        size = self.levels[-1].stride
         kind = PooledViT if self.is_vit else PooledConvNeXt
         drop = self.config.drop_rate
         classes = self.config.num_classes if isinstance(self.config, BackboneConfig) else 0
-        create = partial(kind, input_spec=spec, num_classes=classes, drop_rate=drop)
+        known = self._input_spec(min_size=size, divisor=1, is_asked=False)
+        create = partial(kind, input_spec=known, num_classes=classes, drop_rate=drop)
         module, report = self._build(create, depth=len(self.levels))
+        module.input_spec = self._input_spec(min_size=size, divisor=1)  # after the weights, which say what is wrong
         if module.num_classes != classes:
             module.reset_classifier(classes)
             report = report and with_new_head(report, module, ("head.",))
-        return NativeModel(module, spec, None, report, "dinov3-license")
+        return NativeModel(module, module.input_spec, None, report, "dinov3-license")
 
     def _rules(self, depth: int) -> Rules:
         """Return how checkpoints are matched to a backbone of the first `depth` blocks or stages."""
@@ -242,10 +244,11 @@ class DINOv3Source:
         name = f"{_VITS[self.name][-1]}.{tag}" if self.is_vit else f"{_CONVNEXTS[self.name][-1]}.dinov3_{tag}"
         return f"The same weights are published without a gate as {name!r}, of timm."
 
-    def _input_spec(self, *, min_size: int, divisor: int) -> InputSpec:
+    def _input_spec(self, *, min_size: int, divisor: int, is_asked: bool = True) -> InputSpec:
+        """Return what is published of the images, the repository being asked for it where weights come from there."""
         mean, std = _SATELLITE if self.is_satellite else _WEB
         size = (224, 224)
-        if is_loading(self.config) and self.config.weights is None:
+        if is_asked and is_loading(self.config) and self.config.weights is None:
             mean, std, size = self._published_input(mean, std, size)
         channels = self.config.in_chans
         return InputSpec(

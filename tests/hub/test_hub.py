@@ -166,6 +166,10 @@ def test_gated_dinov3_names_the_open_weights(hub):
     hub.repos["facebook/dinov3-vitl16-pretrain-sat493m"] = Repo(status=403, error="GatedRepo")
     with pytest.raises(GatedWeightsError, match=r"vit_large_patch16_dinov3.sat493m"):
         create_feature_backbone("facebook/dinov3-vitl16-pretrain-sat493m")
+    hub.requests.clear()
+    with pytest.raises(GatedWeightsError):
+        create_backbone("dinov3_vits16")
+    assert len(hub.requests) == 1  # nothing else is waited for
     hub.repos["facebook/dinov3-convnext-tiny-pretrain-lvd1689m"] = Repo(status=403, error="GatedRepo")
     with pytest.raises(GatedWeightsError, match=r"convnext_tiny.dinov3_lvd1689m"):
         create_backbone("dinov3_convnext_tiny")
