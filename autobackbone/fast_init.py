@@ -50,14 +50,13 @@ class SkipInit(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         target: Any = args[0] if args else kwargs.get("tensor")
-        is_parameter = isinstance(target, nn.Parameter)
         if func is Tensor.copy_ and sys._getframe(1).f_code is _LOADING:  # noqa: SLF001 - who copies is what matters
             self._loaded[id(target)] = target
             self._empty.pop(id(target), None)
-            if is_parameter and self._can_be(target, args[1]):
+            if isinstance(target, nn.Parameter) and self._can_be(target, args[1]):
                 target.data = args[1].detach()
                 return target
-        elif is_parameter and getattr(func, "__name__", "") in _FILLS:
+        elif getattr(func, "__name__", "") in _FILLS and isinstance(target, nn.Parameter):
             self._empty[id(target)] = target
             self._loaded.pop(id(target), None)
             return target
