@@ -1,7 +1,7 @@
 """Building models that are about to be loaded: no random weights, and the checkpoint's tensors taken as they are."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
+from autobackbone.weights import WeightsReport, load_checkpoint
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -103,3 +104,42 @@ def build_loaded(create: Callable[[AbstractContextManager[Any]], _M]) -> _M:
         if not all(map(mode.is_loaded, model.parameters())):
             model = create(nullcontext())
     return model.to(device) if moved else model
+
+
+def build_from(
+    content: Mapping[str, Any], source: str, build: Callable[[], tuple[_M, Any]]
+) -> tuple[_M, WeightsReport]:
+    """Build a model and load a checkpoint into it.
+
+    Parameters
+    ----------
+    content
+        What the checkpoint holds.
+    source
+        Where it is from, for messages.
+    build
+        Returns what is wanted, and the part of it that has the library's names and ``checkpoint_rules``.
+
+    Returns
+    -------
+    nn.Module, WeightsReport
+        Without a classifier if the checkpoint has none that fits: a new one is made outside, where it is initialised.
+
+    Raises
+    ------
+    WeightsError
+        If the checkpoint does not fit.
+    """
+    reports: list[WeightsReport] = []
+
+    def create(loading: AbstractContextManager[Any]) -> _M:
+        with loading:
+            wanted, named = build()
+        rules = named.checkpoint_rules
+        report = load_checkpoint(named, content, source, rules, within=loading)
+        reports.append(report)
+        if any(name.startswith(rules.optional) for name in (*report.missing, *report.mismatched)):
+            named.reset_classifier(0)
+        return wanted
+
+    return build_loaded(create), reports[-1]

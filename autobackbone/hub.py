@@ -188,15 +188,7 @@ def explained(doing: str, remedy: str = "") -> Iterator[None]:
             f"'hf auth login' if the repository is private.{remedy}"
         )
         raise WeightsNotFoundError(msg) from err
-    except (
-        _HTTP_ERROR,
-        ConnectionError,
-        TimeoutError,
-        errors.FileMetadataError,
-        errors.LocalEntryNotFoundError,
-    ) as err:
-        raise WeightsUnavailableError(_unavailable(doing, err, remedy)) from err
-    except ValueError as err:  # what answers is no Hub
+    except (*_UNREACHABLE, ValueError) as err:  # ValueError: what answers is no Hub
         raise WeightsUnavailableError(_unavailable(doing, err, remedy)) from err
     except OSError as err:
         if "Consistency check failed" in str(err):

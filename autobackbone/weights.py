@@ -353,10 +353,8 @@ class _Match:
         )
 
 
-def _match(state: StateDict, own: StateDict, entry: str, prefix: str | None = None) -> _Match:
+def _match(state: StateDict, own: StateDict, entry: str) -> _Match:
     """Match by the prefix that leaves the most of the model's names."""
-    if prefix is not None:
-        return _match_below(prefix, state, own, entry)
     fits: Counter[str] = Counter()
     for key, value in state.items():
         for start in [0, *(i + 1 for i, c in enumerate(key) if c == ".")]:
@@ -404,7 +402,7 @@ def _converted(match: _Match, own: StateDict, rules: Rules) -> Iterator[_Match]:
         for convert in rules.converters:
             state = convert(stripped, own)
             if state is not None:
-                found = _match(state, own, match.entry, prefix="")
+                found = _match_below("", state, own, match.entry)
                 outside = (k for k in match.state if not k.startswith(prefix))  # what was not given to it
                 if found.fitting:
                     yield replace(found, prefix=prefix, rest=(*found.rest, *outside), unconverted=match.state)

@@ -6,7 +6,6 @@ O. Siméoni et al., "DINOv3", 2025, https://arxiv.org/abs/2508.10104. The sizes 
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -19,7 +18,7 @@ from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTCon
 
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError, UnsupportedError, WeightsError
-from autobackbone.fast_init import build_loaded, is_loading
+from autobackbone.fast_init import build_from, is_loading
 from autobackbone.hub import fetch
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel
@@ -31,7 +30,6 @@ from autobackbone.weights import (
     WeightsReport,
     fetch_weights,
     find_files,
-    load_checkpoint,
     read_checkpoint,
     with_new_head,
 )
@@ -216,19 +214,13 @@ class DINOv3Source:
 
         if not is_loading(self.config):
             return build(), None
+
+        def whole() -> tuple[Any, Any]:
+            module = build()
+            return module, module  # all of it has transformers' names
+
         source, content = self._checkpoint()
-        reports = []
-
-        def loaded(loading: AbstractContextManager[Any]) -> Any:
-            with loading:
-                module = build()
-            report = load_checkpoint(module, content, source, module.checkpoint_rules, within=loading)
-            reports.append(report)
-            if any(name.startswith("head.") for name in (*report.missing, *report.mismatched)):
-                module.reset_classifier(0)  # the caller makes a new one, where it is initialised
-            return module
-
-        return build_loaded(loaded), reports[-1]
+        return build_from(content, source, whole)
 
     def _checkpoint(self) -> tuple[str, Mapping[str, Any]]:
         """Return what the weights are asked for by, and what is in them."""

@@ -26,7 +26,7 @@ from autobackbone.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from autobackbone.fast_init import SkipInit, build_loaded, is_loading
+from autobackbone.fast_init import SkipInit, build_from, build_loaded, is_loading
 from autobackbone.hub import fetch, fetch_url
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel, round_up
@@ -41,7 +41,6 @@ from autobackbone.weights import (
     WeightsReport,
     fetch_weights,
     find_files,
-    load_checkpoint,
     read_checkpoint,
     with_new_head,
 )
@@ -267,19 +266,12 @@ class TimmSource:
             return model, WeightsReport(source=name, loaded=total, total=total)
 
         content = read_checkpoint(find_files(source, cache_dir=self._cache_dir), source)
-        reports: list[WeightsReport] = []
 
-        def create(loading: AbstractContextManager[Any]) -> Any:
-            with loading:
-                model = self._create(built)
-                result = then(model)
-            report = load_checkpoint(model, content, source, model.checkpoint_rules, within=loading)
-            reports.append(report)
-            if any(name.startswith(self._heads()) for name in (*report.missing, *report.mismatched)):
-                model.reset_classifier(0)  # the caller makes a new one, where it is initialised
-            return result
+        def build() -> tuple[Any, Any]:
+            model = self._create(built)
+            return then(model), model
 
-        return build_loaded(create), reports[-1]
+        return build_from(content, source, build)
 
     def _heads(self) -> tuple[str, ...]:
         """Return what the names of the classifier's parameters begin with."""
