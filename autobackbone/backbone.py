@@ -2,21 +2,23 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autobackbone.config import FeatureBackboneConfig
+from autobackbone.config import PYRAMID_CHANNELS, FeatureBackboneConfig
+from autobackbone.errors import WeightsMismatchError
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, ceil_div, choose_levels, round_up
-from autobackbone.pyramid import fit, resample
+from autobackbone.pyramid import SimplePyramid, crop, fit, pad, resample
 from autobackbone.saving import push, read_config, write
 from autobackbone.sources import NativeModel
 from autobackbone.sources.choose import choose_source
+from autobackbone.weights import find_part, load_part
 
 
 class FeatureBackbone(nn.Module):
@@ -49,6 +51,8 @@ class FeatureBackbone(nn.Module):
         With concrete indices or strides.
     weights_report : WeightsReport or None
         What was loaded at creation; ``None`` for random weights.
+    frozen : frozenset of str
+        Parameters of the body that `freeze_stages` froze.
     """
 
     def __init__(
@@ -66,12 +70,15 @@ class FeatureBackbone(nn.Module):
         self.input_spec = native.input_spec
         self.config = config
         self.weights_report = native.weights_report
+        self.frozen: frozenset[str] = frozenset()
         self._built_size = native.built_size
         self._license = native.license
         self._portable = native.portable
         taken = sorted({level.index for level in levels})
-        # Per level: where its map is in the body's list, the native level it comes from, and the stride wanted.
-        self._recipe = tuple((taken.index(level.index), ladder[level.index], level.stride) for level in levels)
+        # Per level: where its map is in the body's list, and the native level it comes from.
+        self._recipe = tuple((taken.index(level.index), ladder[level.index], level) for level in levels)
+        made = {level.stride: ladder[level.index] for level in levels if level.made_by == "simple"}
+        self.pyramid = SimplePyramid(made, config.pyramid_channels or PYRAMID_CHANNELS) if made else None
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -110,19 +117,37 @@ class FeatureBackbone(nn.Module):
         """
         self.input_spec.check(x)
         height, width = x.shape[-2:]
-        if self._built_size is None:
-            divisor = self.input_spec.divisor
-            full = (round_up(height, divisor), round_up(width, divisor))
-        else:
-            full = self._built_size
-        if full != (height, width):
-            x = F.pad(x, (0, full[1] - width, 0, full[0] - height))
+        full = self.padded_size(height, width)
+        if self._pads:
+            x = pad(x, full)
         maps = self.body(x)
-        return [self._deliver(maps[i], native, stride, (height, width), full) for i, native, stride in self._recipe]
+        result = [self._deliver(maps[i], native, level, (height, width), full) for i, native, level in self._recipe]
+        if self.pyramid is None:
+            return result
+        simple = [i for i, level in enumerate(self.levels) if level.made_by == "simple"]
+        for i, y in zip(simple, self.pyramid([result[i] for i in simple], (height, width)), strict=True):
+            result[i] = y
+        return result
 
     def forward_dict(self, x: Tensor) -> dict[str, Tensor]:
         """Compute the maps by level name; see `forward`."""
         return {level.name: y for level, y in zip(self.levels, self(x), strict=True)}
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width that images are padded to at the bottom and right, in pixels."""
+        divisor = self.input_spec.divisor
+        return self._built_size or (round_up(height, divisor), round_up(width, divisor))
+
+    @property
+    def _pads(self) -> bool:
+        return self._built_size is not None or self.input_spec.divisor > 1
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in _whole(self.body, self.frozen) if mode and self.frozen else ():
+            module.eval()
+        return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them.
@@ -195,6 +220,11 @@ class FeatureBackbone(nn.Module):
         if place is not None:
             config = config.replace(extra_kwargs=config.extra_kwargs | {"cache_dir": place})
         backbone = cls.from_config(config)
+        report = backbone.weights_report
+        lost = [name for name in report.missing if name.startswith("pyramid.")] if report else []
+        if lost and saved.pyramid == "simple":
+            msg = f"The weights of {os.fspath(source)!r} are without those of its simple pyramid (first {lost[0]!r})."
+            raise WeightsMismatchError(msg)
         if not overrides.keys() & {"model_name", "in_chans", "img_size"}:
             backbone.input_spec = replace(backbone.input_spec, **images)
         return backbone
@@ -252,6 +282,7 @@ class FeatureBackbone(nn.Module):
             config.out_indices,
             config.out_strides,
             pyramid=config.pyramid,
+            pyramid_channels=config.pyramid_channels or PYRAMID_CHANNELS,
             output_stride=config.output_stride,
         )
         indices = [level.index for level in levels]
@@ -261,7 +292,12 @@ class FeatureBackbone(nn.Module):
             config = config.replace(out_indices=tuple(indices), out_strides=None)
         else:
             config = config.replace(out_indices=None, out_strides=tuple(level.stride for level in levels))
-        return cls(native, ladder, levels, config)
+        backbone = cls(native, ladder, levels, config)
+        report = native.weights_report
+        if backbone.pyramid is not None and report is not None:
+            found = find_part(backbone.pyramid, "pyramid", native.checkpoint or {}, report.source)
+            backbone.weights_report = load_part(backbone.pyramid, "pyramid", found, report)
+        return backbone
 
     def extra_repr(self) -> str:
         """Return the levels, for printing."""
@@ -274,11 +310,24 @@ class FeatureBackbone(nn.Module):
         write(folder, config, self.state_dict(), self.levels, self.input_spec, self._license, title)
 
     def _deliver(
-        self, y: Tensor, native: NativeLevel, stride: int, image: tuple[int, int], full: tuple[int, int]
+        self, y: Tensor, native: NativeLevel, level: FeatureLevel, image: tuple[int, int], full: tuple[int, int]
     ) -> Tensor:
-        size = (ceil_div(image[0], stride), ceil_div(image[1], stride))
+        """Return a map at the size that the contract says, from which a simple pyramid goes on."""
         if not native.exact:
             y = fit(y, (ceil_div(full[0], native.stride), ceil_div(full[1], native.stride)))
-        if stride != native.stride:
-            return resample(y, native.stride, stride, size)
-        return y if y.shape[-2:] == size else y[..., : size[0], : size[1]]
+        if level.made_by == "resample":
+            size = (ceil_div(image[0], level.stride), ceil_div(image[1], level.stride))
+            return resample(y, native.stride, level.stride, size)
+        if not self._pads:
+            return y
+        return crop(y, (ceil_div(image[0], native.stride), ceil_div(image[1], native.stride)))
+
+
+def _whole(module: nn.Module, names: AbstractSet[str], prefix: str = "") -> Iterator[nn.Module]:
+    """Yield the outermost modules whose parameters are all among `names`."""
+    own = {prefix + name for name, _ in module.named_parameters()}
+    if own and own <= names:
+        yield module
+    elif own & names:
+        for name, child in module.named_children():
+            yield from _whole(child, names, f"{prefix}{name}.")

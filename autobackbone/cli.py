@@ -1,4 +1,4 @@
-"""The command line: list, info, features, catalog build."""
+"""The command line: list, info, features, export, catalog build."""
 
 import json
 import sys
@@ -120,18 +120,11 @@ def features(
 
     from autobackbone.create import create_feature_backbone
 
-    if random_weights and weights is not None:
-        msg = "--random-weights and --weights exclude each other; give one of them."
-        raise ConfigError(msg)
+    loading = _weights(weights, random_weights)
     if out.exists() and not out.is_dir():
         msg = f"--out {str(out)!r} is a file; name a folder."
         raise InputError(msg)
-    backbone = create_feature_backbone(
-        model,
-        pretrained=not random_weights and weights is None,
-        weights=weights,
-        **_levels(strides, indices, img_size),
-    ).eval()
+    backbone = create_feature_backbone(model, **loading, **_levels(strides, indices, img_size)).eval()
     spec = backbone.input_spec
     x, shown = load_tensor(pixels, spec, max_side)
     with torch.no_grad():
@@ -153,6 +146,36 @@ def features(
     if shown.size != pixels.size:
         console.print(f"the image was resized from {_by((pixels.height, pixels.width))}", highlight=False)
     print(path)  # noqa: T201
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Option("--model", "-m", help="A model name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Untrained: no download.")] = False,
+    weights: Annotated[str | None, typer.Option("--weights", help="A weights file.")] = None,
+    strides: Strides = None,
+    indices: Indices = None,
+    img_size: Size = None,
+    size: Annotated[str | None, typer.Option("--size", help="Size of the images: 224 or 333x257.")] = None,
+    dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Take any height and width.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a backbone as an ONNX file, compared with onnxruntime. Needs autobackbone[onnx]."""
+    from autobackbone.create import create_feature_backbone
+    from autobackbone.inference import export_onnx
+
+    backbone = create_feature_backbone(
+        model, **_weights(weights, random_weights), **_levels(strides, indices, img_size)
+    )
+    export_onnx(backbone, out, _size("--size", size), dynamic_size=dynamic_size)
+    if as_json:
+        levels = [asdict(level) for level in backbone.levels]
+        print(json.dumps({"file": str(out), "random_weights": random_weights, "levels": levels}))  # noqa: T201
+        return
+    note = "RANDOM WEIGHTS, untrained" if random_weights else ""
+    Console().print(_table(backbone.levels, title=backbone.config.model_name, note=note))
+    print(out)  # noqa: T201
 
 
 @catalog_app.command("build")
@@ -180,13 +203,24 @@ def catalog_build(
     print(written)  # noqa: T201
 
 
+def _weights(weights: str | None, random_weights: bool) -> dict[str, Any]:
+    if random_weights and weights is not None:
+        msg = "--random-weights and --weights exclude each other; give one of them."
+        raise ConfigError(msg)
+    return {"pretrained": not random_weights and weights is None, "weights": weights}
+
+
 def _levels(strides: str | None, indices: str | None, img_size: str | None) -> dict[str, Any]:
-    size = None if img_size is None else _integers("--img-size", img_size, "x")
     return {
         "out_strides": None if strides is None else _integers("--strides", strides, ","),
         "out_indices": None if indices is None else _integers("--indices", indices, ","),
-        "img_size": size[0] if size is not None and len(size) == 1 else size,
+        "img_size": _size("--img-size", img_size),
     }
+
+
+def _size(option: str, text: str | None) -> Any:
+    numbers = None if text is None else _integers(option, text, "x")
+    return numbers[0] if numbers is not None and len(numbers) == 1 else numbers
 
 
 def _integers(option: str, text: str, separator: str) -> tuple[int, ...]:

@@ -13,7 +13,8 @@ from typing import Any, Self
 
 from autobackbone.errors import ConfigError
 
-PYRAMIDS = ("resample", "none")
+PYRAMIDS = ("resample", "simple", "none")
+PYRAMID_CHANNELS = 256
 MAX_STRIDE = 1024
 OUTPUT_STRIDES = (8, 16, 32)
 
@@ -140,10 +141,8 @@ class _Config:
         _check(_is_int(self.in_chans) and self.in_chans > 0, self, "in_chans", "a positive integer")
         self._set("in_chans", int(self.in_chans))
         if self.img_size is not None:
-            size: Any = self.img_size
-            pair = _as_integers((size, size) if _is_int(size) else size)
-            good = pair is not None and len(pair) == 2 and min(pair) > 0
-            _check(good, self, "img_size", "(height, width) in pixels, or one integer for a square")
+            pair = as_size(self.img_size)
+            _check(pair is not None, self, "img_size", "(height, width) in pixels, or one integer for a square")
             self._set("img_size", pair)
         weights: Any = self.weights
         if isinstance(weights, os.PathLike):
@@ -253,7 +252,10 @@ class FeatureBackboneConfig(_Config):
         32, or 8 or 16 for dilated convolutions, where the architecture can.
     pyramid
         How a stride that the architecture does not have is made: ``"resample"`` from the nearest native level
-        (single-stride models: from the block at 1/4, 1/2, 3/4 or 4/4 of the depth), or ``"none"``, which refuses.
+        (single-stride models: from the block at 1/4, 1/2, 3/4 or 4/4 of the depth); by ``"simple"``, ViTDet's simple
+        feature pyramid, which is trained and makes every level of a single-stride model; or ``"none"``, which refuses.
+    pyramid_channels
+        Channels of the maps that ``pyramid="simple"`` makes; ``None`` is 256.
     norm
         The final norm on the maps of architectures that have one; ``None`` is the library's convention: timm's is
         without, transformers' DINOv3 ViTs with.
@@ -280,6 +282,7 @@ class FeatureBackboneConfig(_Config):
     img_size: tuple[int, int] | None = None
     output_stride: int = 32
     pyramid: str = "resample"
+    pyramid_channels: int | None = None
     norm: bool | None = None
     weights: str | None = None
     extra_kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
@@ -309,8 +312,21 @@ class FeatureBackboneConfig(_Config):
             "output_stride",
             "one of 8, 16, 32",
         )
-        _check(self.pyramid in PYRAMIDS, self, "pyramid", "one of 'resample', 'none'")
+        _check(self.pyramid in PYRAMIDS, self, "pyramid", "one of 'resample', 'simple', 'none'")
+        channels = self.pyramid_channels
+        if channels is not None:
+            _check(_is_int(channels) and channels > 0, self, "pyramid_channels", "a positive integer, or None")
+            self._set("pyramid_channels", int(channels))
+            if self.pyramid != "simple":
+                msg = f"pyramid_channels={channels} is for pyramid='simple', not {self.pyramid!r}; leave it out."
+                raise ConfigError(msg)
         _check(self.norm is None or isinstance(self.norm, bool), self, "norm", "True, False or None")
+
+
+def as_size(value: Any) -> tuple[int, int] | None:
+    """Return ``(height, width)`` of a pair of positive integers, or of one for a square; ``None`` if it is neither."""
+    pair = _as_integers((value, value) if _is_int(value) else value)
+    return (pair[0], pair[1]) if pair is not None and len(pair) == 2 and min(pair) > 0 else None
 
 
 def _check(valid: bool, config: _Config, name: str, expected: str) -> None:

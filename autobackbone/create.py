@@ -11,7 +11,15 @@ from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError
 from autobackbone.input_spec import InputSpec
 from autobackbone.sources.choose import choose_source
-from autobackbone.weights import Rules, WeightsReport, find_files, load_checkpoint, read_checkpoint
+from autobackbone.weights import (
+    Rules,
+    WeightsReport,
+    find_files,
+    find_part,
+    load_checkpoint,
+    load_part,
+    read_checkpoint,
+)
 
 _C = TypeVar("_C", BackboneConfig, FeatureBackboneConfig)
 
@@ -112,10 +120,11 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str], strict: bool 
     source
         A file, a folder, ``hf-hub:owner/repo[@revision]``, or an ``https://`` address. What is taken is the state dict
         in it, and the prefix of its names, that fit the model best. Its names are those of the library that the model
-        is from; other formats that the library knows, and DINOv3 under the names of another library, are converted.
+        is from; other formats that the library knows, and DINOv3 under the names of another library, are converted. A
+        simple pyramid is loaded if the checkpoint has one.
     strict
-        Refuse a checkpoint that leaves anything but the classifier without a value, or that has more in the model's
-        own layers than the model: a deeper network. If ``False``, what fits is loaded.
+        Refuse a checkpoint that leaves anything but the classifier and a simple pyramid without a value, or that has
+        more in the model's own layers than the model: a deeper network. If ``False``, what fits is loaded.
 
     Returns
     -------
@@ -159,7 +168,12 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str], strict: bool 
     if isinstance(model, FeatureBackbone) and owner is not None:
         taken = owner
     rules = getattr(taken, "checkpoint_rules", Rules())
-    report = load_checkpoint(taken, read_checkpoint(find_files(text), text), text, rules, strict=strict)
+    content = read_checkpoint(find_files(text), text)
+    pyramid = model.pyramid if isinstance(model, FeatureBackbone) else None
+    found = {} if pyramid is None else find_part(pyramid, "pyramid", content, text, strict=strict)
+    report = load_checkpoint(taken, content, text, rules, strict=strict)
+    if pyramid is not None:
+        report = load_part(pyramid, "pyramid", found, report)
     if isinstance(getattr(model, "input_spec", None), InputSpec):
         model.weights_report = report  # type: ignore[assignment]
     return report

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autobackbone.config import PYRAMID_CHANNELS
 from autobackbone.errors import ConfigError
 
 DEFAULT_STRIDES = (8, 16, 32)
@@ -58,7 +59,10 @@ class FeatureLevel:
     module
         Name of the module that makes the native level.
     exact
-        Whether the architecture's own grid is delivered; ``False`` if the map is resampled to the contract's size.
+        Whether its cells are those of the architecture's own grid, or halves and doubles of them; ``False`` if the map
+        is resampled to the contract's size.
+    made_by
+        ``"native"``, or the pyramid that makes it of the native level: ``"resample"`` or ``"simple"``.
     """
 
     name: str
@@ -67,12 +71,13 @@ class FeatureLevel:
     stride: int
     module: str
     exact: bool
+    made_by: str = "native"
 
 
 class FeatureInfo(Sequence[dict[str, Any]]):
     """The levels under the interface of timm's ``FeatureInfo``, for code written for it.
 
-    Entries are the native levels by index, then the levels made by resampling; `out_indices` says which of them the
+    Entries are the native levels by index, then the levels that a pyramid makes; `out_indices` says which of them the
     backbone delivers, in order.
     """
 
@@ -80,7 +85,7 @@ class FeatureInfo(Sequence[dict[str, Any]]):
         self.info = [_info(level) for level in ladder]
         outputs = []
         for level in levels:
-            if level.stride == ladder[level.index].stride:
+            if level.made_by == "native":
                 outputs.append(level.index)
             else:
                 outputs.append(len(self.info))
@@ -127,6 +132,7 @@ def choose_levels(
     out_strides: Sequence[int] | None,
     *,
     pyramid: str = "resample",
+    pyramid_channels: int = PYRAMID_CHANNELS,
     output_stride: int = 32,
 ) -> tuple[FeatureLevel, ...]:
     """Turn a request into levels, in the order of the request.
@@ -138,20 +144,23 @@ def choose_levels(
     out_indices, out_strides
         The request; at most one is not ``None``. With neither: strides 8, 16 and 32 up to `output_stride`.
     pyramid
-        ``"resample"`` makes strides that are not native; ``"none"`` refuses them.
+        ``"resample"`` makes strides that are not native; ``"simple"`` those too, and every stride of a single-stride
+        architecture; ``"none"`` refuses them.
+    pyramid_channels
+        Channels of what ``"simple"`` makes.
     output_stride
         The stride that the architecture was told to stop at.
 
     Raises
     ------
     ConfigError
-        If an index is out of range or given twice, or a stride is not native and `pyramid` is ``"none"``.
+        If an index is out of range or given twice, or if `pyramid` cannot make a stride.
     """
     if out_indices is not None:
         return tuple(_by_index(ladder, i) for i in normalize_indices(out_indices, ladder))
     if out_strides is None:
         out_strides = [s for s in DEFAULT_STRIDES if s <= output_stride]
-    return tuple(_by_stride(ladder, stride, pyramid) for stride in out_strides)
+    return tuple(_by_stride(ladder, stride, pyramid, pyramid_channels) for stride in out_strides)
 
 
 def normalize_indices(indices: Sequence[int], ladder: Sequence[NativeLevel]) -> tuple[int, ...]:
@@ -177,8 +186,8 @@ def normalize_indices(indices: Sequence[int], ladder: Sequence[NativeLevel]) -> 
 
 
 def ceil_div(size: int, divisor: int) -> int:
-    """Return ``ceil(size / divisor)`` in integers."""
-    return -(-size // divisor)
+    """Return ``ceil(size / divisor)`` of integers from 0 up: nothing negative is divided, which ONNX would truncate."""
+    return (size + divisor - 1) // divisor
 
 
 def round_up(size: int, divisor: int) -> int:
@@ -186,12 +195,17 @@ def round_up(size: int, divisor: int) -> int:
     return ceil_div(size, divisor) * divisor
 
 
+def doublings(stride: int, new_stride: int) -> int:
+    """Return how often a map is best doubled to come from one stride to another; negative: halved."""
+    return round(math.log2(stride / new_stride))
+
+
 def _info(level: NativeLevel | FeatureLevel) -> dict[str, Any]:
     return {"num_chs": level.channels, "reduction": level.stride, "module": level.module, "index": level.index}
 
 
 def _ladder_text(ladder: Sequence[NativeLevel]) -> str:
-    if len(ladder) > 6 and len({level.stride for level in ladder}) == 1:
+    if len(ladder) > 6 and _is_single(ladder):
         return f"its levels are 0 to {len(ladder) - 1}, all at stride {ladder[0].stride}"
     return "its levels are " + ", ".join(f"{level.index} (stride {level.stride})" for level in ladder)
 
@@ -204,26 +218,56 @@ def _by_index(ladder: Sequence[NativeLevel], index: int) -> FeatureLevel:
     return FeatureLevel(name, index, level.channels, level.stride, level.module, level.exact)
 
 
-def _by_stride(ladder: Sequence[NativeLevel], stride: int, pyramid: str) -> FeatureLevel:
+def _by_stride(ladder: Sequence[NativeLevel], stride: int, pyramid: str, channels: int) -> FeatureLevel:
     native = [level for level in ladder if level.stride == stride]
+    if pyramid == "simple" and (_is_single(ladder) or not native):
+        return _simple(ladder, stride, channels)
     if native:
         level = native[-1]
     elif pyramid == "none":
         strides = sorted({level.stride for level in ladder})
         msg = (
             f"Stride {stride} is not native to this backbone, whose strides are "
-            f"{', '.join(map(str, strides))}; ask for those, or set pyramid='resample'."
+            f"{', '.join(map(str, strides))}; ask for those, or set pyramid='resample' or 'simple'."
         )
         raise ConfigError(msg)
-    else:
-        level = _origin(ladder, stride)
-    name = f"c{int(math.log2(stride))}" if stride.bit_count() == 1 else f"s{stride}_{level.index}"
-    return FeatureLevel(name, level.index, level.channels, stride, level.module, bool(native) and level.exact)
-
-
-def _origin(ladder: Sequence[NativeLevel], stride: int) -> NativeLevel:
-    """Return the native level that a stride is made from."""
-    if len({level.stride for level in ladder}) == 1:  # depth stands in for scale: 4, 8, 16, 32 by quarters
+    elif _is_single(ladder):  # depth stands in for scale: 4, 8, 16, 32 by quarters
         quarter = min(max(round(math.log2(stride)) - 1, 1), 4)
-        return ladder[max(ceil_div(len(ladder) * quarter, 4), 1) - 1]
+        level = ladder[max(ceil_div(len(ladder) * quarter, 4), 1) - 1]
+    else:
+        level = _nearest(ladder, stride)
+    made_by = "native" if native else "resample"
+    exact = bool(native) and level.exact
+    name = _name(stride, level.index)
+    return FeatureLevel(name, level.index, level.channels, stride, level.module, exact, made_by)
+
+
+def _simple(ladder: Sequence[NativeLevel], stride: int, channels: int) -> FeatureLevel:
+    level = ladder[-1] if _is_single(ladder) else _nearest(ladder, stride)
+    halvings = max(-doublings(level.stride, stride), 0)
+    if stride % 2**halvings:
+        msg = (
+            f"Stride {stride} cannot be made by pyramid='simple' of stride {level.stride}: halving the map "
+            f"{halvings} times makes multiples of {2**halvings}; ask for one, or set pyramid='resample'."
+        )
+        raise ConfigError(msg)
+    if level.channels >> max(doublings(level.stride, stride), 0) == 0:
+        msg = (
+            f"Stride {stride} cannot be made by pyramid='simple' of stride {level.stride}: each doubling of the map "
+            f"halves its {level.channels} channels, and there are not enough; ask for a larger stride."
+        )
+        raise ConfigError(msg)
+    exact = level.exact and level.stride == stride * 2.0 ** doublings(level.stride, stride)
+    return FeatureLevel(_name(stride, level.index), level.index, channels, stride, level.module, exact, "simple")
+
+
+def _name(stride: int, index: int) -> str:
+    return f"c{int(math.log2(stride))}" if stride.bit_count() == 1 else f"s{stride}_{index}"
+
+
+def _is_single(ladder: Sequence[NativeLevel]) -> bool:
+    return len({level.stride for level in ladder}) == 1
+
+
+def _nearest(ladder: Sequence[NativeLevel], stride: int) -> NativeLevel:
     return min(reversed(ladder), key=lambda level: abs(math.log2(level.stride / stride)))

@@ -1,11 +1,15 @@
-"""Pyramids: maps at strides that an architecture does not have."""
+"""Pyramids: maps at strides that an architecture does not have, and FPN over those that there are."""
 
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.convnext import LayerNorm2d
 
-from autobackbone.levels import ceil_div, round_up
+from autobackbone.levels import NativeLevel, ceil_div, doublings, round_up
 
 
 def resample(x: Tensor, stride: int, new_stride: int, size: tuple[int, int]) -> Tensor:
@@ -33,16 +37,134 @@ def resample(x: Tensor, stride: int, new_stride: int, size: tuple[int, int]) -> 
     ratio = Fraction(stride * block, new_stride)
     covering = [ceil_div(s * new_stride, stride) for s in size]
     # Whole multiples of the denominator make the ratio of sizes the exact one.
-    missing = [max(round_up(max(c, n), ratio.denominator) - n, 0) for c, n in zip(covering, x.shape[-2:], strict=True)]
-    if any(missing):
-        x = F.pad(x, (0, missing[1], 0, missing[0]), mode="replicate")
+    least: list[Any] = [torch.sym_max(c, n) for c, n in zip(covering, x.shape[-2:], strict=True)]
+    height, width = (round_up(n, ratio.denominator) for n in least)
+    x = extend(x, (height, width))
     if ratio != 1:
-        finer = [n // ratio.denominator * ratio.numerator for n in x.shape[-2:]]
+        finer = [n // ratio.denominator * ratio.numerator for n in (height, width)]
         x = F.interpolate(x, size=finer, mode="bilinear", align_corners=False)
-    x = x[..., : size[0] * block, : size[1] * block]
+    x = crop(x, (size[0] * block, size[1] * block))
     return F.avg_pool2d(x, block) if block > 1 else x
 
 
 def fit(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Stretch a map whose cells do not line up with the contract's to `size`, bilinearly."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def pad(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return images with zeros at the bottom and right, up to `size`."""
+    height, width = x.shape[-2:]
+    if not _is_symbolic(x) and size == (height, width):
+        return x
+    return F.pad(x, (0, size[1] - width, 0, size[0] - height))
+
+
+def extend(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return a map with its edge repeated at the bottom and right, up to `size`."""
+    height, width = x.shape[-2:]
+    if _is_symbolic(x):
+        return _cells_up_to(x, size)
+    if size == (height, width):
+        return x
+    return F.pad(x, (0, size[1] - width, 0, size[0] - height), mode="replicate")
+
+
+def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the first `size` cells of a map."""
+    if _is_symbolic(x):
+        return _cells_up_to(x, size)
+    return x if x.shape[-2:] == size else x[..., : size[0], : size[1]]
+
+
+def _is_symbolic(x: Tensor) -> bool:
+    """Whether height or width is a symbol, in export: then a comparison of sizes would bind the program to some."""
+    sizes: tuple[Any, ...] = x.shape[-2:]
+    return any(isinstance(n, torch.SymInt) for n in sizes)
+
+
+def _cells_up_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return cells by index, past the edge the last: a program that holds for every size."""
+    for dim, n in zip((-2, -1), size, strict=True):
+        x = x.index_select(dim, torch.arange(n, device=x.device).clamp(max=x.shape[dim] - 1))
+    return x
+
+
+class SimplePyramid(nn.Module):
+    """ViTDet's simple feature pyramid: maps of several strides, each made of one native map by a branch of its own.
+
+    Up: transposed convolutions of 2x2 that halve the channels, with norm and GELU between. Down: max pooling. Then
+    a 1x1 and a 3x3 convolution to `channels`, each with layer norm over the channels. Coarser than twice the native
+    stride, every second cell of the next finer level is taken. Where the ratio of strides is no power of two (patches
+    of 14 pixels), the native map is resampled first, to the nearest stride of which it is.
+
+    Y. Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", 2022,
+    https://arxiv.org/abs/2203.16527; the operators are those of detectron2's ``SimpleFeaturePyramid``.
+
+    Parameters
+    ----------
+    origins
+        The native level that each stride is made of.
+    channels
+        Of every map made.
+    """
+
+    def __init__(self, origins: dict[int, NativeLevel], channels: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict()
+        self._plans: dict[int, tuple[int, int, int]] = {}  # stride made: native stride, the one resampled to, branch
+        for stride, native in origins.items():
+            times = doublings(native.stride, stride)
+            branch = stride >> max(-1 - times, 0)
+            times = max(times, -1)
+            self._plans[stride] = (native.stride, branch << times if times > 0 else branch >> -times, branch)
+            self.branches[str(branch)] = _branch(native.channels, channels, times)
+
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """Make the maps.
+
+        Parameters
+        ----------
+        maps
+            The native map of each stride, ``(B, C, ceil(H / native), ceil(W / native))``.
+        size
+            ``(H, W)`` of the images in pixels.
+
+        Returns
+        -------
+        list of Tensor
+            One ``(B, channels, ceil(H / stride), ceil(W / stride))`` per stride.
+        """
+        starts: dict[tuple[int, int], Tensor] = {}
+        made: dict[int, Tensor] = {}
+        result = []
+        for x, (stride, (native, base, branch)) in zip(maps, self._plans.items(), strict=True):
+            if branch not in made:
+                if native != base and (native, base) not in starts:
+                    starts[native, base] = resample(x, native, base, _cells(size, base))
+                y = self.branches[str(branch)](starts.get((native, base), x))
+                made[branch] = crop(y, _cells(size, branch))
+            every = stride // branch
+            result.append(made[branch][..., ::every, ::every] if every > 1 else made[branch])
+        return result
+
+
+def _branch(in_channels: int, out_channels: int, times: int) -> nn.Sequential:
+    """Return what doubles a map `times` times, or halves it if that is -1, and projects it to `out_channels`."""
+    layers: list[nn.Module] = []
+    width = in_channels
+    for i in range(times):
+        if i > 0:
+            layers += [LayerNorm2d(width, eps=1e-6), nn.GELU()]
+        layers.append(nn.ConvTranspose2d(width, width // 2, kernel_size=2, stride=2))
+        width //= 2
+    if times < 0:
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))
+    for before, kernel in ((width, 1), (out_channels, 3)):
+        layers.append(nn.Conv2d(before, out_channels, kernel, padding=kernel // 2, bias=False))
+        layers.append(LayerNorm2d(out_channels, eps=1e-6))
+    return nn.Sequential(*layers)
+
+
+def _cells(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    return ceil_div(size[0], stride), ceil_div(size[1], stride)

@@ -308,6 +308,55 @@ def with_new_head(report: WeightsReport, model: nn.Module, heads: tuple[str, ...
     return replace(report, loaded=loaded, total=sum(sizes.values()), missing=missing, mismatched=mismatched)
 
 
+def find_part(
+    part: nn.Module, name: str, content: Mapping[str, Any], source: str, *, strict: bool = True
+) -> dict[str, StateDict]:
+    """Return what a checkpoint holds for a part that was added to a library's model, by entry; nothing is loaded.
+
+    Parameters
+    ----------
+    part
+        The part; its tensors have names below `name`, whatever is before that.
+    name
+        Of the part, such as ``"pyramid"``.
+    content, source
+        As in `load_checkpoint`.
+    strict
+        Refuse an entry that has only some of the part, or some in another shape.
+
+    Raises
+    ------
+    WeightsMismatchError
+        If `strict` and that is so.
+    """
+    own = {f"{name}.{key}": value for key, value in part.state_dict().items()}
+    found: dict[str, StateDict] = {}
+    for entry, state in _state_dicts(content):
+        match = _match(state, own, entry)
+        if not match.named:
+            continue
+        report = match.report(own, source, Rules())
+        if strict and len(match.fitting) < len(own):
+            raise WeightsMismatchError(_mismatch(part, match, own, report))
+        found[entry] = {key.removeprefix(f"{name}."): state[place] for key, place in match.fitting.items()}
+    return found
+
+
+def load_part(part: nn.Module, name: str, found: Mapping[str, StateDict], report: WeightsReport) -> WeightsReport:
+    """Load what `find_part` found beside what was loaded into the model, and return what there is to say of both."""
+    values = found.get(report.entry, {})
+    part.load_state_dict(values, strict=False)
+    own = part.state_dict()
+    return replace(
+        report,
+        loaded=report.loaded + sum(own[key].numel() for key in values),
+        total=report.total + sum(value.numel() for value in own.values()),
+        missing=(*report.missing, *(f"{name}.{key}" for key in own if key not in values)),
+        unexpected=tuple(key for key in report.unexpected if f"{name}." not in key),
+        nonfinite=(*report.nonfinite, *(f"{name}.{key}" for key in values if not _is_finite(own[key]))),
+    )
+
+
 @dataclass(frozen=True)
 class _Match:
     """How a state dict fits a model: which of its keys is which of the model's names, once a prefix is stripped."""

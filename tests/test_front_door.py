@@ -6,11 +6,11 @@ import sys
 import autobackbone
 
 PUBLIC = """
-BackboneConfig BackboneError ConfigError FeatureBackbone FeatureBackboneConfig FeatureLevel GatedWeightsError
-InputError InputSizeError InputSpec UnknownBackboneError UnsupportedError WeightsCorruptedError WeightsError
-WeightsMismatchError WeightsNotFoundError WeightsReport WeightsUnavailableError count_parameters create_backbone
-create_feature_backbone get_feature_channels get_feature_info get_feature_strides get_input_spec list_backbones
-load_weights
+BackboneConfig BackboneError ConfigError FeatureBackbone FeatureBackboneConfig FeatureLevel FeaturePyramid
+GatedWeightsError InputError InputSizeError InputSpec UnknownBackboneError UnsupportedError WeightsCorruptedError
+WeightsError WeightsMismatchError WeightsNotFoundError WeightsReport WeightsUnavailableError count_parameters
+create_backbone create_feature_backbone export_onnx freeze_stages get_blocks get_feature_channels get_feature_info
+get_feature_strides get_input_spec layer_decay_param_groups list_backbones load_weights
 """.split()
 
 
@@ -63,11 +63,15 @@ def test_modules_import_downward_only():
         "sources.timm",
         "sources.dinov3",
         "sources.choose",
+        "sources.anatomy",
         "catalog",
         "pyramid",
         "saving",
         "backbone",
         "create",
+        "fpn",
+        "training",
+        "inference",
         "picture",
         "cli",
         "__main__",

@@ -3,6 +3,7 @@
 What crosses it: a reference and a config go in; NCHW maps, levels and an `InputSpec` come out.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -49,6 +50,8 @@ class NativeModel:
         Of the published weights, if it is known.
     portable
         Fields of the config to change for it to mean the same on another machine.
+    checkpoint
+        What the file given as ``weights`` holds, for what is added to the module.
     """
 
     module: "nn.Module"
@@ -57,3 +60,4 @@ class NativeModel:
     weights_report: WeightsReport | None
     license: str | None = None
     portable: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Mapping[str, Any] | None = None

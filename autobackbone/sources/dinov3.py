@@ -62,6 +62,7 @@ _FIELDS_OF = {"num_channels": "in_chans", "image_size": "img_size"}
 _LOADING = ("cache_dir",)
 # Arguments of the HF config that say what transformers' own backbones return; norm says it here.
 _WITHOUT_USE = ("apply_layernorm", "reshape_hidden_states")
+_WITH_LAST = (99999,)  # in timm's patterns: belongs to the layer before
 _FAILURES = (AttributeError, TypeError, ValueError, ZeroDivisionError)
 
 
@@ -85,6 +86,7 @@ class DINOv3Source:
         self.config = config
         self.is_vit = ref.name in _VITS
         self._norm = False
+        self._content: Mapping[str, Any] | None = None
         if isinstance(config, FeatureBackboneConfig):
             self._norm = self.is_vit if config.norm is None else config.norm
             self._check_features(config)
@@ -113,7 +115,7 @@ class DINOv3Source:
         kind = ViTLevels if self.is_vit else ConvNeXtLevels
         module, report = self._build(partial(kind, indices=indices, norm=self._norm), depth=indices[-1] + 1)
         spec = self._input_spec(min_size=1, divisor=deepest.divisor)
-        return NativeModel(module, spec, None, report, "dinov3-license")
+        return NativeModel(module, spec, None, report, "dinov3-license", checkpoint=self._content)
 
     def build_pooled(self) -> NativeModel:
         """Build the whole backbone, with pooled output or a head.
@@ -227,7 +229,8 @@ class DINOv3Source:
         cache_dir = self.config.extra_kwargs.get("cache_dir")
         if self.config.weights is not None:
             source = self.config.weights
-            return source, read_checkpoint(find_files(source, cache_dir=cache_dir), source)
+            self._content = read_checkpoint(find_files(source, cache_dir=cache_dir), source)
+            return source, self._content
         files = fetch_weights(self.repo, revision=self.revision, cache_dir=cache_dir, remedy=self._remedy())
         return self.repo, read_checkpoint(files, self.repo)
 
@@ -277,6 +280,14 @@ class _Network(nn.Module):
         """Recompute activations in the backward pass instead of keeping them."""
         self.grad_checkpointing = enable
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns that tell layers by the names of parameters, as timm's models do."""
+        raise NotImplementedError
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters that are not to be decayed, as timm's models do."""
+        return set()
+
     def _run(self, block: nn.Module, x: Tensor, **kwargs: Any) -> Tensor:
         if self.grad_checkpointing and torch.is_grad_enabled():
             block = partial(checkpoint, block, use_reentrant=False)  # type: ignore[assignment]
@@ -296,7 +307,15 @@ class _ViT(_Network):
         self.num_features: int = model.config.hidden_size
         self.patch: int = model.config.patch_size
 
-    def tokens(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - timm's signature
+        """Return patterns that tell blocks by the names of parameters, as timm's models do."""
+        return {"stem": r"^embeddings", "blocks": [(r"^model\.layer\.(\d+)", None), (r"^norm", _WITH_LAST)]}
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the tokens, as timm's models do."""
+        return {f"embeddings.{name}" for name in ("cls_token", "mask_token", "register_tokens")}
+
+    def tokens(self, x: Tensor, indices: Sequence[int], *, norm: bool = True) -> list[Tensor]:
         """Return the tokens after some blocks: ``(B, 1 + registers + patches, C)``."""
         x = x.to(self.embeddings.patch_embeddings.weight.dtype)
         hidden, position = self.embeddings(x), self.rope_embeddings(x)
@@ -304,7 +323,7 @@ class _ViT(_Network):
         for i, block in enumerate(self.model.layer):
             hidden = self._run(block, hidden, position_embeddings=position)
             if i in indices:
-                taken.append(self.norm(hidden))
+                taken.append(self.norm(hidden) if norm else hidden)
         return taken
 
 
@@ -316,6 +335,15 @@ class _ConvNeXt(_Network):
         self.model = model.model
         self.layer_norm = model.layer_norm if norm else nn.Identity()
         self.num_features: int = model.config.hidden_sizes[-1]
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns that tell stages, or blocks, by the names of parameters, as timm's models do."""
+        stem = r"^model\.stages\.0\.downsample_layers"
+        if coarse:
+            return {"stem": stem, "blocks": [(r"^model\.stages\.(\d+)", None), (r"^layer_norm", _WITH_LAST)]}
+        downsampling = (r"^model\.stages\.(\d+)\.downsample_layers", (0,))
+        block = (r"^model\.stages\.(\d+)\.layers\.(\d+)", None)
+        return {"stem": stem, "blocks": [downsampling, block, (r"^layer_norm", _WITH_LAST)]}
 
     def maps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
         """Return the maps after some stages: ``(B, C_l, H_l, W_l)``."""
@@ -338,9 +366,16 @@ class ViTLevels(_ViT):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map ``(B, C, H, W)`` images to one ``(B, C_l, H / patch, W / patch)`` map per index."""
+        return self._maps(x, self.tokens(x, self.indices))
+
+    def native_maps(self, x: Tensor) -> list[Tensor]:
+        """Map images to the map of every block, without the final norm."""
+        return self._maps(x, self.tokens(x, range(len(self.model.layer)), norm=False))
+
+    def _maps(self, x: Tensor, tokens: list[Tensor]) -> list[Tensor]:
         height, width = x.shape[-2] // self.patch, x.shape[-1] // self.patch
-        patches = [t[:, -height * width :].transpose(1, 2) for t in self.tokens(x, self.indices)]
-        return [p.reshape(len(p), -1, height, width).contiguous() for p in patches]
+        patches = [t[:, -height * width :].transpose(1, 2) for t in tokens]
+        return [p.reshape(p.shape[0], -1, height, width).contiguous() for p in patches]
 
 
 class ConvNeXtLevels(_ConvNeXt):
@@ -353,6 +388,10 @@ class ConvNeXtLevels(_ConvNeXt):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map ``(B, C, H, W)`` images to one ``(B, C_l, H_l, W_l)`` map per index."""
         return [y.contiguous() for y in self.maps(x, self.indices)]
+
+    def native_maps(self, x: Tensor) -> list[Tensor]:
+        """Map images to the map of every stage."""
+        return self.maps(x, range(len(self.model.stages)))
 
 
 class _Pooled(_Network):

@@ -122,6 +122,7 @@ class TimmSource:
         self._saved_size = self.saved.pop("img_size", None)
         size = self._saved_size or self.published["input_size"][1:]
         self.default_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
+        self._checkpoint: Mapping[str, Any] | None = None
         self.num_classes = config.num_classes if isinstance(config, BackboneConfig) else 0
         self.arguments = _arguments(config)
         self.facts = self._facts(self.saved | self.arguments)
@@ -197,7 +198,8 @@ class TimmSource:
             portable = {"model_name": self.architecture, "extra_kwargs": extra}
             if self._saved_size is not None:
                 portable["img_size"] = self.config.img_size or self.default_size
-        return NativeModel(module, spec, built, report, self.published.get("license"), portable)
+        license_name = self.published.get("license")
+        return NativeModel(module, spec, built, report, license_name, portable, self._checkpoint)
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -265,7 +267,7 @@ class TimmSource:
             total = sum(t.numel() for t in model.state_dict().values())
             return model, WeightsReport(source=name, loaded=total, total=total)
 
-        content = read_checkpoint(find_files(source, cache_dir=self._cache_dir), source)
+        content = self._checkpoint = read_checkpoint(find_files(source, cache_dir=self._cache_dir), source)
 
         def build() -> tuple[Any, Any]:
             model = self._create(built)

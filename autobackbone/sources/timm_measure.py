@@ -90,14 +90,21 @@ class Levels(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map ``(B, C, H, W)`` images to one ``(B, C_l, H_l, W_l)`` map per index."""
+        return self._maps(x, self.indices, norm=self.norm)
+
+    def native_maps(self, x: Tensor) -> list[Tensor]:
+        """Map images to the map of every native level up to the deepest index, without the final norm."""
+        return self._maps(x, range(max(self.indices) + 1), norm=False)
+
+    def _maps(self, x: Tensor, indices: Sequence[int], *, norm: bool) -> list[Tensor]:
         fmt = "NCHW" if self.patch is None else "NLC"
         maps: list[Tensor] = self.model.forward_intermediates(  # type: ignore[operator]
-            x, indices=self.indices, norm=self.norm, output_fmt=fmt, intermediates_only=True
+            x, indices=list(indices), norm=norm, output_fmt=fmt, intermediates_only=True
         )
         if self.patch is None:
             return maps
         height, width = x.shape[-2] // self.patch, x.shape[-1] // self.patch
-        return [y.transpose(1, 2).reshape(len(y), -1, height, width) for y in maps]
+        return [y.transpose(1, 2).reshape(y.shape[0], -1, height, width) for y in maps]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in training, as the timm model itself does."""

@@ -1,0 +1,124 @@
+"""Anatomy: in which stage, layer and block of a model its parameters are, read off what it says and what it does."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from timm.models._manipulate import group_with_matcher
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+
+_HEAD = "\0"  # no pattern matches it: it stands for what comes after the network
+
+
+def layers(network: nn.Module) -> tuple[dict[str, int], int] | None:
+    """Return the layer of each parameter as the library counts them, the stem being 0, and that of a head.
+
+    ``None`` if the library does not say. The head's layer is the one after the last, whether there is a head or not.
+    """
+    found = _grouped(network, coarse=False)
+    return None if found is None else (found, found.pop(_HEAD))
+
+
+def stem(network: nn.Module) -> set[str]:
+    """Return the parameters of the stem; empty if the library does not tell it from the first stage."""
+    found = _grouped(network, coarse=True) or _grouped(network, coarse=False) or {}
+    return {name for name, layer in found.items() if layer == 0 and name != _HEAD}
+
+
+def stages(body: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, int], set[str]]:
+    """Return the native level that each parameter belongs to, and the modules that are called.
+
+    Parameters
+    ----------
+    body
+        What a source built.
+    shape
+        ``(B, C, H, W)`` of images that it takes.
+
+    Returns
+    -------
+    dict, set
+        By name of the parameter, the shallowest level whose map it has a part in; the deepest for those that have none,
+        such as a final norm's. And names of modules.
+    """
+    called: set[str] = set()
+    hooks = [
+        module.register_forward_pre_hook(lambda _module, _args, name=name: called.add(name))
+        for name, module in body.named_modules()
+    ]
+    like = next(body.parameters())
+    try:
+        # Nothing is computed: every tensor is replaced by one that has a shape and no data.
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.inference_mode(mode=False), torch.enable_grad():
+            tensors = {**dict(body.named_parameters()), **dict(body.named_buffers())}
+            fake: Any = {f"body.{name}": mode.from_tensor(t.detach()) for name, t in tensors.items()}
+            parameters = {name: fake[f"body.{name}"].requires_grad_() for name, _ in body.named_parameters()}
+            images = torch.empty(shape, dtype=like.dtype, device=like.device)
+            found: dict[str, int] = functional_call(_Tracer(body), fake, (images, parameters))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found, called
+
+
+def list_blocks(body: nn.Module, layer_of: dict[str, int], called: set[str]) -> Iterator[nn.Module]:
+    """Yield the largest module of each layer after the stem that is called as a whole, in order.
+
+    Parameters
+    ----------
+    body
+        What a source built.
+    layer_of
+        Layer by name of the parameter.
+    called
+        Names of the modules that are called, rather than reached into.
+    """
+    largest: dict[int, tuple[int, nn.Module]] = {}
+    for name, module in body.named_modules():
+        sizes = {f"{name}.{key}": p.numel() for key, p in module.named_parameters()}
+        found = {layer_of[key] for key in sizes if key in layer_of}
+        if name in called and len(found) == 1 and 0 not in found:
+            (layer,) = found
+            size = sum(sizes.values())
+            if layer not in largest or size > largest[layer][0]:  # of equal ones, the outermost
+                largest[layer] = size, module
+    for layer in sorted(largest):
+        yield largest[layer][1]
+
+
+class _Tracer(nn.Module):
+    """Finds what each native level of a body depends on, the backward pass being a part of the call."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, images: Tensor, parameters: dict[str, Tensor]) -> dict[str, int]:
+        body: Any = self.body
+        if hasattr(body, "native_maps"):
+            maps = body.native_maps(images)
+        else:
+            maps = body.forward_intermediates(images, intermediates_only=True)
+        found: dict[str, int] = {}
+        for level, y in enumerate(maps):
+            rest = {name: p for name, p in parameters.items() if name not in found}
+            if rest:
+                ones = torch.ones_like(y)
+                grads = torch.autograd.grad(y, list(rest.values()), ones, retain_graph=True, allow_unused=True)
+                found |= {name: level for name, grad in zip(rest, grads, strict=True) if grad is not None}
+        return {name: found.get(name, len(maps) - 1) for name in parameters}
+
+
+def _grouped(network: nn.Module, *, coarse: bool) -> dict[str, int] | None:
+    """Return what timm's ``group_matcher`` says of a network, and of what follows it."""
+    matcher: Any = getattr(network, "group_matcher", None)
+    if matcher is None:
+        return None
+    try:
+        patterns = matcher(coarse=coarse)
+    except (AssertionError, NotImplementedError):
+        return None
+    names = [*(name for name, _ in network.named_parameters()), _HEAD]
+    return dict(group_with_matcher([(name, None) for name in names], patterns, reverse=True))

@@ -1,0 +1,46 @@
+"""Two processes compute what one does with the whole batch, under DDP and FSDP2."""
+
+import contextlib
+import subprocess
+import sys
+
+import pytest
+import torch
+import worker
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    logs = [folder / f"{rank}.log" for rank in (0, 1)]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for rank, log in enumerate(logs):
+            command = [sys.executable, worker.__file__, str(rank), str(folder)]
+            output = stack.enter_context(log.open("w"))
+            processes.append(stack.enter_context(subprocess.Popen(command, stdout=output, stderr=output)))
+            stack.callback(processes[-1].kill)
+        statuses = [process.wait(timeout=300) for process in processes]
+    assert statuses == [0, 0], "\n".join(log.read_text() for log in logs)
+    return torch.load(folder / "results.pt")
+
+
+@pytest.mark.parametrize("case", worker.CASES)
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_gradients_are_those_of_one_process(results, engine, case):
+    model = worker.make(case)
+    worker.step(model, worker.images())
+    grads, _ = results[engine, case]
+    expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert grads.keys() == expected.keys()
+    assert any(name.startswith("backbone.body") for name in grads)
+    for name, grad in expected.items():
+        torch.testing.assert_close(grads[name], grad, rtol=1e-3, atol=1e-3 * float(grad.abs().max()), msg=name)
+
+
+@pytest.mark.parametrize("case", worker.CASES)
+def test_state_dicts_load_into_a_plain_model(results, case):
+    for engine, prefix in (("ddp", "module."), ("fsdp", "")):
+        _, state = results[engine, case]
+        model = worker.make(case)
+        model.load_state_dict({name.removeprefix(prefix): value for name, value in state.items()})
