@@ -147,7 +147,8 @@ def _compare(backbone: nn.Module, images: Tensor, file: Path, names: list[str]) 
         if not error < _TOLERANCE:
             msg = (
                 f"onnxruntime gives something else than {_called(backbone)} for {name!r} of {tuple(images.shape)} "
-                f"images: {tuple(given.shape)} for {tuple(y.shape)}, up to {error:.1%} of its largest value off. Nothing was written."
+                f"images: {tuple(given.shape)} for {tuple(y.shape)}, up to {error:.1%} of its largest value "
+                "off. Nothing was written."
             )
             raise UnsupportedError(msg)
 

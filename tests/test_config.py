@@ -32,7 +32,7 @@ BAD = [
     ({"img_size": (0, 224)}, "img_size must be (height, width)"),
     ({"img_size": -1}, "img_size must be (height, width)"),
     ({"output_stride": 4}, "output_stride must be one of 8, 16, 32, got 4"),
-    ({"pyramid": "fpn"}, "pyramid must be one of 'resample', 'none', got 'fpn'"),
+    ({"pyramid": "fpn"}, "pyramid must be one of 'resample', 'simple', 'none', got 'fpn'"),
     ({"norm": 1}, "norm must be True, False or None, got 1"),
     ({"weights": ""}, "weights must be the path of a weights file, got ''"),
     ({"extra_kwargs": [1]}, "extra_kwargs must be a mapping of argument names to values, got [1]"),
