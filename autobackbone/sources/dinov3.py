@@ -326,6 +326,15 @@ class _ViT(_Network):
                 taken.append(self.norm(hidden) if norm else hidden)
         return taken
 
+    def native_maps(self, x: Tensor) -> list[Tensor]:
+        """Map images to the map of every block, without the final norm."""
+        return self._maps(x, self.tokens(x, range(len(self.model.layer)), norm=False))
+
+    def _maps(self, x: Tensor, tokens: list[Tensor]) -> list[Tensor]:
+        height, width = x.shape[-2] // self.patch, x.shape[-1] // self.patch
+        patches = [t[:, -height * width :].transpose(1, 2) for t in tokens]
+        return [p.reshape(p.shape[0], -1, height, width).contiguous() for p in patches]
+
 
 class _ConvNeXt(_Network):
     """The parts of transformers' ConvNeXt, under its names."""
@@ -356,6 +365,10 @@ class _ConvNeXt(_Network):
                 taken.append(x)
         return taken
 
+    def native_maps(self, x: Tensor) -> list[Tensor]:
+        """Map images to the map of every stage."""
+        return self.maps(x, range(len(self.model.stages)))
+
 
 class ViTLevels(_ViT):
     """A ViT that returns the maps of some of its blocks, shallow to deep."""
@@ -368,15 +381,6 @@ class ViTLevels(_ViT):
         """Map ``(B, C, H, W)`` images to one ``(B, C_l, H / patch, W / patch)`` map per index."""
         return self._maps(x, self.tokens(x, self.indices))
 
-    def native_maps(self, x: Tensor) -> list[Tensor]:
-        """Map images to the map of every block, without the final norm."""
-        return self._maps(x, self.tokens(x, range(len(self.model.layer)), norm=False))
-
-    def _maps(self, x: Tensor, tokens: list[Tensor]) -> list[Tensor]:
-        height, width = x.shape[-2] // self.patch, x.shape[-1] // self.patch
-        patches = [t[:, -height * width :].transpose(1, 2) for t in tokens]
-        return [p.reshape(p.shape[0], -1, height, width).contiguous() for p in patches]
-
 
 class ConvNeXtLevels(_ConvNeXt):
     """A ConvNeXt that returns the maps of some of its stages, shallow to deep."""
@@ -388,10 +392,6 @@ class ConvNeXtLevels(_ConvNeXt):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map ``(B, C, H, W)`` images to one ``(B, C_l, H_l, W_l)`` map per index."""
         return [y.contiguous() for y in self.maps(x, self.indices)]
-
-    def native_maps(self, x: Tensor) -> list[Tensor]:
-        """Map images to the map of every stage."""
-        return self.maps(x, range(len(self.model.stages)))
 
 
 class _Pooled(_Network):
