@@ -15,6 +15,7 @@ from autobackbone.config import as_size
 from autobackbone.errors import ConfigError, UnsupportedError, WeightsError
 from autobackbone.hub import first_line
 from autobackbone.input_spec import InputSpec
+from autobackbone.levels import round_up
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _TOLERANCE = 1e-3  # of the largest value; float32 in another order of operations
@@ -43,7 +44,8 @@ def export_onnx(
     input_size
         ``(height, width)`` of the images in pixels, or one number for a square; ``None`` for the backbone's own.
     dynamic_size
-        Take any height and width, from twice the largest stride up.
+        Take any height and width, where the architecture allows: it is compared at several. From twice the largest
+        stride up; `input_size` is one of them.
 
     Raises
     ------
@@ -88,15 +90,24 @@ def export_onnx(
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".exporting-") as folder:
             made = Path(folder) / file.name
             _write(backbone, images, made, names, dynamic_size=dynamic_size)
-            others = [images[:1]]
-            if dynamic_size:
-                others.append(torch.rand(1, spec.in_chans, size[1] + 17, size[0] + 30).to(like))
-            for x in (images, *others):
+            for batch, height, width in _other_shapes(size) if dynamic_size else [(2, *size), (1, *size)]:
+                x = torch.rand(batch, spec.in_chans, height, width, device=like.device, dtype=like.dtype)
                 _compare(backbone, x, made, names)
             for part in sorted(Path(folder).iterdir(), reverse=True):  # the file itself after its data
                 part.replace(file.parent / part.name)
     finally:
         backbone.train(was_training)
+
+
+def _other_shapes(size: tuple[int, int]) -> list[tuple[int, int, int]]:
+    """Return batches and sizes to compare: as exported, odd, whole in every stride, and whole in some."""
+    whole = [round_up(n + 1, 64) for n in size]
+    return [
+        (2, *size),
+        (1, size[1] + 17, size[0] + 30),
+        (1, whole[0], whole[1] + 64),
+        (3, whole[1] + 16, whole[0] + 32),
+    ]
 
 
 def _output_names(backbone: nn.Module) -> list[str]:
