@@ -65,8 +65,8 @@ def test_pooled_backbones(tmp_path):
 def test_a_size_that_the_architecture_cannot_leave(tmp_path, monkeypatch):
     backbone = make()
     forward = backbone.body.forward
-    monkeypatch.setattr(backbone.body, "forward", lambda x: [y * int(x.shape[-1]) for y in forward(x)])
-    with pytest.raises(UnsupportedError, match=r"'test_resnet': .*; leave dynamic_size=False"):
+    monkeypatch.setattr(backbone.body, "forward", lambda x: [y * (2 if x.shape[-1] % 32 else 1) for y in forward(x)])
+    with pytest.raises(UnsupportedError, match="onnxruntime gives something else"):
         export_onnx(backbone, tmp_path / "model.onnx", (97, 130), dynamic_size=True)
     assert list(tmp_path.iterdir()) == []
 
