@@ -53,9 +53,9 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure against raw timm and transformers: overhead, creation, DINOv3."""
+    """Measure against raw timm and transformers: overhead, creation, DINOv3, training."""
     _install(session)
-    for script in session.posargs or ("overhead.py", "creation.py", "dinov3.py"):
+    for script in session.posargs or ("overhead.py", "creation.py", "dinov3.py", "training.py"):
         session.run("python", f"benchmarks/{script}")
 
 

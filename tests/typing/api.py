@@ -25,3 +25,11 @@ backbone.save_pretrained("folder")
 restored: ab.FeatureBackbone = ab.FeatureBackbone.from_pretrained("owner/repo", revision="v1", out_strides=(4, 8))
 address: str = restored.push_to_hub("owner/repo", private=True)
 loaded: ab.WeightsReport | None = restored.weights_report
+
+pyramid: ab.FeaturePyramid = ab.FeaturePyramid(backbone, 128, "pool")
+named_maps: dict[str, Tensor] = pyramid(Tensor())
+ab.freeze_stages(backbone, 2)
+groups: list[dict[str, object]] = list(ab.layer_decay_param_groups(pyramid, lr=1e-3, layer_decay=0.8))
+blocks: list[nn.Module] = ab.get_blocks(backbone)
+ab.export_onnx(backbone, "backbone.onnx", (480, 640), dynamic_size=True)
+backbone.train().eval()
