@@ -51,12 +51,15 @@ def stages(body: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, int], set
     like = next(body.parameters())
     try:
         # Nothing is computed: every tensor is replaced by one that has a shape and no data.
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.inference_mode(mode=False), torch.enable_grad():
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode(mode=False), torch.enable_grad():
             tensors = {**dict(body.named_parameters()), **dict(body.named_buffers())}
-            fake: Any = {f"body.{name}": mode.from_tensor(t.detach()) for name, t in tensors.items()}
+            fake: Any = {
+                f"body.{name}": torch.empty(t.shape, dtype=t.dtype, device=t.device) for name, t in tensors.items()
+            }
             parameters = {name: fake[f"body.{name}"].requires_grad_() for name, _ in body.named_parameters()}
             images = torch.empty(shape, dtype=like.dtype, device=like.device)
-            found: dict[str, int] = functional_call(_Tracer(body), fake, (images, parameters))
+            # Modules that are in several places are to be given back what they had: each is swapped once.
+            found: dict[str, int] = functional_call(_Tracer(body), fake, (images, parameters), tie_weights=False)
     finally:
         for hook in hooks:
             hook.remove()
