@@ -31,7 +31,8 @@ class FeaturePyramid(nn.Module):
     backbone
         Its levels, of any strides, in any order.
     out_channels
-        Channels of every map.
+        Channels of every map; ``None`` leaves out the FPN, and gives the backbone's maps as they are, by name. They
+        must have as many channels as each other: those of a simple pyramid do, and ViTDet puts no FPN on it.
     extra_blocks
         Coarser levels: ``"pool"``, every second cell of the coarsest (Faster R-CNN); ``"p6p7"``, two strided
         convolutions on it (RetinaNet, FCOS); a torchvision ``ExtraFPNBlock``, whose levels halve; ``None``: none.
@@ -48,7 +49,8 @@ class FeaturePyramid(nn.Module):
     Raises
     ------
     ConfigError
-        If two levels have the same stride, or an argument is not one of these.
+        If two levels have the same stride, if channels differ and there is to be no FPN, or if an argument is none of
+        these.
 
     Examples
     --------
@@ -60,15 +62,22 @@ class FeaturePyramid(nn.Module):
     """
 
     def __init__(
-        self, backbone: FeatureBackbone, out_channels: int = 256, extra_blocks: str | ExtraFPNBlock | None = None
+        self, backbone: FeatureBackbone, out_channels: int | None = 256, extra_blocks: str | ExtraFPNBlock | None = None
     ) -> None:
         super().__init__()
         given: Any = backbone
         if not isinstance(given, FeatureBackbone):
             msg = f"FeaturePyramid takes a FeatureBackbone, got {type(given).__name__}; see create_feature_backbone()."
             raise ConfigError(msg)
-        if not isinstance(out_channels, int) or isinstance(out_channels, bool) or out_channels < 1:
-            msg = f"out_channels must be a positive integer, got {out_channels!r}."
+        width = backbone.channels[0] if out_channels is None else out_channels
+        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+            msg = f"out_channels must be a positive integer, or None for no FPN, got {out_channels!r}."
+            raise ConfigError(msg)
+        if out_channels is None and len(set(backbone.channels)) > 1:
+            msg = (
+                f"out_channels=None leaves out the FPN, which makes channels equal, and these are {backbone.channels}; "
+                "give a number, or take pyramid='simple'."
+            )
             raise ConfigError(msg)
         if len(set(backbone.strides)) < len(backbone.strides):
             msg = (
@@ -77,12 +86,15 @@ class FeaturePyramid(nn.Module):
             )
             raise ConfigError(msg)
         self.backbone = backbone
-        self.out_channels = out_channels
+        self.out_channels = width
         self._order = sorted(range(len(backbone.levels)), key=backbone.strides.__getitem__)
         levels = [backbone.levels[i] for i in self._order]
         self._own = tuple(f"p{level.name[1:]}" if level.name[0] == "c" else level.name for level in levels)
-        extra = _extra_block(extra_blocks, out_channels)
-        self.fpn = FeaturePyramidNetwork([level.channels for level in levels], out_channels, extra)
+        extra = _extra_block(extra_blocks, width)
+        if out_channels is None:
+            self.fpn: nn.Module = _NoFPN(extra)
+        else:
+            self.fpn = FeaturePyramidNetwork([level.channels for level in levels], width, extra)
         added = self._added_strides([level.stride for level in levels])
         self.strides = (*(level.stride for level in levels), *added)
         self.names = (*self._own, *(f"p{int(math.log2(stride))}" for stride in added))
@@ -109,8 +121,8 @@ class FeaturePyramid(nn.Module):
     ) -> AnchorGenerator:
         """Return torchvision's anchor generator for the strides of this pyramid.
 
-        Anchors lie at every stride's own cells, whatever the size of the image; torchvision's own generator takes the
-        size of the images divided by that of the map for the stride.
+        They are centred on ``i * stride``, as torchvision centres anchors, with the true stride whatever the size of
+        the image: torchvision's own generator divides the size of the images by that of the map, and rounds.
 
         Parameters
         ----------
@@ -156,12 +168,28 @@ class FeaturePyramid(nn.Module):
         cells = 64
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             maps = OrderedDict[str, Tensor]()
-            like = next(self.fpn.parameters())
+            like = next(self.backbone.parameters())
             for name, i, stride in zip(self._own, self._order, strides, strict=True):
                 size = ceil_div(cells * strides[-1], stride)
                 maps[name] = like.new_empty(2, self.backbone.channels[i], size, size)
             sizes = [y.shape[-1] for y in self.fpn(maps).values()]
         return [strides[-1] * cells // size for size in sizes[len(strides) :]]
+
+
+class _NoFPN(nn.Module):
+    """Only the extra levels of an FPN."""
+
+    def __init__(self, extra_blocks: ExtraFPNBlock | None) -> None:
+        super().__init__()
+        self.extra_blocks = extra_blocks
+
+    def forward(self, maps: "OrderedDict[str, Tensor]") -> "OrderedDict[str, Tensor]":
+        """Return the maps and the extra ones."""
+        if self.extra_blocks is None:
+            return maps
+        values = list(maps.values())
+        results, names = self.extra_blocks(list(values), values, list(maps))
+        return OrderedDict(zip(names, results, strict=True))
 
 
 class _Anchors(AnchorGenerator):  # type: ignore[misc]

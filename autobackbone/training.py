@@ -14,7 +14,7 @@ from autobackbone.input_spec import InputSpec
 from autobackbone.sources.anatomy import layers, list_blocks, stages, stem
 
 
-def freeze_stages(backbone: FeatureBackbone, n: int | None) -> None:
+def freeze_stages(backbone: nn.Module, n: int | None) -> None:
     """Freeze the stem and the first stages of a backbone.
 
     Their parameters require no gradient, and they stay in evaluation mode whatever ``train()`` says: norms keep their
@@ -24,7 +24,7 @@ def freeze_stages(backbone: FeatureBackbone, n: int | None) -> None:
     Parameters
     ----------
     backbone
-        Changed in place; what an earlier call froze is thawed first.
+        A `FeatureBackbone`, or a model with one in it, changed in place; what an earlier call froze is thawed first.
     n
         Native levels to freeze after the stem: 2 is ``layer1`` and ``layer2`` of a ResNet, ``stages.0`` and
         ``stages.1`` of a ConvNeXt, two blocks of a ViT. A first level that is nothing but the stem, as ResNet's, does
@@ -33,7 +33,7 @@ def freeze_stages(backbone: FeatureBackbone, n: int | None) -> None:
     Raises
     ------
     ConfigError
-        If there are fewer stages up to the deepest level taken.
+        If there are fewer stages up to the deepest level taken, or there is no `FeatureBackbone`, or several.
     UnsupportedError
         If `n` is 0, and the architecture does not tell its stem from its first stage.
 
@@ -45,21 +45,21 @@ def freeze_stages(backbone: FeatureBackbone, n: int | None) -> None:
     >>> count_parameters(backbone), count_parameters(backbone, trainable_only=False)
     (10493440, 11176512)
     """
-    given: Any = backbone
-    if not isinstance(given, FeatureBackbone):
-        msg = f"freeze_stages() takes a FeatureBackbone, got {type(given).__name__}; give it the one inside."
+    owner = _Place.of(backbone).owner
+    if not isinstance(owner, FeatureBackbone):
+        msg = f"freeze_stages() takes a FeatureBackbone, got {type(owner).__name__}; freeze its modules by hand."
         raise ConfigError(msg)
     if n is not None and (not isinstance(n, int) or isinstance(n, bool)):
         msg = f"freeze_stages() takes a number of stages, -1 for all, or None to thaw; got {n!r}."
         raise ConfigError(msg)
-    frozen = set() if n is None else _first_stages(backbone, n)
-    parameters = dict(backbone.body.named_parameters())
-    for name in backbone.frozen:
+    frozen = set() if n is None else _first_stages(owner, n)
+    parameters = dict(owner.body.named_parameters())
+    for name in owner.frozen:
         parameters[name].requires_grad = True
-    backbone.frozen = frozenset(name for name in frozen if parameters[name].requires_grad)
-    for name in backbone.frozen:
+    owner.frozen = frozenset(name for name in frozen if parameters[name].requires_grad)
+    for name in owner.frozen:
         parameters[name].requires_grad = False
-    backbone.train(backbone.training)
+    owner.train(owner.training)
 
 
 def layer_decay_param_groups(

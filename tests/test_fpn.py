@@ -70,7 +70,7 @@ def test_a_block_of_ones_own():
     ("arguments", "message"),
     [
         ({"backbone": nn.Identity()}, "FeaturePyramid takes a FeatureBackbone, got Identity"),
-        ({"out_channels": 0}, "out_channels must be a positive integer, got 0"),
+        ({"out_channels": 0}, "out_channels must be a positive integer, or None for no FPN, got 0"),
         ({"extra_blocks": "p6"}, "extra_blocks must be 'pool', 'p6p7', a torchvision ExtraFPNBlock, or None, got 'p6'"),
     ],
 )
@@ -80,14 +80,34 @@ def test_bad_arguments(arguments, message):
     assert message in str(err.value)
 
 
+def test_a_simple_pyramid_without_fpn_is_vitdet():
+    backbone = make("vit").eval()
+    pyramid = FeaturePyramid(backbone, None, "pool")
+    images = torch.randn(1, 3, 97, 130)
+    with torch.no_grad():
+        maps, found = backbone(images), pyramid(images)
+    assert (list(found), pyramid.strides, pyramid.out_channels) == (
+        ["p2", "p3", "p4", "p5", "p6"],
+        (4, 8, 16, 32, 64),
+        16,
+    )
+    assert all(torch.equal(found[name], y) for name, y in zip(found, maps, strict=False))
+    assert torch.equal(found["p6"], maps[-1][..., ::2, ::2])
+    assert list(pyramid.fpn.parameters()) == []
+    with pytest.raises(
+        ConfigError, match=r"out_channels=None leaves out the FPN, .* these are \(48, 48, 192, 96\)|leaves out"
+    ):
+        FeaturePyramid(make(), None)
+
+
 def test_levels_that_repeat_a_stride():
     backbone = create_feature_backbone("test_vit", pretrained=False, out_indices=(2, 5))
     with pytest.raises(ConfigError, match=r"levels of different strides, and these have \(16, 16\)"):
         FeaturePyramid(backbone)
 
 
-def test_anchors_lie_in_the_middle_of_what_cells_see():
-    """Cell i at stride s is over the pixels from i * s, so anchors are centred on i * s as torchvision has them."""
+def test_anchors_lie_at_the_true_strides():
+    """They are centred on i * stride, as torchvision has them, at sizes that no stride divides too."""
     fpn = FeaturePyramid(make(), 8, "p6p7")
     images = torch.randn(2, 3, 97, 130)  # 97 / 4 = 24.25 pixels for each of the 4 cells of stride 32
     maps = list(fpn(images).values())

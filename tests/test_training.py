@@ -154,8 +154,13 @@ def test_what_cannot_be_frozen_is_told_and_nothing_changes(backbone, n, error, m
 def test_a_shallow_backbone_has_fewer_stages():
     with pytest.raises(ConfigError, match="has 2 stages"):
         freeze_stages(make("test_resnet", out_strides=(4, 8)), 3)
-    with pytest.raises(ConfigError, match="takes a FeatureBackbone, got Sequential"):
-        freeze_stages(nn.Sequential(make()), 1)
+    with pytest.raises(ConfigError, match="takes a FeatureBackbone, got ResNet"):
+        freeze_stages(create_backbone("test_resnet", pretrained=False), 1)
+    model = nn.Sequential(make(), make())
+    with pytest.raises(ConfigError, match="Sequential has 2 backbones"):
+        freeze_stages(model, 1)
+    freeze_stages(model[:1], 1)
+    assert frozen(model[0])
 
 
 def scales(model, groups):
