@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +52,7 @@ class FeatureBackbone(nn.Module):
     weights_report : WeightsReport or None
         What was loaded at creation; ``None`` for random weights.
     frozen : frozenset of str
-        Parameters of the body that `freeze_stages` froze.
+        Parameters of the body in the stages that are frozen.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class FeatureBackbone(nn.Module):
         self.config = config
         self.weights_report = native.weights_report
         self.frozen: frozenset[str] = frozenset()
+        self._resting: frozenset[str] = frozenset()  # modules of the body that stay in evaluation mode
+        self._switched_off: frozenset[str] = frozenset()  # of the frozen parameters, those that required a gradient
         self._built_size = native.built_size
         self._license = native.license
         self._portable = native.portable
@@ -145,9 +147,29 @@ class FeatureBackbone(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; what is frozen stays in evaluation mode."""
         super().train(mode)
-        for module in _whole(self.body, self.frozen) if mode and self.frozen else ():
-            module.eval()
+        if mode and self._resting:
+            for name, module in self.body.named_modules():
+                module.training = name not in self._resting
         return self
+
+    def freeze(self, parameters: AbstractSet[str], modules: AbstractSet[str]) -> None:
+        """Freeze parts of the body, and thaw what an earlier call froze; `freeze_stages` says which parts make a stage.
+
+        Parameters
+        ----------
+        parameters
+            Names of parameters of the body, to require no gradient.
+        modules
+            Names of modules of the body, to stay in evaluation mode whatever `train` says.
+        """
+        own = dict(self.body.named_parameters())
+        for name in self._switched_off & own.keys():
+            own[name].requires_grad = True
+        self.frozen, self._resting = frozenset(parameters), frozenset(modules)
+        self._switched_off = frozenset(name for name in parameters if own[name].requires_grad)
+        for name in self._switched_off:
+            own[name].requires_grad = False
+        self.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them.
@@ -216,6 +238,8 @@ class FeatureBackbone(nn.Module):
         saved, images, weights = read_config(os.fspath(source), revision=revision, cache_dir=place)
         if "out_indices" in overrides or "out_strides" in overrides:
             saved = saved.replace(out_indices=None, out_strides=None)
+        if overrides.get("pyramid", "simple") != "simple" or overrides.get("out_indices") is not None:
+            saved = saved.replace(pyramid_channels=None)
         config = saved.replace(**{"weights": weights, **overrides})
         if place is not None:
             config = config.replace(extra_kwargs=config.extra_kwargs | {"cache_dir": place})
@@ -289,7 +313,7 @@ class FeatureBackbone(nn.Module):
         native = source.build(tuple(sorted(set(indices))))
         by_index = choose_levels(ladder, indices, None) if len(set(indices)) == len(indices) else ()
         if by_index == levels:
-            config = config.replace(out_indices=tuple(indices), out_strides=None)
+            config = config.replace(out_indices=tuple(indices), out_strides=None, pyramid_channels=None)
         else:
             config = config.replace(out_indices=None, out_strides=tuple(level.stride for level in levels))
         backbone = cls(native, ladder, levels, config)
@@ -321,13 +345,3 @@ class FeatureBackbone(nn.Module):
         if not self._pads:
             return y
         return crop(y, (ceil_div(image[0], native.stride), ceil_div(image[1], native.stride)))
-
-
-def _whole(module: nn.Module, names: AbstractSet[str], prefix: str = "") -> Iterator[nn.Module]:
-    """Yield the outermost modules whose parameters are all among `names`."""
-    own = {prefix + name for name, _ in module.named_parameters()}
-    if own and own <= names:
-        yield module
-    elif own & names:
-        for name, child in module.named_children():
-            yield from _whole(child, names, f"{prefix}{name}.")

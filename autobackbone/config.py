@@ -317,8 +317,9 @@ class FeatureBackboneConfig(_Config):
         if channels is not None:
             _check(_is_int(channels) and channels > 0, self, "pyramid_channels", "a positive integer, or None")
             self._set("pyramid_channels", int(channels))
-            if self.pyramid != "simple":
-                msg = f"pyramid_channels={channels} is for pyramid='simple', not {self.pyramid!r}; leave it out."
+            if self.pyramid != "simple" or self.out_indices is not None:
+                other = f"pyramid={self.pyramid!r}" if self.pyramid != "simple" else "out_indices"
+                msg = f"pyramid_channels={channels} is for pyramid='simple', not for {other}; leave it out."
                 raise ConfigError(msg)
         _check(self.norm is None or isinstance(self.norm, bool), self, "norm", "True, False or None")
 

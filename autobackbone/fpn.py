@@ -4,6 +4,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -67,10 +68,13 @@ class FeaturePyramid(nn.Module):
         super().__init__()
         given: Any = backbone
         if not isinstance(given, FeatureBackbone):
-            msg = f"FeaturePyramid takes a FeatureBackbone, got {type(given).__name__}; see create_feature_backbone()."
+            msg = (
+                f"FeaturePyramid takes a FeatureBackbone as create_feature_backbone() makes it, got "
+                f"{type(given).__name__}; compile the pyramid rather than the backbone."
+            )
             raise ConfigError(msg)
-        width = backbone.channels[0] if out_channels is None else out_channels
-        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+        width: Any = backbone.channels[0] if out_channels is None else out_channels
+        if not isinstance(width, Integral) or isinstance(width, bool) or width < 1:
             msg = f"out_channels must be a positive integer, or None for no FPN, got {out_channels!r}."
             raise ConfigError(msg)
         if out_channels is None and len(set(backbone.channels)) > 1:
@@ -86,18 +90,21 @@ class FeaturePyramid(nn.Module):
             )
             raise ConfigError(msg)
         self.backbone = backbone
-        self.out_channels = width
+        self.out_channels = width = int(width)
         self._order = sorted(range(len(backbone.levels)), key=backbone.strides.__getitem__)
         levels = [backbone.levels[i] for i in self._order]
         self._own = tuple(f"p{level.name[1:]}" if level.name[0] == "c" else level.name for level in levels)
-        extra = _extra_block(extra_blocks, width)
-        if out_channels is None:
-            self.fpn: nn.Module = _NoFPN(extra)
-        else:
-            self.fpn = FeaturePyramidNetwork([level.channels for level in levels], width, extra)
+        like = next(backbone.parameters())
+        with torch.inference_mode(mode=False), torch.device(like.device):  # it can be trained, where the backbone is
+            extra = _extra_block(extra_blocks, width)
+            if out_channels is None:
+                self.fpn: nn.Module = _NoFPN(extra)
+            else:
+                self.fpn = FeaturePyramidNetwork([level.channels for level in levels], width, extra)
+            self.fpn.to(device=like.device, dtype=like.dtype)
         added = self._added_strides([level.stride for level in levels])
         self.strides = (*(level.stride for level in levels), *added)
-        self.names = (*self._own, *(f"p{int(math.log2(stride))}" for stride in added))
+        self.names = (*self._own, *map(_name, added))
 
     def forward(self, x: Tensor) -> "OrderedDict[str, Tensor]":
         """Compute the pyramid.
@@ -131,7 +138,17 @@ class FeaturePyramid(nn.Module):
             3))`` RetinaNet's, and ``(1,)``, with ``aspect_ratios=(1.0,)``, FCOS's.
         aspect_ratios
             Height by width.
+
+        Raises
+        ------
+        ConfigError
+            If these are no sequences of numbers above 0.
         """
+        for name, values in (("scales", scales), ("aspect_ratios", aspect_ratios)):
+            given: Any = values
+            if not isinstance(given, Sequence) or isinstance(given, str) or not given or not all(v > 0 for v in given):
+                msg = f"{name} must be a sequence of numbers above 0, such as (8,), got {values!r}."
+                raise ConfigError(msg)
         sizes = tuple(tuple(scale * stride for scale in scales) for stride in self.strides)
         return _Anchors(sizes, (tuple(aspect_ratios),) * len(sizes), self.strides)
 
@@ -172,7 +189,12 @@ class FeaturePyramid(nn.Module):
             for name, i, stride in zip(self._own, self._order, strides, strict=True):
                 size = ceil_div(cells * strides[-1], stride)
                 maps[name] = like.new_empty(2, self.backbone.channels[i], size, size)
-            sizes = [y.shape[-1] for y in self.fpn(maps).values()]
+            try:
+                sizes = [y.shape[-1] for y in self.fpn(maps).values()]
+            except (RuntimeError, TypeError, ValueError) as err:
+                kind = type(self.fpn.extra_blocks).__name__
+                msg = f"extra_blocks: the {kind} does not take these maps, of {self.out_channels} channels: {err}"
+                raise ConfigError(msg) from err
         return [strides[-1] * cells // size for size in sizes[len(strides) :]]
 
 
@@ -206,6 +228,10 @@ class _Anchors(AnchorGenerator):  # type: ignore[misc]
         steps = [[torch.tensor(stride, device=like.device)] * 2 for stride in self._strides]
         anchors = torch.cat(self.grid_anchors([list(y.shape[-2:]) for y in feature_maps], steps))
         return [anchors for _ in image_list.image_sizes]
+
+
+def _name(stride: int) -> str:
+    return f"p{int(math.log2(stride))}" if stride.bit_count() == 1 else f"s{stride}"
 
 
 def _extra_block(extra_blocks: str | ExtraFPNBlock | None, channels: int) -> ExtraFPNBlock | None:

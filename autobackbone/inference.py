@@ -2,23 +2,26 @@
 
 import math
 import os
+import re
 import tempfile
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.config import as_size
-from autobackbone.errors import ConfigError, UnsupportedError, WeightsError
+from autobackbone.errors import ConfigError, InputSizeError, UnsupportedError, WeightsError
 from autobackbone.hub import first_line
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import round_up
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
-_TOLERANCE = 1e-3  # of the largest value; float32 in another order of operations
+_TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2}  # of the largest value; another order of operations
+_ANSI = re.compile(r"\x1b\[\d+m")
 _LARGEST = 2**31  # bytes of a protobuf file; larger weights go to a file beside it
 
 
@@ -50,7 +53,8 @@ def export_onnx(
     Raises
     ------
     UnsupportedError
-        If the architecture cannot be exported so, or the extra is not installed.
+        If the architecture cannot be exported so, computes in another type than float32 or float16, or the extra is not
+        installed.
     InputSizeError
         If the backbone does not take images of `input_size`.
     ConfigError
@@ -58,56 +62,79 @@ def export_onnx(
     WeightsError
         If `backbone` is on the meta device.
     """
-    file = Path(path)
+    backbone = getattr(backbone, "_orig_mod", backbone)  # what torch.compile wraps
     spec = getattr(backbone, "input_spec", None)
     if not isinstance(spec, InputSpec):
         msg = f"export_onnx() takes a backbone of this package, got {type(backbone).__name__}."
         raise ConfigError(msg)
-    if file.suffix != ".onnx" or not file.parent.is_dir():
-        msg = f"path={os.fspath(path)!r}: name a file that ends in .onnx, in a folder that exists."
+    file = _checked_path(path)
+    _check_exportable(backbone)
+    whole = 1 if isinstance(backbone, FeatureBackbone) else spec.divisor  # pooled backbones do not pad
+    size = _checked_size(input_size, spec, whole)
+    if spec.fixed_size and dynamic_size:
+        msg = f"dynamic_size=True: the backbone takes {spec.size[0]}x{spec.size[1]} images only; leave it out."
+        raise UnsupportedError(msg)
+    like = next(backbone.parameters())
+    was_training = backbone.training
+    try:
+        backbone.eval()
+        off = torch.autocast(like.device.type, enabled=False)
+        with off, tempfile.TemporaryDirectory(dir=file.parent, prefix=".exporting-") as folder:
+            made = Path(folder) / file.name
+            shapes = _other_shapes(size, whole) if dynamic_size else [(2, *size), (1, *size)]
+            batches = [torch.rand(n, spec.in_chans, *hw, device=like.device, dtype=like.dtype) for n, *hw in shapes]
+            names = _output_names(backbone)
+            _write(backbone, batches[0], made, names, dynamic_size=dynamic_size)
+            for images in batches:
+                _compare(backbone, images, made, names)
+            for part in sorted(Path(folder).iterdir(), reverse=True):  # the file itself after its data
+                part.replace(file.parent / part.name)
+    except OSError as err:
+        msg = f"path={os.fspath(path)!r} cannot be written: {first_line(err)}."
+        raise ConfigError(msg) from err
+    finally:
+        backbone.train(was_training)
+
+
+def _checked_path(path: Any) -> Path:
+    file = Path(path) if isinstance(path, str | os.PathLike) else Path()
+    if file.suffix != ".onnx" or not file.parent.is_dir() or file.is_dir():
+        msg = f"path={path!r}: name a file that ends in .onnx, in a folder that exists."
         raise ConfigError(msg)
-    size = spec.size if input_size is None else as_size(input_size)
-    if size is None:
-        msg = f"input_size must be (height, width) in pixels, or one integer for a square, got {input_size!r}."
-        raise ConfigError(msg)
+    return file
+
+
+def _check_exportable(backbone: nn.Module) -> None:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         msg = f"Export to ONNX needs {', '.join(missing)}: pip install 'autobackbone[onnx]'."
-        raise UnsupportedError(msg)
-    if spec.fixed_size and dynamic_size:
-        msg = f"dynamic_size=True: the backbone takes {spec.size[0]}x{spec.size[1]} images only; leave it out."
         raise UnsupportedError(msg)
     like = next(backbone.parameters())
     if like.is_meta:
         msg = "A backbone on the meta device has no weights to export; create it on another device."
         raise WeightsError(msg)
-    images = torch.rand(2, spec.in_chans, *size, device=like.device, dtype=like.dtype)
-    spec.check(images)
-    names = _output_names(backbone)
-    was_training = backbone.training
-    try:
-        backbone.eval()
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".exporting-") as folder:
-            made = Path(folder) / file.name
-            _write(backbone, images, made, names, dynamic_size=dynamic_size)
-            for batch, height, width in _other_shapes(size) if dynamic_size else [(2, *size), (1, *size)]:
-                x = torch.rand(batch, spec.in_chans, height, width, device=like.device, dtype=like.dtype)
-                _compare(backbone, x, made, names)
-            for part in sorted(Path(folder).iterdir(), reverse=True):  # the file itself after its data
-                part.replace(file.parent / part.name)
-    finally:
-        backbone.train(was_training)
+    if like.dtype not in _TOLERANCES:
+        msg = f"onnxruntime does not compute in {like.dtype}; call backbone.float() first."
+        raise UnsupportedError(msg)
 
 
-def _other_shapes(size: tuple[int, int]) -> list[tuple[int, int, int]]:
+def _checked_size(input_size: Any, spec: InputSpec, whole: int) -> tuple[int, int]:
+    size = spec.size if input_size is None else as_size(input_size)
+    if size is None:
+        msg = f"input_size must be (height, width) in pixels, or one integer for a square, got {input_size!r}."
+        raise ConfigError(msg)
+    spec.check(torch.empty(1, spec.in_chans, *size, device="meta"))
+    if size != (round_up(size[0], whole), round_up(size[1], whole)):
+        msg = f"input_size={size}: this backbone has a pooled output and does not pad; give multiples of {whole}."
+        raise InputSizeError(msg)
+    return size
+
+
+def _other_shapes(size: tuple[int, int], whole: int) -> list[tuple[int, int, int]]:
     """Return batches and sizes to compare: as exported, odd, whole in every stride, and whole in some."""
-    whole = [round_up(n + 1, 64) for n in size]
-    return [
-        (2, *size),
-        (1, size[1] + 17, size[0] + 30),
-        (1, whole[0], whole[1] + 64),
-        (3, whole[1] + 16, whole[0] + 32),
-    ]
+    even = [round_up(n + 1, 64) for n in size]
+    shapes = [(2, *size), (1, size[1] + 17, size[0] + 30), (1, even[0], even[1] + 64), (3, even[1] + 16, even[0] + 32)]
+    return [(batch, round_up(height, whole), round_up(width, whole)) for batch, height, width in shapes]
 
 
 def _output_names(backbone: nn.Module) -> list[str]:
@@ -134,8 +161,11 @@ def _write(backbone: nn.Module, images: Tensor, file: Path, names: list[str], *,
                 verbose=False,
             )
     except Exception as err:  # whatever comes out of torch's compiler
-        remedy = "leave dynamic_size=False" if dynamic_size else "it cannot be exported"
-        msg = f"torch could not export {_called(backbone)}: {first_line(err)}; {remedy}."
+        cause: BaseException = err
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        remedy = " Leave dynamic_size=False." if dynamic_size else ""
+        msg = f"torch could not export {_called(backbone)}: {_ANSI.sub('', first_line(cause))}.{remedy}"
         raise UnsupportedError(msg) from err
 
 
@@ -154,8 +184,11 @@ def _compare(backbone: nn.Module, images: Tensor, file: Path, names: list[str]) 
     maps = [expected] if isinstance(expected, Tensor) else expected
     for name, output, y in zip(names, outputs, maps, strict=True):
         given = torch.from_numpy(output)
-        error = float((given - y.cpu()).abs().max() / y.abs().max().cpu()) if given.shape == y.shape else math.inf
-        if not error < _TOLERANCE:
+        error = math.inf
+        if given.shape == y.shape:
+            largest = y.abs().max().clamp(min=torch.finfo(y.dtype).tiny)
+            error = float((given - y.cpu()).abs().max() / largest.cpu())
+        if not error < _TOLERANCES[images.dtype]:
             msg = (
                 f"onnxruntime gives something else than {_called(backbone)} for {name!r} of {tuple(images.shape)} "
                 f"images: {tuple(given.shape)} for {tuple(y.shape)}, up to {error:.1%} of its largest value "

@@ -3,14 +3,13 @@
 import fnmatch
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from torch import nn
 
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError, UnsupportedError
-from autobackbone.input_spec import InputSpec
 from autobackbone.sources.anatomy import layers, list_blocks, stages, stem
 
 
@@ -49,17 +48,15 @@ def freeze_stages(backbone: nn.Module, n: int | None) -> None:
     if not isinstance(owner, FeatureBackbone):
         msg = f"freeze_stages() takes a FeatureBackbone, got {type(owner).__name__}; freeze its modules by hand."
         raise ConfigError(msg)
-    if n is not None and (not isinstance(n, int) or isinstance(n, bool)):
+    count: Any = n
+    if n is not None and (not isinstance(count, Integral) or isinstance(count, bool)):
         msg = f"freeze_stages() takes a number of stages, -1 for all, or None to thaw; got {n!r}."
         raise ConfigError(msg)
-    frozen = set() if n is None else _first_stages(owner, n)
-    parameters = dict(owner.body.named_parameters())
-    for name in owner.frozen:
-        parameters[name].requires_grad = True
-    owner.frozen = frozenset(name for name in frozen if parameters[name].requires_grad)
-    for name in owner.frozen:
-        parameters[name].requires_grad = False
-    owner.train(owner.training)
+    if n is None:
+        owner.freeze(set(), set())
+        return
+    frozen, called = _first_stages(owner, int(count))
+    owner.freeze(frozen, _resting(owner.body, frozen, called))
 
 
 def layer_decay_param_groups(
@@ -125,8 +122,8 @@ def layer_decay_param_groups(
         is_matrix = parameter.ndim > 1 and "weight" in name.rpartition(".")[2]
         decays = is_matrix and not any(fnmatch.fnmatch(name, pattern) for pattern in exempt)
         if (layer, decays) not in groups:
-            scale = layer_decay ** (head - layer)
-            rates = {"lr": lr * scale, "weight_decay": weight_decay if decays else 0.0}
+            scale = float(layer_decay) ** (head - layer)
+            rates = {"lr": float(lr) * scale, "weight_decay": float(weight_decay) if decays else 0.0}
             groups[layer, decays] = {"params": [], **rates, "scale": scale}
         groups[layer, decays]["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
@@ -163,10 +160,10 @@ def get_blocks(model: nn.Module) -> list[nn.Module]:
     return list(list_blocks(place.body, layer_of, stages(place.body, place.shape())[1]))
 
 
-def _first_stages(backbone: FeatureBackbone, n: int) -> set[str]:
-    """Return the parameters of the body in the stem and the first `n` stages."""
+def _first_stages(backbone: FeatureBackbone, n: int) -> tuple[set[str], list[str]]:
+    """Return the parameters of the body in the stem and the first `n` stages, and the modules in the order of calls."""
     place = _Place.of(backbone)
-    level_of, _ = stages(place.body, place.shape())
+    level_of, called = stages(place.body, place.shape())
     stem_names = {place.inner + name for name in stem(place.network)}
     first = {name for name, level in level_of.items() if level == 0}
     before = 1 if first <= stem_names else 0  # levels that are nothing but the stem
@@ -178,7 +175,21 @@ def _first_stages(backbone: FeatureBackbone, n: int) -> set[str]:
         msg = "n=0: this architecture does not tell its stem from its first stage; freeze 1 stage, or nothing."
         raise UnsupportedError(msg)
     end = (count if n == -1 else n) + before
-    return {name for name, level in level_of.items() if level < end or name in stem_names}
+    return {name for name, level in level_of.items() if level < end or name in stem_names}, called
+
+
+def _resting(body: nn.Module, frozen: set[str], called: list[str]) -> set[str]:
+    """Return the modules whose parameters are all frozen, and those without any that come before what is trained."""
+    modules = dict(body.named_modules())
+    own = {name: {f"{name}.{k}".lstrip(".") for k, _ in module.named_parameters()} for name, module in modules.items()}
+    whole = {name for name in modules if own[name] and own[name] <= frozen}
+    for name in called:
+        direct = {f"{name}.{key}".lstrip(".") for key, _ in modules[name].named_parameters(recurse=False)}
+        if direct - frozen:
+            break
+        if not own[name]:
+            whole.add(name)
+    return {name for name in modules if any(name == top or name.startswith(f"{top}.") or not top for top in whole)}
 
 
 @dataclass(frozen=True)
@@ -193,9 +204,15 @@ class _Place:
 
     @classmethod
     def of(cls, model: nn.Module) -> "_Place":
-        found = [(n, m) for n, m in model.named_modules() if isinstance(getattr(m, "input_spec", None), InputSpec)]
+        given: Any = model
+        if not isinstance(given, nn.Module):
+            msg = f"A backbone or a model with one in it is needed, got {type(given).__name__}."
+            raise ConfigError(msg)
+        found = [(n, m) for n, m in given.named_modules() if _is_backbone(m)]
         if len(found) != 1:
-            msg = f"{type(model).__name__} has {len(found)} backbones of this package in it; give a model with one."
+            where = f" ({', '.join(repr(name) for name, _ in found)})" if found else ""
+            kind = type(given).__name__
+            msg = f"{kind} has {len(found)} backbones of this package in it{where}; give a model with one."
             raise ConfigError(msg)
         ((name, owner),) = found
         prefix = f"{name}." if name else ""
@@ -222,6 +239,11 @@ class _Place:
     def exempt(self) -> set[str]:
         """Return patterns of the body's parameters that the library does not decay."""
         return {self.inner + name for name in getattr(self.network, "no_weight_decay", set)()}
+
+
+def _is_backbone(module: nn.Module) -> bool:
+    """Whether a module was created here; wrappers may pass its attributes on, and heads may have copies of some."""
+    return isinstance(module, FeatureBackbone) or {"input_spec", "checkpoint_rules"} <= vars(module).keys()
 
 
 def _is_real(value: Any) -> bool:

@@ -337,6 +337,7 @@ def find_part(
             continue
         report = match.report(own, source, Rules())
         if strict and len(match.fitting) < len(own):
+            report = replace(report, unexpected=tuple(key for key in report.unexpected if f"{name}." in key))
             raise WeightsMismatchError(_mismatch(part, match, own, report))
         found[entry] = {key.removeprefix(f"{name}."): state[place] for key, place in match.fitting.items()}
     return found

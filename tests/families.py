@@ -77,7 +77,7 @@ FAMILIES = [
     Family("poolformerv2_s12"),  # metaformer: 4, 8, 16, 32
     Family("gmlp_ti16_224"),  # mlp_mixer: 16
     Family("mixer_s32_224"),  # mlp_mixer: 32
-    Family("resmlp_big_24_224"),  # mlp_mixer: 8
+    Family("resmlp_big_24_224", {"num_blocks": 4}),  # mlp_mixer: 8
     Family("mobilenetv3_small_050"),  # mobilenetv3: 2, 4, 8, 16, 32
     Family("mobilenetv5_base"),  # mobilenetv5: 2, 4, 8, 16, 32
     Family("mobilevit_xxs"),  # mobilevit: 2, 4, 8, 16, 32

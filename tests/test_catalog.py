@@ -56,6 +56,7 @@ def test_another_timm_is_measured(monkeypatch):
     assert backbone.strides == (8, 16, 32)
 
 
+@pytest.mark.zoo
 def test_building_is_resumable_and_byte_stable(tmp_path, monkeypatch):
     monkeypatch.setattr("autobackbone.catalog.list_architectures", lambda *_, **__: ["test_vit", "test_resnet"])
     seen = []

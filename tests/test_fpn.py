@@ -66,10 +66,35 @@ def test_a_block_of_ones_own():
     assert (fpn.names[-1], fpn.strides[-1]) == ("p7", 128)
 
 
+def test_names_are_those_of_powers_of_two_only():
+    backbone = create_feature_backbone(
+        "vit_small_patch14_dinov2", pretrained=False, out_strides=(7, 14, 28), extra_kwargs={"depth": 1}
+    )
+    assert FeaturePyramid(backbone, 8, "pool").names == ("s7_0", "s14_0", "s28_0", "s56")
+
+
+def test_it_is_where_and_what_the_backbone_is():
+    backbone = make().to(torch.float64)
+    with torch.inference_mode():
+        fpn = FeaturePyramid(backbone, 8)
+    sum(y.sum() for y in fpn(torch.randn(2, 3, 64, 64, dtype=torch.float64)).values()).backward()
+    assert {p.grad.dtype for p in fpn.parameters()} == {torch.float64}
+    with torch.device("meta"):
+        meta = make()
+    assert all(p.is_meta for p in FeaturePyramid(meta, 8, "p6p7").parameters())
+
+
+@pytest.mark.parametrize("arguments", [(8,), ((8,), 2.0), ((), (1.0,)), ((-1,),)])
+def test_bad_anchors(arguments):
+    with pytest.raises(ConfigError, match="must be a sequence of numbers above 0"):
+        FeaturePyramid(make(), 8).anchor_generator(*arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backbone": nn.Identity()}, "FeaturePyramid takes a FeatureBackbone, got Identity"),
+        ({"extra_blocks": LastLevelP6P7(64, 64), "out_channels": 8}, "the LastLevelP6P7 does not take these maps"),
+        ({"backbone": nn.Identity()}, "got Identity; compile the pyramid rather than the backbone"),
         ({"out_channels": 0}, "out_channels must be a positive integer, or None for no FPN, got 0"),
         ({"extra_blocks": "p6"}, "extra_blocks must be 'pool', 'p6p7', a torchvision ExtraFPNBlock, or None, got 'p6'"),
     ],

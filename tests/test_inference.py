@@ -79,15 +79,25 @@ def test_a_size_that_the_architecture_cannot_leave(tmp_path, monkeypatch):
         ("test_resnet", {"input_size": (0, 3)}, ConfigError, "input_size must be (height, width) in pixels"),
         ("inception_v3", {"input_size": 32}, InputSizeError, "32x32"),
         ("levit_128s", {"input_size": 256}, InputSizeError, "224x224"),
+        ("test_resnet", {"path": "folder.onnx"}, ConfigError, "name a file that ends in .onnx"),
+        ("test_resnet", {"path": None}, ConfigError, "path=None: name a file"),
         ("levit_128s", {"dynamic_size": True}, UnsupportedError, "takes 224x224 images only; leave it out"),
     ],
 )
 def test_what_cannot_be_exported_is_told(backbone, arguments, error, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(error) as err:
         export_onnx(**({"backbone": make(backbone), "path": "model.onnx"} | arguments))
     assert message in str(err.value)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.onnx"]
+
+
+def test_pooled_backbones_do_not_pad(tmp_path):
+    with pytest.raises(InputSizeError, match="does not pad; give multiples of 16"):
+        export_onnx(create_backbone("test_vit", pretrained=False), tmp_path / "model.onnx", (100, 96))
+    with pytest.raises(UnsupportedError, match=r"does not compute in torch\.float64; call backbone\.float\(\) first"):
+        export_onnx(make().double(), tmp_path / "model.onnx", 64)
 
 
 def test_other_modules_and_no_weights(tmp_path):

@@ -160,7 +160,11 @@ def test_feature_info_tells_what_is_delivered(backbone):
     [
         ({"out_strides": (48, 100)}, "Stride 100 cannot be made by pyramid='simple' of stride 16"),
         ({"pyramid_channels": 0}, "pyramid_channels must be a positive integer, or None, got 0"),
-        ({"pyramid": "resample"}, "pyramid_channels=24 is for pyramid='simple', not 'resample'"),
+        (
+            {"out_strides": None, "out_indices": (0,)},
+            "pyramid_channels=24 is for pyramid='simple', not for out_indices",
+        ),
+        ({"pyramid": "resample"}, "pyramid_channels=24 is for pyramid='simple', not for pyramid='resample'"),
         ({"extra_kwargs": {"embed_dim": 8, "num_heads": 2}, "out_strides": (1,)}, "there are not enough"),
     ],
 )
@@ -178,6 +182,7 @@ def test_saved_and_loaded(backbone, tmp_path):
     with torch.no_grad():
         for y, e in zip(loaded(images), backbone(images), strict=True):
             torch.testing.assert_close(y, e)
+    assert FeatureBackbone.from_pretrained(tmp_path, pyramid="resample").pyramid is None
     fewer = FeatureBackbone.from_pretrained(tmp_path, out_strides=(32, 8))
     assert torch.equal(fewer.pyramid.branches["8"][0].weight, backbone.pyramid.branches["8"][0].weight)
     with pytest.raises(WeightsMismatchError, match=r"first 'pyramid\.branches.*of another shape|of another shape"):

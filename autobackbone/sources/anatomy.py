@@ -1,5 +1,6 @@
 """Anatomy: in which stage, layer and block of a model its parameters are, read off what it says and what it does."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +28,7 @@ def stem(network: nn.Module) -> set[str]:
     return {name for name, layer in found.items() if layer == 0 and name != _HEAD}
 
 
-def stages(body: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, int], set[str]]:
+def stages(body: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, int], list[str]]:
     """Return the native level that each parameter belongs to, and the modules that are called.
 
     Parameters
@@ -39,15 +40,15 @@ def stages(body: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, int], set
 
     Returns
     -------
-    dict, set
+    dict, list
         By name of the parameter, the shallowest level whose map it has a part in; the deepest for those that have none,
-        such as a final norm's. And names of modules.
+        such as a final norm's. And names of modules, in the order in which they are called first.
     """
-    called: set[str] = set()
-    hooks = [
-        module.register_forward_pre_hook(lambda _module, _args, name=name: called.add(name))
-        for name, module in body.named_modules()
-    ]
+    called: dict[str, None] = {}
+    muted = [(m, m._forward_hooks, m._forward_pre_hooks) for m in body.modules()]  # noqa: SLF001 - users' own
+    for name, module in body.named_modules():
+        module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()  # noqa: SLF001
+        module.register_forward_pre_hook(lambda _module, _args, name=name: called.setdefault(name))
     like = next(body.parameters())
     try:
         # Nothing is computed: every tensor is replaced by one that has a shape and no data.
@@ -61,12 +62,12 @@ def stages(body: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, int], set
             # Modules that are in several places are to be given back what they had: each is swapped once.
             found: dict[str, int] = functional_call(_Tracer(body), fake, (images, parameters), tie_weights=False)
     finally:
-        for hook in hooks:
-            hook.remove()
-    return found, called
+        for module, after, before in muted:
+            module._forward_hooks, module._forward_pre_hooks = after, before  # noqa: SLF001
+    return found, list(called)
 
 
-def list_blocks(body: nn.Module, layer_of: dict[str, int], called: set[str]) -> Iterator[nn.Module]:
+def list_blocks(body: nn.Module, layer_of: dict[str, int], called: list[str]) -> Iterator[nn.Module]:
     """Yield the largest module of each layer after the stem that is called as a whole, in order.
 
     Parameters
