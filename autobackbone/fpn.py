@@ -74,7 +74,7 @@ class FeaturePyramid(nn.Module):
             )
             raise ConfigError(msg)
         width: Any = backbone.channels[0] if out_channels is None else out_channels
-        if not isinstance(width, Integral) or isinstance(width, bool) or width < 1:
+        if isinstance(width, bool) or not isinstance(width, Integral) or width < 1:
             msg = f"out_channels must be a positive integer, or None for no FPN, got {out_channels!r}."
             raise ConfigError(msg)
         if out_channels is None and len(set(backbone.channels)) > 1:

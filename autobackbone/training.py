@@ -49,7 +49,7 @@ def freeze_stages(backbone: nn.Module, n: int | None) -> None:
         msg = f"freeze_stages() takes a FeatureBackbone, got {type(owner).__name__}; freeze its modules by hand."
         raise ConfigError(msg)
     count: Any = n
-    if n is not None and (not isinstance(count, Integral) or isinstance(count, bool)):
+    if n is not None and (isinstance(count, bool) or not isinstance(count, Integral)):
         msg = f"freeze_stages() takes a number of stages, -1 for all, or None to thaw; got {n!r}."
         raise ConfigError(msg)
     if n is None:

@@ -162,7 +162,7 @@ def test_feature_info_tells_what_is_delivered(backbone):
         ({"pyramid_channels": 0}, "pyramid_channels must be a positive integer, or None, got 0"),
         (
             {"out_strides": None, "out_indices": (0,)},
-            "pyramid_channels=24 is for pyramid='simple', not for out_indices",
+            "for pyramid='simple', not for out_indices",
         ),
         ({"pyramid": "resample"}, "pyramid_channels=24 is for pyramid='simple', not for pyramid='resample'"),
         ({"extra_kwargs": {"embed_dim": 8, "num_heads": 2}, "out_strides": (1,)}, "there are not enough"),

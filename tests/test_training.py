@@ -93,7 +93,7 @@ def test_frozen_blocks_drop_nothing():
 
 
 def test_what_was_frozen_by_hand_rests_as_well():
-    backbone = make("test_resnet").requires_grad_(False)
+    backbone = make("test_resnet").requires_grad_(requires_grad=False)
     freeze_stages(backbone, -1)
     backbone.train()
     before = {name: b.clone() for name, b in backbone.named_buffers()}
