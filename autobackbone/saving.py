@@ -72,7 +72,7 @@ def write(
     ConfigError
         If the config holds something that JSON cannot.
     WeightsError
-        If there are no weights, or a file cannot be written.
+        If there are no weights, or only a shard of them, or a file cannot be written.
     """
     values = {
         "backbone": config.to_dict(),
@@ -82,6 +82,12 @@ def write(
     }
     if any(tensor.is_meta for tensor in state.values()):
         msg = "A backbone on the meta device has no weights to save; create it on another device."
+        raise WeightsError(msg)
+    if any(hasattr(tensor, "full_tensor") for tensor in state.values()):  # a DTensor, whose import takes long
+        msg = (
+            "The weights are sharded over processes: take the full state dict, torch.distributed.checkpoint.state_dict."
+            "get_model_state_dict with full_state_dict=True, load it into a plain backbone, and save that."
+        )
         raise WeightsError(msg)
     try:
         text = json.dumps(values, indent=2) + "\n"

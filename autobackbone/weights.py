@@ -270,11 +270,14 @@ def load_checkpoint(
         If `strict` and something is missing, of another shape, or left over; if several networks fit equally well; or
         if nothing fits at all.
     WeightsError
-        If the model is on the meta device.
+        If the model is on the meta device, or sharded.
     """
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     if any(value.is_meta for value in own.values()):
         msg = f"A {type(model).__name__} on the meta device can hold no weights; create it on another device."
+        raise WeightsError(msg)
+    if any(hasattr(value, "full_tensor") for value in own.values()):  # a DTensor, whose import takes long
+        msg = f"A {type(model).__name__} that is sharded over processes cannot be loaded; load it before fully_shard()."
         raise WeightsError(msg)
     candidates = [_match(state, own, entry) for entry, state in _state_dicts(content)]
     if not candidates:

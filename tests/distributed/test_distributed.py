@@ -6,7 +6,11 @@ import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 import worker
+from torch.distributed.fsdp import fully_shard
+
+from autobackbone import WeightsError, load_weights
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +48,18 @@ def test_state_dicts_load_into_a_plain_model(results, case):
         _, state = results[engine, case]
         model = worker.make(case)
         model.load_state_dict({name.removeprefix(prefix): value for name, value in state.items()})
+
+
+def test_shards_are_neither_saved_nor_loaded_as_if_they_were_whole(tmp_path):
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        backbone = worker.make("vit").backbone
+        backbone.save_pretrained(tmp_path / "whole")
+        fully_shard(backbone, mesh=dist.init_device_mesh("cpu", (1,)))
+        with pytest.raises(WeightsError, match="take the full state dict"):
+            backbone.save_pretrained(tmp_path / "shard")
+        with pytest.raises(WeightsError, match="sharded over processes cannot be loaded"):
+            load_weights(backbone, tmp_path / "whole")
+    finally:
+        dist.destroy_process_group()
+    assert not (tmp_path / "shard").exists()
