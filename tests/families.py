@@ -56,7 +56,7 @@ FAMILIES = [
     Family("fastvit_t8"),  # fastvit: 4, 8, 16, 32
     Family("focalnet_tiny_srf"),  # focalnet: 4, 8, 16, 32
     Family("gcvit_xxtiny"),  # gcvit: 4, 8, 16, 32
-    Family("gemma4_vit_167m", {"depth": 3}),  # gemma4_vit: 16
+    Family("gemma4_vit_167m", {"depth": 3}, (49, 66)),  # gemma4_vit: 16
     Family("ghostnet_050"),  # ghostnet: 2, 4, 8, 16, 32
     Family("hardcorenas_b"),  # hardcorenas: 2, 4, 8, 16, 32
     Family("hgnetv2_b0"),  # hgnet: 4, 8, 16, 32
@@ -77,7 +77,7 @@ FAMILIES = [
     Family("poolformerv2_s12"),  # metaformer: 4, 8, 16, 32
     Family("gmlp_ti16_224"),  # mlp_mixer: 16
     Family("mixer_s32_224"),  # mlp_mixer: 32
-    Family("resmlp_big_24_224", {"num_blocks": 4}),  # mlp_mixer: 8
+    Family("resmlp_big_24_224", size=(49, 66)),  # mlp_mixer: 8
     Family("mobilenetv3_small_050"),  # mobilenetv3: 2, 4, 8, 16, 32
     Family("mobilenetv5_base"),  # mobilenetv5: 2, 4, 8, 16, 32
     Family("mobilevit_xxs"),  # mobilevit: 2, 4, 8, 16, 32

@@ -14,7 +14,14 @@ from autobackbone.sources.timm import TimmSource
 NESTED = {"vit_small_resnet50d_s16_224"}  # timm has it fetch the weights of its ResNet as well
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+# One family in three with the tests, the others with the zoo.
+SHARED_OUT = [
+    pytest.param(family, id=str(family), marks=() if i % 3 == 0 else pytest.mark.zoo)
+    for i, family in enumerate(FAMILIES)
+]
+
+
+@pytest.mark.parametrize("family", SHARED_OUT)
 def test_equal_to_timms_own_creation(family, tmp_path, monkeypatch):
     """An architecture of each module of timm, with published weights and with a file of one's own."""
     made = timm.create_model(family.name, **family.extra_kwargs)
