@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autobackbone.config import PYRAMID_CHANNELS, FeatureBackboneConfig
 from autobackbone.errors import WeightsMismatchError
-from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, ceil_div, choose_levels, round_up
+from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, choose_levels, round_up
 from autobackbone.pyramid import SimplePyramid, crop, fit, pad, resample
 from autobackbone.saving import push, read_config, write
 from autobackbone.sources import NativeModel
@@ -79,8 +79,11 @@ class FeatureBackbone(nn.Module):
         taken = sorted({level.index for level in levels})
         # Per level: where its map is in the body's list, and the native level it comes from.
         self._recipe = tuple((taken.index(level.index), ladder[level.index], level) for level in levels)
-        made = {level.stride: ladder[level.index] for level in levels if level.made_by == "simple"}
-        self.pyramid = SimplePyramid(made, config.pyramid_channels or PYRAMID_CHANNELS) if made else None
+        self._simple = tuple(i for i, level in enumerate(levels) if level.made_by == "simple")
+        self.pyramid: SimplePyramid | None = None
+        if self._simple:
+            origins = {levels[i].stride: ladder[levels[i].index] for i in self._simple}
+            self.pyramid = SimplePyramid(origins, levels[self._simple[0]].channels)
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -126,8 +129,8 @@ class FeatureBackbone(nn.Module):
         result = [self._deliver(maps[i], native, level, (height, width), full) for i, native, level in self._recipe]
         if self.pyramid is None:
             return result
-        simple = [i for i, level in enumerate(self.levels) if level.made_by == "simple"]
-        for i, y in zip(simple, self.pyramid([result[i] for i in simple], (height, width)), strict=True):
+        made = self.pyramid([result[i] for i in self._simple], (height, width))
+        for i, y in zip(self._simple, made, strict=True):
             result[i] = y
         return result
 
@@ -338,10 +341,9 @@ class FeatureBackbone(nn.Module):
     ) -> Tensor:
         """Return a map at the size that the contract says, from which a simple pyramid goes on."""
         if not native.exact:
-            y = fit(y, (ceil_div(full[0], native.stride), ceil_div(full[1], native.stride)))
+            y = fit(y, cells(full, native.stride))
         if level.made_by == "resample":
-            size = (ceil_div(image[0], level.stride), ceil_div(image[1], level.stride))
-            return resample(y, native.stride, level.stride, size)
+            return resample(y, native.stride, level.stride, cells(image, level.stride))
         if not self._pads:
             return y
-        return crop(y, (ceil_div(image[0], native.stride), ceil_div(image[1], native.stride)))
+        return crop(y, cells(image, native.stride))

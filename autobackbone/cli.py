@@ -22,6 +22,9 @@ app.add_typer(catalog_app, name="catalog")
 _UsageError: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]  # has no public name
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="A model name.")]
+RandomWeights = Annotated[bool, typer.Option("--random-weights", help="Untrained: no download.")]
+Weights = Annotated[str | None, typer.Option("--weights", help="A weights file.")]
 Strides = Annotated[str | None, typer.Option("--strides", help="Strides of the levels, such as 4,8,16,32.")]
 Indices = Annotated[str | None, typer.Option("--indices", help="Native levels, such as 1,2,3 or -1.")]
 Size = Annotated[str | None, typer.Option("--img-size", help="Size to build for: 224 or 333x257 (height x width).")]
@@ -102,10 +105,10 @@ def info(
 @app.command()
 def features(
     image: Annotated[Path, typer.Argument(help="An image file.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="A model name.")],
+    model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the picture.")],
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="Untrained: no download.")] = False,
-    weights: Annotated[str | None, typer.Option("--weights", help="A weights file.")] = None,
+    random_weights: RandomWeights = False,
+    weights: Weights = None,
     strides: Strides = None,
     indices: Indices = None,
     img_size: Size = None,
@@ -150,10 +153,10 @@ def features(
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Option("--model", "-m", help="A model name.")],
+    model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="Untrained: no download.")] = False,
-    weights: Annotated[str | None, typer.Option("--weights", help="A weights file.")] = None,
+    random_weights: RandomWeights = False,
+    weights: Weights = None,
     strides: Strides = None,
     indices: Indices = None,
     img_size: Size = None,

@@ -85,8 +85,7 @@ def export_onnx(
             batches = [torch.rand(n, spec.in_chans, *hw, device=like.device, dtype=like.dtype) for n, *hw in shapes]
             names = _output_names(backbone)
             _write(backbone, batches[0], made, names, dynamic_size=dynamic_size)
-            for images in batches:
-                _compare(backbone, images, made, names)
+            _compare(backbone, batches, made, names)
             for part in sorted(Path(folder).iterdir(), reverse=True):  # the file itself after its data
                 part.replace(file.parent / part.name)
     except OSError as err:
@@ -169,32 +168,36 @@ def _write(backbone: nn.Module, images: Tensor, file: Path, names: list[str], *,
         raise UnsupportedError(msg) from err
 
 
-def _compare(backbone: nn.Module, images: Tensor, file: Path, names: list[str]) -> None:
+def _compare(backbone: nn.Module, batches: list[Tensor], file: Path, names: list[str]) -> None:
     """Raise UnsupportedError unless onnxruntime gives what the backbone gives."""
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        outputs = session.run(names, {"images": images.cpu().numpy()})
+        found = [session.run(names, {"images": images.cpu().numpy()}) for images in batches]
     except Exception as err:  # onnxruntime's errors have no common base
         msg = f"onnxruntime does not run {_called(backbone)} as exported: {first_line(err)}."
         raise UnsupportedError(msg) from err
-    with torch.no_grad():
-        expected = backbone(images)
-    maps = [expected] if isinstance(expected, Tensor) else expected
-    for name, output, y in zip(names, outputs, maps, strict=True):
-        given = torch.from_numpy(output)
-        error = math.inf
-        if given.shape == y.shape:
-            largest = y.abs().max().clamp(min=torch.finfo(y.dtype).tiny)
-            error = float((given - y.cpu()).abs().max() / largest.cpu())
-        if not error < _TOLERANCES[images.dtype]:
-            msg = (
-                f"onnxruntime gives something else than {_called(backbone)} for {name!r} of {tuple(images.shape)} "
-                f"images: {tuple(given.shape)} for {tuple(y.shape)}, up to {error:.1%} of its largest value "
-                "off. Nothing was written."
-            )
-            raise UnsupportedError(msg)
+    for images, outputs in zip(batches, found, strict=True):
+        with torch.no_grad():
+            expected = backbone(images)
+        maps = [expected] if isinstance(expected, Tensor) else expected
+        for name, output, y in zip(names, outputs, maps, strict=True):
+            error = _error(torch.from_numpy(output), y.cpu())
+            if not error < _TOLERANCES[images.dtype]:
+                msg = (
+                    f"onnxruntime gives something else than {_called(backbone)} for {name!r} of {tuple(images.shape)} "
+                    f"images: {output.shape} for {tuple(y.shape)}, up to {error:.1%} of its largest value off. Nothing "
+                    "was written."
+                )
+                raise UnsupportedError(msg)
+
+
+def _error(given: Tensor, expected: Tensor) -> float:
+    """Return the largest difference as a share of the largest value; infinity if the shapes differ."""
+    if given.shape != expected.shape:
+        return math.inf
+    return float((given - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny))
 
 
 def _called(backbone: nn.Module) -> str:

@@ -200,6 +200,11 @@ def doublings(stride: int, new_stride: int) -> int:
     return round(math.log2(stride / new_stride))
 
 
+def cells(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Return the height and width in cells of a map over images of `size` pixels."""
+    return ceil_div(size[0], stride), ceil_div(size[1], stride)
+
+
 def _info(level: NativeLevel | FeatureLevel) -> dict[str, Any]:
     return {"num_chs": level.channels, "reduction": level.stride, "module": level.module, "index": level.index}
 
@@ -244,20 +249,21 @@ def _by_stride(ladder: Sequence[NativeLevel], stride: int, pyramid: str, channel
 
 def _simple(ladder: Sequence[NativeLevel], stride: int, channels: int) -> FeatureLevel:
     level = ladder[-1] if _is_single(ladder) else _nearest(ladder, stride)
-    halvings = max(-doublings(level.stride, stride), 0)
+    times = doublings(level.stride, stride)
+    halvings = max(-times, 0)
     if stride % 2**halvings:
         msg = (
             f"Stride {stride} cannot be made by pyramid='simple' of stride {level.stride}: halving the map "
             f"{halvings} times makes multiples of {2**halvings}; ask for one, or set pyramid='resample'."
         )
         raise ConfigError(msg)
-    if level.channels >> max(doublings(level.stride, stride), 0) == 0:
+    if level.channels >> max(times, 0) == 0:
         msg = (
             f"Stride {stride} cannot be made by pyramid='simple' of stride {level.stride}: each doubling of the map "
             f"halves its {level.channels} channels, and there are not enough; ask for a larger stride."
         )
         raise ConfigError(msg)
-    exact = level.exact and level.stride == stride * 2.0 ** doublings(level.stride, stride)
+    exact = level.exact and level.stride == stride * 2.0**times
     return FeatureLevel(_name(stride, level.index), level.index, channels, stride, level.module, exact, "simple")
 
 

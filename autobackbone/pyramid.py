@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
-from autobackbone.levels import NativeLevel, ceil_div, doublings, round_up
+from autobackbone.levels import NativeLevel, ceil_div, cells, doublings, round_up
 
 
 def resample(x: Tensor, stride: int, new_stride: int, size: tuple[int, int]) -> Tensor:
@@ -141,9 +141,9 @@ class SimplePyramid(nn.Module):
         for x, (stride, (native, base, branch)) in zip(maps, self._plans.items(), strict=True):
             if branch not in made:
                 if native != base and (native, base) not in starts:
-                    starts[native, base] = resample(x, native, base, _cells(size, base))
+                    starts[native, base] = resample(x, native, base, cells(size, base))
                 y = self.branches[str(branch)](starts.get((native, base), x))
-                made[branch] = crop(y, _cells(size, branch))
+                made[branch] = crop(y, cells(size, branch))
             every = stride // branch
             result.append(made[branch][..., ::every, ::every] if every > 1 else made[branch])
         return result
@@ -164,7 +164,3 @@ def _branch(in_channels: int, out_channels: int, times: int) -> nn.Sequential:
         layers.append(nn.Conv2d(before, out_channels, kernel, padding=kernel // 2, bias=False))
         layers.append(LayerNorm2d(out_channels, eps=1e-6))
     return nn.Sequential(*layers)
-
-
-def _cells(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    return ceil_div(size[0], stride), ceil_div(size[1], stride)

@@ -3,6 +3,7 @@
 import fnmatch
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
@@ -44,7 +45,8 @@ def freeze_stages(backbone: nn.Module, n: int | None) -> None:
     >>> count_parameters(backbone), count_parameters(backbone, trainable_only=False)
     (10493440, 11176512)
     """
-    owner = _Place.of(backbone).owner
+    place = _Place.of(backbone)
+    owner = place.owner
     if not isinstance(owner, FeatureBackbone):
         msg = f"freeze_stages() takes a FeatureBackbone, got {type(owner).__name__}; freeze its modules by hand."
         raise ConfigError(msg)
@@ -55,8 +57,8 @@ def freeze_stages(backbone: nn.Module, n: int | None) -> None:
     if n is None:
         owner.freeze(set(), set())
         return
-    frozen, called = _first_stages(owner, int(count))
-    owner.freeze(frozen, _resting(owner.body, frozen, called))
+    frozen = _first_stages(place, int(count))
+    owner.freeze(frozen, _resting(owner.body, frozen, place.traced[1]))
 
 
 def layer_decay_param_groups(
@@ -119,6 +121,7 @@ def layer_decay_param_groups(
             continue
         name = full_name.removeprefix(place.prefix)
         layer = layer_of.get(name, head) if full_name.startswith(place.prefix) else head
+        # What multiplies features is called weight in torch and in both libraries; tokens, tables and gains are not.
         is_matrix = parameter.ndim > 1 and "weight" in name.rpartition(".")[2]
         decays = is_matrix and not any(fnmatch.fnmatch(name, pattern) for pattern in exempt)
         if (layer, decays) not in groups:
@@ -157,13 +160,12 @@ def get_blocks(model: nn.Module) -> list[nn.Module]:
     """
     place = _Place.of(model)
     layer_of, _ = place.layers()
-    return list(list_blocks(place.body, layer_of, stages(place.body, place.shape())[1]))
+    return list(list_blocks(place.body, layer_of, place.traced[1]))
 
 
-def _first_stages(backbone: FeatureBackbone, n: int) -> tuple[set[str], list[str]]:
-    """Return the parameters of the body in the stem and the first `n` stages, and the modules in the order of calls."""
-    place = _Place.of(backbone)
-    level_of, called = stages(place.body, place.shape())
+def _first_stages(place: "_Place", n: int) -> set[str]:
+    """Return the parameters of the body in the stem and the first `n` stages."""
+    level_of, _ = place.traced
     stem_names = {place.inner + name for name in stem(place.network)}
     first = {name for name, level in level_of.items() if level == 0}
     before = 1 if first <= stem_names else 0  # levels that are nothing but the stem
@@ -175,7 +177,7 @@ def _first_stages(backbone: FeatureBackbone, n: int) -> tuple[set[str], list[str
         msg = "n=0: this architecture does not tell its stem from its first stage; freeze 1 stage, or nothing."
         raise UnsupportedError(msg)
     end = (count if n == -1 else n) + before
-    return {name for name, level in level_of.items() if level < end or name in stem_names}, called
+    return {name for name, level in level_of.items() if level < end or name in stem_names}
 
 
 def _resting(body: nn.Module, frozen: set[str], called: list[str]) -> set[str]:
@@ -222,18 +224,19 @@ class _Place:
         inner, network = next((n, m) for n, m in body.named_modules() if hasattr(m, "checkpoint_rules"))
         return cls(owner, prefix, body, f"{inner}." if inner else "", network)
 
-    def shape(self) -> tuple[int, ...]:
-        """Return the shape of a batch that the body takes."""
+    @cached_property
+    def traced(self) -> tuple[dict[str, int], list[str]]:
+        """The native level of each parameter of the body, and its modules in the order of their calls."""
         spec: Any = self.owner.input_spec
         size = self.owner.padded_size(*spec.size) if isinstance(self.owner, FeatureBackbone) else spec.size
-        return (2, spec.in_chans, *size)
+        return stages(self.body, (2, spec.in_chans, *size))
 
     def layers(self) -> tuple[dict[str, int], int]:
         """Return the layer of each parameter of the body, and that of a head."""
         found = layers(self.network)
         if found is not None:
             return {self.inner + name: layer for name, layer in found[0].items()}, found[1]
-        level_of, _ = stages(self.body, self.shape())
+        level_of, _ = self.traced
         return level_of, max(level_of.values()) + 1
 
     def exempt(self) -> set[str]:
