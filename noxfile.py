@@ -1,5 +1,7 @@
 """Sessions. ``nox`` runs the tests; ``nox -s zoo lint types docs`` the rest of what CI runs."""
 
+import shutil
+
 import nox
 
 nox.needs_version = ">=2025.5.1"
@@ -47,15 +49,18 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation, warnings being errors, and run what it shows."""
     _install(session, "docs")
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        session.run("playwright", "install", "chromium")
+    tests = ("docs/test_snippets.py", "docs/test_catalog_page.py")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
-    session.run("pytest", "--doctest-modules", "--pyargs", "autobackbone", "docs/test_snippets.py", *session.posargs)
+    session.run("pytest", "--doctest-modules", "--pyargs", "autobackbone", *tests, *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure against raw timm and transformers: overhead, creation, DINOv3, training."""
+    """Measure against raw timm and transformers: overhead, discovery, creation, DINOv3, training."""
     _install(session)
-    for script in session.posargs or ("overhead.py", "creation.py", "dinov3.py", "training.py"):
+    for script in session.posargs or ("overhead.py", "discovery.py", "creation.py", "dinov3.py", "training.py"):
         session.run("python", f"benchmarks/{script}")
 
 

@@ -1,5 +1,4 @@
 from .backbone import FeatureBackbone as FeatureBackbone
-from .catalog import list_backbones as list_backbones
 from .config import BackboneConfig as BackboneConfig
 from .config import FeatureBackboneConfig as FeatureBackboneConfig
 from .create import (
@@ -25,6 +24,15 @@ from .create import (
 )
 from .create import (
     load_weights as load_weights,
+)
+from .discovery import (
+    BackboneCard as BackboneCard,
+)
+from .discovery import (
+    describe_backbone as describe_backbone,
+)
+from .discovery import (
+    list_backbones as list_backbones,
 )
 from .errors import (
     BackboneError as BackboneError,

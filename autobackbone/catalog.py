@@ -1,113 +1,169 @@
-"""The catalogue: which backbones there are, and the generated facts about them."""
+"""The catalogue: what is known of every backbone, shipped as data, and cached for other versions of timm."""
 
-import fnmatch
+import functools
 import json
-import os
-from collections.abc import Callable
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autobackbone.errors import ConfigError
-from autobackbone.names import DINOV3, DINOV3_REPOS, parse_name
-from autobackbone.sources.timm import architectures, declared, list_architectures
-from autobackbone.sources.timm_facts import FACTS_FILE, measure_all, timm_version
+FILE = Path(__file__).with_name("catalog.json")
+SCHEMA = 1
+LOG = logging.getLogger("autobackbone")
+
+Row = dict[str, Any]
 
 
-def list_backbones(pattern: str = "", pretrained_only: bool = False) -> list[str]:
-    """List backbones by name, naturally sorted.
+@dataclass(frozen=True)
+class Catalog:
+    """What is known of every backbone.
 
-    Parameters
+    Attributes
     ----------
-    pattern
-        A glob such as ``"*resnet*"``; empty for all.
-    pretrained_only
-        Only those with published weights; the names then carry the tags of the weights, as in ``resnet50.a1_in1k``.
-
-    Returns
-    -------
-    list of str
-        What ``timm.list_models`` gives for the installed timm, and the short names of DINOv3 models, all of which
-        have published weights.
-
-    Examples
-    --------
-    >>> from autobackbone import list_backbones
-    >>> list_backbones("resnet1?d")
-    ['resnet18d']
+    timm
+        The version of timm that it holds for.
+    rows
+        By name, in natural order. Of each: ``family``; ``source`` if that is not timm; ``input``: channels, height,
+        width, mean, std, interpolation, crop_pct and crop_mode of the default weights; ``tags``: of each published
+        weights, its default first, input, licence and, if it is not the usual one, repository. As far as it was
+        measured: ``params``, ``macs``, ``exportable`` if it is not, and the fields of `sources.timm_facts.encode`.
     """
-    return list_architectures(pattern, pretrained_only=pretrained_only) + fnmatch.filter(DINOV3, pattern or "*")
+
+    timm: str
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    @functools.cached_property
+    def tags(self) -> Mapping[str, tuple[str, ...]]:
+        """Every timm architecture, with the tags of its published weights."""
+        return {name: tuple(row["tags"]) for name, row in self.rows.items() if "source" not in row}
+
+    @functools.cached_property
+    def published(self) -> list[str]:
+        """Names of all published weights in natural order; DINOv3's by the names of the models."""
+        tagged = [f"{name}.{tag}" for name, tags in self.tags.items() for tag in tags]
+        return sorted((*tagged, *(name for name in self.rows if name not in self.tags)), key=natural_key)
+
+    @functools.cached_property
+    def licenses(self) -> frozenset[str]:
+        """Licences that weights are published under."""
+        return frozenset(values[1] for row in self.rows.values() for values in row["tags"].values() if values[1])
 
 
-def published(name: str) -> dict[str, Any]:
-    """Return what is published of a backbone: its name, ``license``, and the ``tags`` of its weights, its own first.
+def natural_key(name: str) -> list[int | str]:
+    """Return what names are sorted by: numbers by their value, as timm sorts them."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
+
+
+def read(path: Path) -> Catalog:
+    """Read a catalogue.
 
     Raises
     ------
-    UnknownBackboneError
-        If the name fits no backbone.
+    OSError
+        If there is none.
+    ValueError
+        If it is damaged, or of another schema.
     """
-    known = architectures()
-    ref = parse_name(name, known)
-    if ref.source == "dinov3":
-        repos = sorted((r for r, short in DINOV3_REPOS.items() if short == ref.name), key=lambda r: r != ref.tag)
-        return {"name": str(ref), "license": "dinov3-license", "tags": repos}
-    found = declared(ref)
-    tags = sorted(known.get(ref.name, ()), key=lambda tag: tag != found.get("tag"))
-    return {"name": str(ref), "license": found.get("license"), "tags": tags}
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["schema"] != SCHEMA:
+            msg = f"{str(path)!r} is a catalogue of schema {held['schema']!r}, not {SCHEMA}"
+            raise ValueError(msg)
+        inputs = held["inputs"]
+        rows: dict[str, Row] = held["backbones"]
+        for row in rows.values():
+            row["input"] = inputs[row["input"]]
+            row["tags"] = {tag: [inputs[values[0]], *values[1:]] for tag, values in row["tags"].items()}
+            row["family"]  # what every row has
+        return Catalog(held["timm"], rows)
+    except (KeyError, IndexError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as err:
+        msg = f"{str(path)!r} is damaged, or no catalogue ({type(err).__name__})"
+        raise ValueError(msg) from err
 
 
-def build(
-    path: Path | None = None, *, fresh: bool = False, progress: Callable[[int, int, str], None] | None = None
-) -> Path:
-    """Measure every architecture of the installed timm and write the facts file, byte for byte the same each time.
+def write(path: Path, catalog: Catalog) -> None:
+    """Write a catalogue at once: who reads meanwhile sees the old file or the new one."""
+    rows = {name: catalog.rows[name] for name in sorted(catalog.rows, key=natural_key)}
+    given = [values for row in rows.values() for values in (row["input"], *(tag[0] for tag in row["tags"].values()))]
+    inputs = sorted({json.dumps(values) for values in given})
+    number = {text: i for i, text in enumerate(inputs)}
 
-    Parameters
-    ----------
-    path
-        Where to write; the package's own file by default.
-    fresh
-        Measure everything again; otherwise what the file holds for this timm version is kept.
-    progress
-        Called with how many are done, how many there are, and the name of the last.
+    def line(row: Row) -> str:
+        tags = {tag: [number[json.dumps(values[0])], *values[1:]] for tag, values in row["tags"].items()}
+        values = {key: row[key] for key in sorted(row)} | {"input": number[json.dumps(row["input"])], "tags": tags}
+        return json.dumps(values, separators=(",", ":"))
 
-    Returns
-    -------
-    Path
-        The file.
+    lines = [f"{json.dumps(name)}:{line(row)}" for name, row in rows.items()]
+    head = f'"schema":{SCHEMA},"timm":{json.dumps(catalog.timm)}'
+    tables = (("inputs", "[]", ",\n".join(inputs)), ("backbones", "{}", ",\n".join(lines)))
+    parts = (f'"{name}":{ends[0]}\n{body}\n{ends[1]}' for name, ends, body in tables)
+    text = f"{{{head},{','.join(parts)}}}\n"
+    import tempfile  # not for those who read
 
-    Raises
-    ------
-    ConfigError
-        If the folder is not there, or the file holds something else.
-    """
-    path = path or Path(__file__).parent / "sources" / FACTS_FILE
-    version = timm_version()
-    facts: dict[str, dict[str, object]] = {}
-    if not path.parent.is_dir():
-        msg = f"There is no folder {str(path.parent)!r} to write the facts to; make it first."
-        raise ConfigError(msg)
-    if path.is_file() and not fresh:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".partial", delete=False, encoding="utf-8") as file:
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            facts = held["architectures"] if held["timm"] == version else {}
-        except (ValueError, TypeError, KeyError) as err:
-            msg = f"{str(path)!r} holds no facts to go on from; remove it, or measure everything again."
-            raise ConfigError(msg) from err
-    names = list_architectures("", pretrained_only=False)
-    facts = {name: facts[name] for name in names if name in facts}
-    for name, found in measure_all([name for name in names if name not in facts], workers=os.cpu_count() or 1):
-        facts[name] = found
-        if progress is not None:
-            progress(len(facts), len(names), name)
-        if len(facts) % 50 == 0:
-            _write(path, version, facts)
-    _write(path, version, facts)
-    return path
+            file.write(text)
+            file.close()
+            Path(file.name).chmod(0o644)  # temporary files are for their owner alone
+            Path(file.name).replace(path)
+        except BaseException:
+            file.close()
+            Path(file.name).unlink(missing_ok=True)
+            raise
 
 
-def _write(path: Path, version: str, facts: dict[str, dict[str, object]]) -> None:
-    rows = ",\n".join(f"{json.dumps(name)}: {json.dumps(facts[name])}" for name in sorted(facts))
-    text = f'{{"timm": {json.dumps(version)}, "architectures": {{\n{rows}\n}}}}\n'
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+@functools.cache
+def shipped() -> Catalog | None:
+    """Return the catalogue that the package came with; ``None``, and a line in the log, if it cannot be read."""
+    try:
+        return read(FILE)
+    except (OSError, ValueError) as err:
+        LOG.warning("%s; reinstall autobackbone. Until then, backbones are measured when they are asked for.", err)
+        return None
+
+
+def cache_path(version: str) -> Path:
+    """Return where what was measured of another version of timm is kept."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("autobackbone") / f"catalog-timm-{version}.json"
+
+
+def cached(version: str) -> Catalog | None:
+    """Return what was measured before of a version of timm; ``None`` if nothing was, or it cannot be read."""
+    path = cache_path(version)
+    try:
+        found = read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as err:
+        LOG.warning("%s; it is made again.", err)
+        return None
+    return found if found.timm == version else None
+
+
+def remember(catalog: Catalog) -> None:
+    """Add what `catalog` knows to the cache, for this process and others; a line in the log if that cannot be done."""
+    from filelock import FileLock
+
+    path = cache_path(catalog.timm)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock", timeout=10):
+            held: dict[str, Row] = {}
+            try:
+                held = read(path).rows
+            except (OSError, ValueError):
+                held = {}
+            rows = {name: held.get(name, {}) | row for name, row in catalog.rows.items()}
+            write(path, Catalog(catalog.timm, held | rows))
+    except OSError as err:  # a lock that is not had in time is one, too
+        reason = err.strerror or "another process holds its lock"
+        _warn_once(f"What was measured of backbones cannot be kept in {str(path.parent)!r}: {reason}.")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    LOG.warning("%s", message)

@@ -7,19 +7,12 @@ import torch
 from torch import nn
 
 from autobackbone.backbone import FeatureBackbone
+from autobackbone.checkpoints import find_files, read_checkpoint
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError
 from autobackbone.input_spec import InputSpec
 from autobackbone.sources.choose import choose_source
-from autobackbone.weights import (
-    Rules,
-    WeightsReport,
-    find_files,
-    find_part,
-    load_checkpoint,
-    load_part,
-    read_checkpoint,
-)
+from autobackbone.weights import Rules, WeightsReport, find_part, load_checkpoint, load_part
 
 _C = TypeVar("_C", BackboneConfig, FeatureBackboneConfig)
 

@@ -1,8 +1,9 @@
 """Names: text becomes a typed reference once, at the edge."""
 
 import difflib
+import functools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from autobackbone.errors import UnknownBackboneError
@@ -32,6 +33,8 @@ _ALIASES = {
     "mobilenetv3small": "mobilenetv3_small_100",
     "dla46": "dla46_c",
 }
+# How sizes are written for short -> how timm's names have them.
+_SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 _SOURCES = {"hf-hub": "hf-hub", "hf_hub": "hf-hub", "local-dir": "local-dir"}
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -144,7 +147,7 @@ def _parse_timm(name: str, text: str, known: Mapping[str, Collection[str]]) -> M
     if not tag:
         return ModelRef("timm", architecture)
     if tag not in known[architecture]:
-        tags = [f"'{architecture}.{t}'" for t in known[architecture]]
+        tags = [f"'{architecture}.{near}'" for near in _nearest_tags(tag, known[architecture])]
         have = f"it has {', '.join(tags)}" if tags else "it has no published weights"
         msg = f"{text!r}: {architecture!r} has no weights tagged {tag!r}; {have}."
         raise UnknownBackboneError(msg)
@@ -173,11 +176,72 @@ def _architecture(stem: str, text: str, known: Mapping[str, Collection[str]]) ->
     if matches:
         msg = f"{text!r} could mean {' or '.join(map(repr, matches))}; write the one that you mean."
         raise UnknownBackboneError(msg)
-    by_key = {_squash(name): name for name in known} | {_squash(name): name for name in DINOV3}
-    close = [by_key[k] for k in difflib.get_close_matches(key, by_key, n=3, cutoff=0.6)]
+    close = nearest(text, known)
     remedy = f"did you mean {', '.join(map(repr, close))}?" if close else "list_backbones() lists the names there are."
     msg = f"There is no backbone {text!r}; {remedy}"
     raise UnknownBackboneError(msg)
+
+
+def nearest(text: str, known: Mapping[str, Collection[str]], count: int = 3) -> list[str]:
+    """Return the names that `text` most likely means, the likeliest first; none if nothing is like it.
+
+    Parameters
+    ----------
+    text
+        What was written.
+    known
+        The architectures there are, each with the tags of its published weights.
+    count
+        How many names to return at most.
+    """
+    stem, _, tag = text.rpartition("/")[2].partition(".")
+    aliases = {alias: name for alias, name in _ALIASES.items() if name in known}
+    spelled = {name: _words(name) for name in (*known, *DINOV3)}
+    given = _words(stem)
+    if not given:
+        return []
+    scores = {name: _likeness(given, words) for name, words in spelled.items()}
+    for alias, name in aliases.items():
+        scores[name] = max(scores[name], _likeness(given, _words(alias)))
+    found = sorted(scores, key=lambda name: (-scores[name], len(name), name))[:count]
+    found = [name for name in found if scores[name] >= 0.65]
+    if not tag:
+        return found
+    tagged = []
+    for name in found:
+        tagged += [f"{name}.{near}" for near in _nearest_tags(tag, known.get(name, ()))[:count]] or [name]
+    return tagged[:count]
+
+
+def _nearest_tags(tag: str, tags: Iterable[str]) -> list[str]:
+    return sorted(tags, key=lambda other: (not other.startswith(tag), -_ratio(tag, other)))
+
+
+def _words(name: str) -> list[str]:
+    """Split a name into words and numbers, with sizes in the words that timm has for them."""
+    words = re.findall(r"vit(?=[tsblhg]\d)|[tsblhg](?=\d+plus)|[a-z]+|\d+", name.lower())
+    return [_SIZES.get(word, word) for word in words]
+
+
+def _likeness(given: list[str], words: list[str]) -> float:
+    """Return how well words fit those of a name, from 0 to 1: letter by letter, or word by word whatever is between."""
+    whole = difflib.SequenceMatcher(None, "".join(given), "".join(words)).ratio()
+    left = list(words)
+    fit = 0.0
+    for word in given:
+        best = max(left, key=lambda other: _ratio(word, other), default=None)
+        if best is not None:
+            fit += _ratio(word, best)
+            left.remove(best)
+    by_word = fit / len(given) - 0.01 * len(left)
+    return max(whole, by_word)
+
+
+@functools.cache
+def _ratio(word: str, other: str) -> float:
+    if word.isdigit() or word == other:
+        return float(word == other)
+    return difflib.SequenceMatcher(None, word, other).ratio()
 
 
 def _squash(name: str) -> str:

@@ -1,16 +1,20 @@
 """Sphinx configuration."""
 
+import sys
 from importlib.metadata import version as installed
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the extension that writes the catalogue page
 
 project = "autobackbone"
 author = "The autobackbone developers"
 copyright = f"2026, {author}"
 version = release = installed("autobackbone")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "catalog_page.build"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "catalog_page/node_modules"]
 html_theme = "furo"
 html_title = f"autobackbone {version}"
 autodoc_member_order = "bysource"

@@ -7,7 +7,7 @@ import torch
 from markdown_it import MarkdownIt
 
 DOCS = Path(__file__).parent
-PAGES = [DOCS.parent / "README.md", *sorted(set(DOCS.rglob("*.md")) - set(DOCS.glob("_build/**/*")))]
+PAGES = [DOCS.parent / "README.md", *sorted([*DOCS.glob("*.md"), *DOCS.glob("guides/*.md")])]
 torch.set_num_threads(1)  # threads that wait for a core that another process has cost more than they save
 
 

@@ -1,72 +1,257 @@
-"""The catalogue: discovery, and the generated facts."""
+"""The catalogue: its file, its truth, and what happens when it is not there, damaged or of another timm."""
 
 import json
-from pathlib import Path
+import multiprocessing
+import random
+import subprocess
+import sys
 
 import pytest
 import timm
 import torch
+from torchvision.models import get_model_weights
 
-from autobackbone import UnknownBackboneError, create_feature_backbone, list_backbones
-from autobackbone.catalog import build, published
+from autobackbone import catalog, create_feature_backbone, describe_backbone, list_backbones, survey
+from autobackbone.catalog import Catalog
+from autobackbone.cli import main
 from autobackbone.names import DINOV3
-from autobackbone.sources import timm_facts
+from autobackbone.sources import registry, timm_facts
+from autobackbone.sources.dinov3 import declared_row
+
+SHIPPED = catalog.read(catalog.FILE)
 
 
-@pytest.mark.parametrize("pattern", ["", "*resnet*", "resnet50", "vit_*_224", "nothing*", "*dinov3*"])
-@pytest.mark.parametrize("pretrained", [False, True])
-def test_equal_to_timms_list_and_dinov3(pattern, pretrained):
-    found = list_backbones(pattern, pretrained_only=pretrained)
-    ours = [name for name in found if name in DINOV3]
-    assert [name for name in found if name not in ours] == timm.list_models(pattern, pretrained=pretrained)
-    assert len(ours) == (10 if pattern in ("", "*dinov3*") else 0)
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """Keep what is measured in a folder of the test's own, and forget it in memory."""
+    caches = (catalog.shipped, registry.current, registry.measured)
+    for cache in caches:
+        cache.cache_clear()
+    monkeypatch.setattr(catalog, "cache_path", lambda version: tmp_path / "cache" / f"catalog-timm-{version}.json")
+    yield tmp_path / "cache"
+    for cache in caches:
+        cache.cache_clear()
 
 
-def test_published():
-    card = published("resnet50")
-    assert card["license"] == "apache-2.0"
-    assert card["tags"][0] == timm.get_pretrained_cfg("resnet50").tag
-    assert {f"resnet50.{tag}" for tag in card["tags"]} == set(timm.list_pretrained("resnet50"))
-    repos = published("facebook/dinov3-vitl16-pretrain-sat493m")["tags"]
-    assert repos == ["facebook/dinov3-vitl16-pretrain-sat493m", "facebook/dinov3-vitl16-pretrain-lvd1689m"]
-    with pytest.raises(UnknownBackboneError):
-        published("resnet5o")
+@pytest.fixture
+def another_timm(monkeypatch, elsewhere):
+    """Another version of timm than the one that the catalogue was made with; returns its file in the cache."""
+    monkeypatch.setattr(registry, "timm_version", lambda: "0.0.0")
+    return elsewhere / "catalog-timm-0.0.0.json"
 
 
-def test_facts_are_shipped_for_every_architecture_of_the_version_released_against():
-    data = json.loads((Path(timm_facts.__file__).parent / timm_facts.FACTS_FILE).read_text())
-    if data["timm"] != timm.__version__:
-        pytest.skip(f"the facts are those of timm {data['timm']}")
-    assert set(data["architectures"]) == set(timm.list_models())
-    assert timm_facts.FACTS_FILE in {p.name for p in Path(timm_facts.__file__).parent.iterdir()}
+def forget():
+    """Forget what is known of the installed timm, as a new process would."""
+    registry.current.cache_clear()
+    registry.measured.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "hrnet_w18_small", "test_coatnet", "convit_tiny"])
-def test_facts_are_what_is_measured(name):
-    facts = timm_facts.facts_of(name)
-    assert timm_facts._measured(name) == facts
-    assert timm_facts.decode(json.loads(json.dumps(timm_facts.encode(facts)))) == facts
+# ---- the file
 
 
-def test_another_timm_is_measured(monkeypatch):
-    """With a timm that no facts are shipped for, an architecture is measured when it is asked for."""
-    monkeypatch.setattr(timm_facts, "_shipped", dict)
-    with torch.device("meta"):
-        backbone = create_feature_backbone("test_convnext", pretrained=False)
-    assert backbone.strides == (8, 16, 32)
+def test_the_file_is_small_and_comes_back_byte_for_byte(tmp_path):
+    catalog.write(tmp_path / "again.json", SHIPPED)
+    assert (tmp_path / "again.json").read_bytes() == catalog.FILE.read_bytes()
+    assert catalog.FILE.stat().st_size < 600_000
+    assert [p.name for p in tmp_path.iterdir()] == ["again.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is damaged, or no catalogue (JSONDecodeError)"),
+        ('{"schema": 1, "timm": "1", "backbones": {"a": {', "is damaged, or no catalogue (JSONDecodeError)"),
+        ("[1]", "is damaged, or no catalogue (TypeError)"),
+        ('{"schema": 99}', "is a catalogue of schema 99, not 1"),
+        ('{"schema": 1, "timm": "1", "inputs": [], "backbones": {"a": {"input": 0}}}', "no catalogue (IndexError)"),
+        ('{"schema": 1, "timm": "1", "inputs": [], "backbones": 3}', "no catalogue (AttributeError)"),
+    ],
+)
+def test_what_is_no_catalogue(tmp_path, text, message):
+    (tmp_path / "file.json").write_text(text)
+    with pytest.raises(ValueError, match=r"file\.json") as err:
+        catalog.read(tmp_path / "file.json")
+    assert message in str(err.value)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    catalog.write(path, Catalog("1", {"a": SHIPPED.rows["test_vit"]}))
+    before = path.read_bytes()
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        catalog.write(path, SHIPPED)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- its truth
+
+
+def test_it_holds_what_timm_and_the_source_of_dinov3_say():
+    if SHIPPED.timm != timm.__version__:
+        pytest.skip(f"the catalogue is of timm {SHIPPED.timm}")
+    assert list(SHIPPED.rows) == sorted([*timm.list_models(), *DINOV3], key=catalog.natural_key)
+    for name, row in SHIPPED.rows.items():
+        declared = declared_row(name) if name in DINOV3 else registry.declared_row(name)
+        assert json.loads(json.dumps(declared)).items() <= row.items(), name
+
+
+def test_it_holds_what_is_measured():
+    """Some backbones are measured anew, others at every run."""
+    for name in random.sample(sorted(SHIPPED.rows), 8):
+        assert json.loads(json.dumps(survey.measure(name))).items() <= SHIPPED.rows[name].items(), name
+    for name in random.sample(sorted(SHIPPED.rows), 4):
+        assert survey.is_exportable(name) is SHIPPED.rows[name]["exportable"], name
 
 
 @pytest.mark.zoo
+@pytest.mark.parametrize("name", SHIPPED.rows)
+def test_all_of_it_is_what_is_measured(name):
+    row = SHIPPED.rows[name]
+    found = json.loads(json.dumps(survey.measure(name)))
+    assert found.items() <= row.items()
+    declared = ("source", "family", "input", "tags", "exportable")
+    assert set(found) == set(row) - set(declared)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("names", survey.kinds(SHIPPED), ids=lambda names: names[0])
+def test_every_kind_is_exported_or_not(names):
+    assert {survey.is_exportable(names[0])} == {SHIPPED.rows[name]["exportable"] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("resnet50", "resnet50"),
+        ("convnext_tiny", "convnext_tiny"),
+        ("vit_base_patch16_224", "vit_b_16"),
+        ("swin_tiny_patch4_window7_224", "swin_t"),
+        ("regnety_004", "regnet_y_400mf"),
+        ("densenet121", "densenet121"),
+        ("wide_resnet50_2", "wide_resnet50_2"),
+    ],
+)
+def test_parameters_and_macs_are_those_that_torchvision_publishes(name, same):
+    card = describe_backbone(name)
+    meta = get_model_weights(same).DEFAULT.meta
+    weights = 1000 * card.channels[-1]  # of the classifier that torchvision counts too
+    assert card.params == meta["num_params"] - weights - 1000
+    assert abs(card.macs + weights - meta["_ops"] * 1e9) < 0.002e9  # to a thousandth, and without elementwise work
+
+
+def test_facts_survive_the_way_into_the_file_and_back():
+    facts = registry.measured("test_coatnet")
+    assert timm_facts.decode(json.loads(json.dumps(timm_facts.encode(facts)))) == facts
+
+
+# ---- another timm
+
+
+def test_another_timm_is_measured_when_asked_and_remembered(another_timm, monkeypatch):
+    assert list_backbones("*resnet*") == timm.list_models("*resnet*")
+    assert describe_backbone("test_resnet") == _shipped_card("test_resnet")
+    assert list_backbones("test_res*", max_params=1e6) == ["test_resnet"]
+    assert catalog.read(another_timm).rows["test_resnet"] == SHIPPED.rows["test_resnet"]
+    assert set(catalog.read(another_timm).rows) == set(SHIPPED.rows)
+
+    forget()
+    monkeypatch.setattr(survey, "measure", lambda name: pytest.fail(f"{name} was measured again"))
+    assert describe_backbone("test_resnet") == _shipped_card("test_resnet")
+
+
+def test_creation_measures_another_timm_and_remembers(another_timm):
+    with torch.device("meta"):
+        backbone = create_feature_backbone("test_convnext", pretrained=False)
+    assert backbone.strides == (8, 16, 32)
+    assert catalog.read(another_timm).rows["test_convnext"]["levels"] == SHIPPED.rows["test_convnext"]["levels"]
+
+
+@pytest.mark.usefixtures("another_timm")
+def test_a_filter_that_measures_many_says_so(caplog):
+    assert list_backbones("test_vit?", strides=16) == ["test_vit2", "test_vit3", "test_vit4"]
+    assert "3 architectures are measured now" in caplog.text
+    assert "catalog build" in caplog.text
+
+
+def test_a_damaged_cache_is_made_again(another_timm, caplog):
+    another_timm.parent.mkdir()
+    another_timm.write_text('{"schema": 1, "timm"')
+    assert list_backbones("resnet50") == list_backbones("resnet50")
+    assert caplog.text.count("is damaged, or no catalogue") == 1
+    assert set(catalog.read(another_timm).rows) == set(SHIPPED.rows)
+
+
+def test_a_cache_that_cannot_be_written_is_told_once(another_timm, caplog):
+    another_timm.parent.write_text("a file where the folder should be")
+    catalog._warn_once.cache_clear()
+    assert describe_backbone("test_resnet").params == SHIPPED.rows["test_resnet"]["params"]
+    assert [record.getMessage() for record in caplog.records if record.name == "autobackbone"] == [
+        f"What was measured of backbones cannot be kept in {str(another_timm.parent)!r}: File exists."
+    ]
+
+
+def test_a_damaged_catalogue_of_the_package_is_told_and_done_without(elsewhere, monkeypatch, capsys, tmp_path):
+    (tmp_path / "catalog.json").write_text("{")
+    monkeypatch.setattr(catalog, "FILE", tmp_path / "catalog.json")
+    monkeypatch.setattr(sys, "argv", ["autobackbone", "list", "dinov3*"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    captured = capsys.readouterr()
+    assert stop.value.code == 0
+    assert captured.out.split() == sorted(DINOV3, key=catalog.natural_key)
+    assert describe_backbone("dinov3_vits16") == _shipped_card("dinov3_vits16")
+    assert elsewhere.is_dir()
+
+
+def _shipped_card(name):
+    code = f"from autobackbone import describe_backbone; print(repr(describe_backbone({name!r})))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    from autobackbone import BackboneCard, FeatureLevel, InputSpec
+
+    return eval(answer.stdout, {c.__name__: c for c in (BackboneCard, FeatureLevel, InputSpec)})  # noqa: S307 - ours
+
+
+def _remember(path, names):
+    catalog.cache_path = lambda _: path  # in a process of its own
+    for name in names:
+        catalog.remember(Catalog("0.0.0", {name: SHIPPED.rows[name]}))
+
+
+def test_processes_remember_at_once(tmp_path):
+    names = list(SHIPPED.rows)[:40]
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_remember, args=(tmp_path / "catalog.json", names[i::4])) for i in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert list(catalog.read(tmp_path / "catalog.json").rows) == names
+
+
+# ---- building
+
+
+@pytest.mark.zoo
+@pytest.mark.usefixtures("elsewhere")
 def test_building_is_resumable_and_byte_stable(tmp_path, monkeypatch):
-    monkeypatch.setattr("autobackbone.catalog.list_architectures", lambda *_, **__: ["test_vit", "test_resnet"])
+    few = {name: SHIPPED.rows[name] for name in ("dinov3_vits16", "test_resnet", "test_vit")}
+    monkeypatch.setattr(survey, "declared", lambda: {name: dict(row) for name, row in few.items()})
     seen = []
-    path = build(tmp_path / "facts.json", progress=lambda n, total, name: seen.append((n, total, name)))
+    path = survey.build(tmp_path / "catalog.json", progress=lambda *args: seen.append(args))
     first = path.read_bytes()
-    assert sorted(name for *_, name in seen) == ["test_resnet", "test_vit"]
+    assert catalog.read(path).rows == few
+    assert len(seen) == 6
     seen.clear()
-    assert build(path, progress=lambda *args: seen.append(args)).read_bytes() == first
+    assert survey.build(path, progress=lambda *args: seen.append(args)).read_bytes() == first
     assert seen == []
-    held = json.loads(first)
-    del held["architectures"]["test_vit"]
-    path.write_text(json.dumps(held))
-    assert build(path).read_bytes() == first
+    held = catalog.read(path)
+    del held.rows["test_vit"]
+    catalog.write(path, held)
+    assert survey.build(path).read_bytes() == first
+    path.write_bytes(first[:-30])
+    with pytest.raises(ValueError, match="remove it, or measure everything again"):
+        survey.build(path)
+    assert survey.build(path, fresh=True).read_bytes() == first

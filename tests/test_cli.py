@@ -1,15 +1,18 @@
 """The command line: what it prints, what it writes, and what it says of mistakes."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 from PIL import Image
-from typer.testing import CliRunner
 
+from autobackbone import create_feature_backbone, describe_backbone, list_backbones
 from autobackbone.cli import app, main
 from autobackbone.picture import load_image, principal_colours
 
@@ -24,16 +27,146 @@ def run(*args: object) -> str:
 
 
 def test_list():
-    assert run("list", "resnet50*").split()[0] == "resnet50"
-    assert json.loads(run("list", "resnet50", "--pretrained", "--json"))[0].startswith("resnet50.")
+    assert run("list", "resnet50*").split() == list_backbones("resnet50*")
+    assert run("list", "resnet50*", "-r").split() == list_backbones("resnet50*")[::-1]
+    rows = json.loads(run("list", "resnet50", "--pretrained", "--json"))
+    assert [row["name"] for row in rows] == list_backbones("resnet50", pretrained_only=True)
+    assert {row["weights"] for row in rows} == {1}
+
+
+def test_list_filters_and_sorts():
+    rows = json.loads(
+        run(
+            *("list", "--strides", "4,8", "--max-params", "30M", "--min-params", "1e6", "--any-size"),
+            *(
+                "--license",
+                "mit, apache-2.0",
+                "--family",
+                "convnext,resnet",
+                "--source",
+                "timm",
+                "--sort",
+                "macs",
+                "--json",
+            ),
+        )
+    )
+    assert sorted(row["name"] for row in rows) == sorted(
+        list_backbones(
+            strides=(4, 8),
+            max_params=30e6,
+            min_params=1e6,
+            any_size=True,
+            license=("mit", "apache-2.0"),
+            family=("convnext", "resnet"),
+            source="timm",
+        )
+    )
+    macs = [row["macs"] for row in rows]
+    assert macs == sorted(macs)
+    assert macs[0] < macs[-1]
+    largest = run("list", "--sort", "params", "--reverse").split()[0]
+    assert describe_backbone(largest).params == max(describe_backbone(name).params for name in list_backbones())
+
+
+def test_a_list_of_nothing_is_no_mistake():
+    result = CliRunner().invoke(app, ["list", "resnet5o"])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.startswith("autobackbone: no backbone matches 'resnet5o'; did you mean resnet50, ")
+    assert json.loads(run("list", "*resnet*", "--source", "dinov3", "--json")) == []
+
+
+def on_a_terminal(*args: str, **environment: str) -> str:
+    """Return what the command prints on a terminal."""
+    parent, child = pty.openpty()
+    env = os.environ | {"TERM": "xterm", "COLUMNS": "160", "LINES": "30"} | environment
+    with subprocess.Popen(
+        [sys.executable, "-m", "autobackbone", *args], stdin=child, stdout=child, stderr=child, env=env
+    ) as process:
+        os.close(child)
+        read = b""
+        try:
+            while chunk := os.read(parent, 4096):
+                read += chunk
+        except OSError:  # Linux says so when the other side is closed
+            pass
+    os.close(parent)
+    assert process.returncode == 0, read.decode()
+    return read.decode().replace("\r\n", "\n")
+
+
+def test_list_on_a_terminal_is_a_table():
+    lines = on_a_terminal("list", "resnet18*", "--sort", "params", PAGER="false").splitlines()
+    assert [word for word in ("name", "params", "macs", "strides", "license") if word not in lines[0]] == []
+    row = next(line for line in lines if line.startswith("resnet18 "))
+    assert all(value in row for value in ("11.2 M", "1.81 G", "2 4 8 16 32", "224x224", "yes", "apache-2.0"))
+
+
+def test_a_long_list_on_a_terminal_goes_through_the_pager():
+    assert on_a_terminal("list", PAGER="sed 's/^.*$/paged/'").split() == ["paged"] * (len(list_backbones()) + 1)
 
 
 def test_info():
     card = json.loads(run("info", "test_convnext", "--json", "--strides", "4,32"))
     assert [(level["name"], level["stride"]) for level in card["levels"]] == [("c2", 4), ("c5", 32)]
-    assert card["input"]["divisor"] == 32
+    assert [level["stride"] for level in card["native_levels"]] == [4, 8, 16, 32]
+    assert card["input_spec"]["divisor"] == 32
+    assert card["weights"][0]["name"] == card["pretrained_tags"][0]
+    text = run("info", "resnet50.a1_in1k")
+    for value in ("23.5 M", "4.09 G", "2, 4, 8, 16, 32", "apache-2.0", "timm/resnet50.a1_in1k", "any size from 1x1"):
+        assert value in text
+
+
+def test_info_of_another_size():
+    card = json.loads(run("info", "test_coatnet", "--img-size", "97x130", "--json"))
+    assert card["input_spec"]["size"] == [97, 130]
     text = run("info", "test_coatnet", "--img-size", "97x130")
-    assert "97x130 only" in text
+    assert "97x130 only (another with img_size)" in text
+    assert "img_size=(97, 130)" in text
+    assert "224x224 only\n" in run("info", "efficientformer_l1")
+
+
+@pytest.mark.parametrize("args", [["test_vit"], ["test_resnet", "--strides", "4,8"], ["test_vit", "--indices=-1"]])
+def test_the_snippet_of_info_runs(args, monkeypatch):
+    text = run("info", *args)
+    monkeypatch.setattr("autobackbone.create_feature_backbone", lambda *a, **k: made.append((a, k)))
+    made = []
+    exec(text[text.index("from autobackbone") :])  # noqa: S102
+    ((names, fields),) = made
+    backbone = create_feature_backbone(*names, **fields, pretrained=False)
+    levels = json.loads(run("info", *args, "--json"))["levels"]
+    assert [level["channels"] for level in levels] == list(backbone.channels)
+
+
+def test_compare():
+    names = ["resnet50", "vit_base_patch16_224", "dinov3_convnext_tiny"]
+    assert [card["name"] for card in json.loads(run("compare", *names, "--json"))] == names
+    text = run("compare", *names)
+    for value in (*names, "23.5 M", "85.8 M", "768 channels x 12 levels", "dinov3-license"):
+        assert value in text
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("autobackbone info resnet5", ["resnet50", "resnet50d"]),
+        ("autobackbone compare resnet50 dinov3_vit", ["dinov3_vits16", "dinov3_vit7b16"]),
+        ("autobackbone features -m ResNet50.a1", ["resnet50.a1_in1k", "resnet50.a1h_in1k"]),
+        ("autobackbone li", ["list"]),
+    ],
+)
+def test_the_shell_completes_names(words, found):
+    env = os.environ | {
+        "_AUTOBACKBONE_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    command = [sys.executable, "-m", "autobackbone"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    offered = [line.removeprefix("plain,") for line in answer.stdout.splitlines()]
+    assert set(found) <= set(offered)
+    last = words.rpartition(" ")[2].lower()
+    assert all(name.startswith(last) for name in offered)
 
 
 def test_features(photo, tmp_path):
@@ -119,14 +252,24 @@ MISTAKES = [
     (["info", "resnet5o"], "There is no backbone 'resnet5o'"),
     (["info", "resnet50", "--img-size", "big"], "--img-size 'big' is not integers separated by 'x'."),
     (["info", "efficientformer_l1", "--img-size", "256"], "takes (224, 224) images only"),
+    (["info", "resnet50", "--indices", "9"], "there is no level 9; its levels are 0"),
+    (["compare", "resnet50", "swin_tiny"], "no backbone 'swin_tiny'; did you mean 'swin"),
+    (["compare"], "Missing argument 'NAMES...'"),
+    (["list", "--license", "gpl"], "license='gpl': no backbone has that; there are apache-2.0"),
+    (["list", "--max-params", "lots"], "--max-params 'lots' is no number; write one such as 30M, 1.5B or 25e6."),
+    (["list", "--strides", "4;8"], "--strides '4;8' is not integers separated by ','."),
+    (["list", "--sort", "colour"], "'colour' is not one of 'name', 'family', 'params'"),
+    (["list", "--min-params", "2M", "--max-params", "1M"], "min_params=2000000.0 is more than max_params=1000000.0"),
     (["bogus"], "No such command 'bogus'. See --help."),
-    (["features", "good.png", "-o", "out"], "Missing option '--model'"),
+    (["features", "good.png", "-o", "out"], "Missing option '--model' / '-m'"),
     (["features", "good.png", *MODEL, "-o", "out", "--weights", "a.pth"], "--random-weights and --weights exclude"),
     (["features", "good.png", "-m", "test_resnet", "--weights", "nan.pth", "-o", "out"], "is not finite"),
     (["features", "float.tif", *MODEL, "-o", "out"], "has 32-bit pixels"),
-    (["catalog", "build", "--path", "text.png"], "'text.png' holds no facts to go on from"),
+    (
+        ["catalog", "build", "--path", "text.png"],
+        "'text.png' is damaged, or no catalogue (JSONDecodeError); remove it, or measure everything again.",
+    ),
     (["catalog", "build", "--path", "absent/facts.json"], "There is no folder 'absent'"),
-    (["list", "nothing*"], "No backbone matches 'nothing*'"),
 ]
 
 

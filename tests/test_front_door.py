@@ -6,11 +6,11 @@ import sys
 import autobackbone
 
 PUBLIC = """
-BackboneConfig BackboneError ConfigError FeatureBackbone FeatureBackboneConfig FeatureLevel FeaturePyramid
+BackboneCard BackboneConfig BackboneError ConfigError FeatureBackbone FeatureBackboneConfig FeatureLevel FeaturePyramid
 GatedWeightsError InputError InputSizeError InputSpec UnknownBackboneError UnsupportedError WeightsCorruptedError
 WeightsError WeightsMismatchError WeightsNotFoundError WeightsReport WeightsUnavailableError count_parameters
-create_backbone create_feature_backbone export_onnx freeze_stages get_blocks get_feature_channels get_feature_info
-get_feature_strides get_input_spec layer_decay_param_groups list_backbones load_weights
+create_backbone create_feature_backbone describe_backbone export_onnx freeze_stages get_blocks get_feature_channels
+get_feature_info get_feature_strides get_input_spec layer_decay_param_groups list_backbones load_weights
 """.split()
 
 
@@ -34,6 +34,7 @@ def test_importing_is_light():
 import sys
 import autobackbone
 autobackbone.FeatureBackboneConfig(out_strides=[4, 8]), autobackbone.InputSpec, autobackbone.ConfigError
+autobackbone.list_backbones("*resnet*"), autobackbone.describe_backbone("resnet50")
 print([m for m in ("torch", "timm", "transformers", "numpy", "huggingface_hub", "yaml") if m in sys.modules])
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -53,18 +54,21 @@ def test_modules_import_downward_only():
         "names",
         "levels",
         "input_spec",
+        "catalog",
         "hub",
+        "checkpoints",
         "weights",
         "fast_init",
         "sources",
         "sources.dinov3_names",
-        "sources.timm_measure",
-        "sources.timm_facts",
-        "sources.timm",
         "sources.dinov3",
+        "sources.timm_facts",
+        "sources.shapes",
+        "sources.timm_measure",
+        "sources.registry",
+        "sources.timm",
         "sources.choose",
         "sources.anatomy",
-        "catalog",
         "pyramid",
         "saving",
         "backbone",
@@ -72,7 +76,12 @@ def test_modules_import_downward_only():
         "fpn",
         "training",
         "inference",
+        "survey",
+        "discovery",
         "picture",
+        "cli.options",
+        "cli.models",
+        "cli.discovery",
         "cli",
         "__main__",
     ]
@@ -86,8 +95,10 @@ def test_modules_import_downward_only():
         assert ast.get_docstring(tree), f"{name} does not say what it is for"
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("autobackbone"):
-                other = node.module.removeprefix("autobackbone").removeprefix(".")
-                assert order.index(other) < order.index(name), f"{name} imports {other}"
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}".removeprefix("autobackbone.")
+                    other = whole if whole in order else whole.rpartition(".")[0]
+                    assert order.index(other) < order.index(name), f"{name} imports {other}"
             libraries = {a.name for a in node.names} if isinstance(node, ast.Import) else set()
             if isinstance(node, ast.ImportFrom):
                 libraries = {node.module or ""}

@@ -4,7 +4,7 @@ import pytest
 
 from autobackbone import UnknownBackboneError
 from autobackbone.names import DINOV3, ModelRef, parse_name
-from autobackbone.sources.timm import architectures
+from autobackbone.sources.registry import architectures
 
 GOOD = [
     ("resnet50", ModelRef("timm", "resnet50")),
@@ -45,7 +45,8 @@ GOOD = [
 BAD = [
     ("resnet5o", "no backbone 'resnet5o'; did you mean 'resnet50'"),
     ("qqqqqqqqq", "no backbone 'qqqqqqqqq'; list_backbones() lists"),
-    ("resnet50.nope", "has no weights tagged 'nope'; it has 'resnet50.a1_in1k'"),
+    ("resnet50.nope", "has no weights tagged 'nope'; it has 'resnet50."),
+    ("resnet50.a1", "has no weights tagged 'a1'; it has 'resnet50.a1_in1k', 'resnet50.a1h_in1k', "),
     ("owner/repo", "write 'hf-hub:owner/repo' for the Hugging Face Hub or 'local-dir:owner/repo'"),
     ("torchvision/convnext_tiny", "timm hosts no torchvision weights for 'convnext_tiny'"),
     ("s3:bucket", "unknown prefix 's3'; the prefixes are 'hf-hub:' and 'local-dir:'"),

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import NativeLevel
-from autobackbone.weights import WeightsReport
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from autobackbone.weights import WeightsReport
 
 
 class Source(Protocol):
@@ -57,7 +58,7 @@ class NativeModel:
     module: "nn.Module"
     input_spec: InputSpec
     built_size: tuple[int, int] | None
-    weights_report: WeightsReport | None
+    weights_report: "WeightsReport | None"
     license: str | None = None
     portable: dict[str, Any] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] | None = None

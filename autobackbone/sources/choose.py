@@ -3,7 +3,8 @@
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.names import parse_name
 from autobackbone.sources import Source
-from autobackbone.sources.timm import TimmSource, architectures
+from autobackbone.sources.registry import architectures
+from autobackbone.sources.timm import TimmSource
 
 
 def choose_source(config: BackboneConfig | FeatureBackboneConfig) -> Source:

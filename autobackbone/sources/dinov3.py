@@ -16,23 +16,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTConfig, DINOv3ViTModel
 
+from autobackbone.catalog import Row
+from autobackbone.checkpoints import fetch_weights, find_files, read_checkpoint
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError, UnsupportedError, WeightsError
 from autobackbone.fast_init import build_from, is_loading
 from autobackbone.hub import fetch
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel
-from autobackbone.names import DINOV3, ModelRef
+from autobackbone.names import DINOV3, DINOV3_REPOS, ModelRef
 from autobackbone.sources import NativeModel
 from autobackbone.sources.dinov3_names import StateDict, to_transformers
-from autobackbone.weights import (
-    Rules,
-    WeightsReport,
-    fetch_weights,
-    find_files,
-    read_checkpoint,
-    with_new_head,
-)
+from autobackbone.weights import Rules, WeightsReport, with_new_head
 
 # Short name -> width, heads, width inside the MLP, blocks, whether the MLP is gated, and timm's name.
 _VITS = {
@@ -55,6 +50,10 @@ _CONVNEXTS = {
 _WEB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SATELLITE = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 
+_SIZE = (224, 224)
+_PROCESSING = ("bilinear", 1.0, "squash")  # interpolation, crop_pct, crop_mode
+LICENSE = "dinov3-license"
+
 _HFConfig = DINOv3ViTConfig | DINOv3ConvNextConfig
 # Arguments of the HF config that have a field of ours.
 _FIELDS_OF = {"num_channels": "in_chans", "image_size": "img_size"}
@@ -64,6 +63,17 @@ _LOADING = ("cache_dir",)
 _WITHOUT_USE = ("apply_layernorm", "reshape_hidden_states")
 _WITH_LAST = (99999,)  # in timm's patterns: belongs to the layer before
 _FAILURES = (AttributeError, TypeError, ValueError, ZeroDivisionError)
+
+
+def declared_row(name: str) -> Row:
+    """Return what is published of a model, as the catalogue holds it: the weights that the name means first."""
+    repos = sorted((repo for repo, short in DINOV3_REPOS.items() if short == name), key=lambda r: r != DINOV3[name])
+    kind: Any = DINOv3ViTConfig if name in _VITS else DINOv3ConvNextConfig
+    tags = {}
+    for repo in repos:
+        mean, std = _WEB if repo == DINOV3[name] else _SATELLITE
+        tags[repo] = [[3, *_SIZE, list(mean), list(std), *_PROCESSING], LICENSE, repo]
+    return {"source": "dinov3", "family": kind.model_type, "input": tags[repos[0]][0], "tags": tags}
 
 
 class DINOv3Source:
@@ -115,7 +125,7 @@ class DINOv3Source:
         kind = ViTLevels if self.is_vit else ConvNeXtLevels
         module, report = self._build(partial(kind, indices=indices, norm=self._norm), depth=indices[-1] + 1)
         spec = self._input_spec(min_size=1, divisor=deepest.divisor)
-        return NativeModel(module, spec, None, report, "dinov3-license", checkpoint=self._content)
+        return NativeModel(module, spec, None, report, LICENSE, checkpoint=self._content)
 
     def build_pooled(self) -> NativeModel:
         """Build the whole backbone, with pooled output or a head.
@@ -136,7 +146,7 @@ class DINOv3Source:
         if module.num_classes != classes:
             module.reset_classifier(classes)
             report = report and with_new_head(report, module, ("head.",))
-        return NativeModel(module, module.input_spec, None, report, "dinov3-license")
+        return NativeModel(module, module.input_spec, None, report, LICENSE)
 
     def _rules(self, depth: int) -> Rules:
         """Return how checkpoints are matched to a backbone of the first `depth` blocks or stages."""
@@ -242,18 +252,19 @@ class DINOv3Source:
     def _input_spec(self, *, min_size: int, divisor: int, is_asked: bool = True) -> InputSpec:
         """Return what is published of the images, the repository being asked for it where weights come from there."""
         mean, std = _SATELLITE if self.is_satellite else _WEB
-        size = (224, 224)
+        size = _SIZE
         if is_asked and is_loading(self.config) and self.config.weights is None:
             mean, std, size = self._published_input(mean, std, size)
         channels = self.config.in_chans
+        interpolation, crop_pct, crop_mode = _PROCESSING
         return InputSpec(
             in_chans=channels,
             size=self.config.img_size or size,
             mean=repeat_to(tuple(mean), channels),
             std=repeat_to(tuple(std), channels),
-            interpolation="bilinear",
-            crop_pct=1.0,
-            crop_mode="squash",
+            interpolation=interpolation,
+            crop_pct=crop_pct,
+            crop_mode=crop_mode,
             min_size=min_size,
             fixed_size=False,
             divisor=divisor,

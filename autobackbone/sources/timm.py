@@ -1,6 +1,5 @@
 """The timm source: any architecture of timm's registry, or a timm config on the Hub or in a folder."""
 
-import functools
 import logging
 import re
 import textwrap
@@ -17,6 +16,8 @@ import torch
 from timm.models._hub import load_model_config_from_path
 from torch import nn
 
+from autobackbone.catalog import Row
+from autobackbone.checkpoints import fetch_weights, find_files, read_checkpoint
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import (
     ConfigError,
@@ -33,17 +34,10 @@ from autobackbone.levels import NativeLevel, round_up
 from autobackbone.names import ModelRef
 from autobackbone.sources import NativeModel
 from autobackbone.sources.dinov3_names import StateDict, to_timm
-from autobackbone.sources.timm_facts import facts_of
-from autobackbone.sources.timm_measure import FAILURES, Levels, TimmFacts, measure, meta_device, unused_parameters
-from autobackbone.weights import (
-    COUNTER,
-    Rules,
-    WeightsReport,
-    fetch_weights,
-    find_files,
-    read_checkpoint,
-    with_new_head,
-)
+from autobackbone.sources.registry import architectures, facts_of, family, input_of, published_cfg
+from autobackbone.sources.timm_facts import TimmFacts, encode
+from autobackbone.sources.timm_measure import FAILURES, Levels, measure, meta_device, unused_parameters
+from autobackbone.weights import COUNTER, Rules, WeightsReport, with_new_head
 
 # Arguments of timm.create_model that say where weights come from, and nothing of the architecture.
 _LOADING = ("cache_dir", "pretrained_cfg_overlay")
@@ -55,47 +49,6 @@ _REFUSED = dict.fromkeys(("features_only", "out_indices", "feature_cls", "featur
 }
 # Arguments that have a field of their own.
 _FIELDS = {f.name for kind in (BackboneConfig, FeatureBackboneConfig) for f in fields(kind)}
-
-
-class _Registry(Mapping[str, tuple[str, ...]]):
-    """timm's registry: architectures, each with the tags of its published weights."""
-
-    @functools.cached_property
-    def _tags(self) -> dict[str, list[str]]:
-        tags: dict[str, list[str]] = {name: [] for name in timm.list_models()}
-        for tagged in timm.list_pretrained():
-            name, _, tag = tagged.partition(".")
-            tags[name].append(tag)
-        return tags
-
-    def __contains__(self, name: object) -> bool:
-        # without listing them all, which takes timm a while; timm ignores a tag
-        return isinstance(name, str) and "." not in name and timm.is_model(name)
-
-    def __getitem__(self, name: str) -> tuple[str, ...]:
-        return tuple(self._tags[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tags)
-
-    def __len__(self) -> int:
-        return len(self._tags)
-
-
-@functools.cache
-def architectures() -> Mapping[str, tuple[str, ...]]:
-    """Return every architecture of timm's registry with the tags of its published weights."""
-    return _Registry()
-
-
-def list_architectures(pattern: str, *, pretrained_only: bool) -> list[str]:
-    """Return timm's own list: names, or names with tags if `pretrained_only`."""
-    return list(timm.list_models(pattern, pretrained=pretrained_only))
-
-
-def declared(ref: ModelRef) -> dict[str, Any]:
-    """Return what timm declares of the weights of a reference: ``tag``, ``license``, ``input_size`` ..."""
-    return _resolve(ref)[1]
 
 
 class TimmSource:
@@ -138,6 +91,11 @@ class TimmSource:
         if not self._norm or channels == self.facts.levels[-1].channels:
             return self.facts.levels
         return tuple(replace(level, channels=channels) for level in self.facts.levels)
+
+    def row(self) -> Row:
+        """Return what is known of it, as the catalogue holds it."""
+        declared = {"family": family(self.architecture), "input": input_of(self.published), "tags": {}}
+        return declared | encode(self.facts)
 
     def build(self, indices: tuple[int, ...]) -> NativeModel:
         """Build the backbone up to the deepest of `indices`, which are ascending.
@@ -371,7 +329,7 @@ class TimmSource:
 def _resolve(ref: ModelRef, cache_dir: str | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Return architecture, what is published of its weights, and the arguments saved with them."""
     if ref.source == "timm":
-        return ref.name, _pretrained_cfg(timm.get_pretrained_cfg(str(ref)).to_dict()), {}
+        return ref.name, published_cfg(str(ref)), {}
     folder = Path(ref.name)
     if ref.source == "hf-hub":
         folder = fetch(ref.name, ["config.json"], revision=ref.revision, cache_dir=cache_dir).parent

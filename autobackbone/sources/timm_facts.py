@@ -1,82 +1,75 @@
-"""Facts about timm's architectures: shipped as data for the timm released against, measured for any other."""
+"""Facts about an architecture of timm, as values and as the catalogue holds them."""
 
-import functools
-import json
-import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
-from importlib.resources import files
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import timm
-import torch
-
 from autobackbone.levels import NativeLevel
-from autobackbone.sources.timm_measure import TimmFacts, measure
 
-FACTS_FILE = "timm_facts.json"
-
-
-def timm_version() -> str:
-    """Return the version of the installed timm."""
-    return str(timm.__version__)
+_DEFAULTS = {"square": False, "knobs": {}, "output_fmt": "NCHW", "norm_channels": 0, "branches": False}
 
 
-def facts_of(architecture: str) -> TimmFacts:
-    """Look up the facts of an architecture in its plain form; measure them if the installed timm is another."""
-    shipped = _shipped().get(architecture)
-    return _measured(architecture) if shipped is None else decode(shipped)
+@dataclass(frozen=True)
+class TimmFacts:
+    """What was measured of an architecture.
 
+    Attributes
+    ----------
+    levels
+        Every native level, by index.
+    min_size
+        Smallest height and width in pixels of the levels that are not bound to one size; 0 if all are.
+    square
+        Whether the one size that it is built for must be a square.
+    knobs
+        Arguments that make timm accept any size.
+    output_fmt
+        What the intermediates are asked for in: ``"NCHW"``, or ``"NLC"`` where timm's own reshape needs data.
+    norm_channels
+        Channels of the maps after the final norm that they can be taken through; 0 if there is none.
+    branches
+        Whether a parameter can be without a gradient, depending on the levels taken.
+    """
 
-@functools.cache
-def _shipped() -> dict[str, dict[str, Any]]:
-    data = json.loads(files(__package__).joinpath(FACTS_FILE).read_text(encoding="utf-8"))
-    return data["architectures"] if data["timm"] == timm_version() else {}
-
-
-@functools.cache
-def _measured(architecture: str) -> TimmFacts:
-    return measure(functools.partial(timm.create_model, architecture, num_classes=0))
+    levels: tuple[NativeLevel, ...]
+    min_size: int
+    square: bool
+    knobs: dict[str, bool]
+    output_fmt: str
+    norm_channels: int
+    branches: bool
 
 
 def encode(facts: TimmFacts) -> dict[str, Any]:
     """Return `facts` as JSON values; consecutive levels that are alike share one row."""
+    values = asdict(facts) | {"levels": encode_levels(facts.levels)}
+    return {k: v for k, v in values.items() if k not in _DEFAULTS or v != _DEFAULTS[k]}
+
+
+def decode(values: Mapping[str, Any]) -> TimmFacts:
+    """Invert `encode`; other values are ignored."""
+    optional = {name: values.get(name, default) for name, default in _DEFAULTS.items()}
+    return TimmFacts(levels=decode_levels(values["levels"]), min_size=values["min_size"], **optional)
+
+
+def encode_levels(levels: tuple[NativeLevel, ...]) -> list[list[Any]]:
+    """Return levels as JSON values: how many are alike, and what they are."""
     rows: list[list[Any]] = []
-    for level in facts.levels:
+    for level in levels:
         pattern = ".".join("{}" if p == str(level.index) else p for p in level.module.split("."))
         row = [level.channels, level.stride, level.divisor, int(level.bound), int(level.exact), pattern]
         if rows and rows[-1][1:] == row:
             rows[-1][0] += 1
         else:
             rows.append([1, *row])
-    values = asdict(facts) | {"levels": rows}
-    defaults = {"square": False, "knobs": {}, "output_fmt": "NCHW", "norm_channels": 0, "branches": False}
-    return {k: v for k, v in values.items() if k not in defaults or v != defaults[k]}
+    return rows
 
 
-def decode(values: Mapping[str, Any]) -> TimmFacts:
-    """Invert `encode`."""
+def decode_levels(rows: list[list[Any]]) -> tuple[NativeLevel, ...]:
+    """Invert `encode_levels`."""
     levels: list[NativeLevel] = []
-    for count, channels, stride, divisor, bound, exact, pattern in values["levels"]:
+    for count, channels, stride, divisor, bound, exact, pattern in rows:
         for _ in range(count):
             i = len(levels)
             levels.append(NativeLevel(i, channels, stride, divisor, bool(bound), bool(exact), pattern.format(i)))
-    return TimmFacts(
-        levels=tuple(levels),
-        min_size=values["min_size"],
-        square=values.get("square", False),
-        knobs=values.get("knobs", {}),
-        output_fmt=values.get("output_fmt", "NCHW"),
-        norm_channels=values.get("norm_channels", 0),
-        branches=values.get("branches", False),
-    )
-
-
-def measure_all(names: Iterable[str], workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Measure architectures of the registry in parallel processes; yields names and encoded facts as they come."""
-    with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,), maxtasksperchild=50) as pool:
-        yield from pool.imap_unordered(_measure_named, names)
-
-
-def _measure_named(name: str) -> tuple[str, dict[str, Any]]:
-    return name, encode(_measured(name))
+    return tuple(levels)

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +9,8 @@ from torch import Tensor, nn
 
 from autobackbone.errors import UnsupportedError
 from autobackbone.levels import NativeLevel, ceil_div, round_up
+from autobackbone.sources.shapes import quick_shapes
+from autobackbone.sources.timm_facts import TimmFacts
 
 # What timm and torch raise where a size or an argument does not suit a model.
 FAILURES = (
@@ -30,37 +31,6 @@ _Shapes = list[tuple[int, int, int]]  # channels, height, width by level
 _DIVISORS = (1, 2, 4, 7, 8, 12, 14, 16, 28, 32, 48, 56, 64, 96, 112, 120, 128, 204, 224, 240, 256)
 # Ways of timm's to accept any size, tried in this order.
 _KNOBS: tuple[dict[str, bool], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
-
-
-@dataclass(frozen=True)
-class TimmFacts:
-    """What was measured of an architecture.
-
-    Attributes
-    ----------
-    levels
-        Every native level, by index.
-    min_size
-        Smallest height and width in pixels of the levels that are not bound to one size; 0 if all are.
-    square
-        Whether the one size that it is built for must be a square.
-    knobs
-        Arguments that make timm accept any size.
-    output_fmt
-        What the intermediates are asked for in: ``"NCHW"``, or ``"NLC"`` where timm's own reshape needs data.
-    norm_channels
-        Channels of the maps after the final norm that they can be taken through; 0 if there is none.
-    branches
-        Whether a parameter can be without a gradient, depending on the levels taken.
-    """
-
-    levels: tuple[NativeLevel, ...]
-    min_size: int
-    square: bool
-    knobs: dict[str, bool]
-    output_fmt: str
-    norm_channels: int
-    branches: bool
 
 
 class Levels(nn.Module):
@@ -135,7 +105,7 @@ def measure(create: Callable[..., nn.Module]) -> TimmFacts:
 @contextlib.contextmanager
 def meta_device() -> Iterator[None]:
     """Build on the meta device, with gradients, whatever mode the caller is in."""
-    with torch.device("meta"), torch.inference_mode(mode=False), torch.enable_grad():
+    with torch.device("meta"), torch.inference_mode(mode=False), torch.enable_grad(), quick_shapes():
         yield
 
 

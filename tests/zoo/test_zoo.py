@@ -14,7 +14,8 @@ from exceptions import ENCODERS, EXCEPTIONS
 
 from autobackbone import InputSizeError, UnsupportedError, create_backbone, create_feature_backbone
 from autobackbone.levels import ceil_div, round_up
-from autobackbone.sources import timm_facts, timm_measure
+from autobackbone.sources import timm_measure
+from autobackbone.sources.registry import facts_of
 
 pytestmark = pytest.mark.zoo
 
@@ -45,7 +46,7 @@ def test_contract(name, record_property):
 @pytest.mark.parametrize("name", timm.list_models())
 def test_pooled(name):
     """Pooled features have the width that is told; encoders without pooled output say so."""
-    with torch.device("meta"):
+    with timm_measure.meta_device():
         try:
             backbone = create_backbone(name, pretrained=False).eval()
         except UnsupportedError:
@@ -57,15 +58,9 @@ def test_pooled(name):
     assert tuple(y.shape) == (2, backbone.head_hidden_size)
 
 
-@pytest.mark.parametrize("name", timm.list_models()[7::97])
-def test_facts_are_what_is_measured(name):
-    """Facts of a sample are measured anew."""
-    assert timm_facts._measured(name) == timm_facts.facts_of(name)
-
-
 def _backbone(name, **arguments):
     with torch.device("meta"):
-        count = len(timm_facts.facts_of(name).levels)
+        count = len(facts_of(name).levels)
         return create_feature_backbone(name, pretrained=False, out_indices=range(count), **arguments).eval()
 
 

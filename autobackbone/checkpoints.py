@@ -1,0 +1,227 @@
+"""Checkpoints: the files that ``weights=`` names, found, fetched and read; nothing in them is run."""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from autobackbone.errors import WeightsCorruptedError, WeightsError, WeightsNotFoundError
+from autobackbone.hub import fetch, fetch_url, first_line
+from autobackbone.names import split_repo
+
+# What weights are called in folders and repositories, in the order of preference; shards are named in an index.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+# What training scripts put beside weights, and what no code runs for.
+_PLAIN_TYPES: list[Any] = [
+    dict,
+    list,
+    set,
+    argparse.Namespace,
+    collections.defaultdict,
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+    np.dtype,
+    np.ndarray,
+    *{type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"},
+    np.float64(0).__reduce__()[0],  # how NumPy pickles its scalars and arrays
+    np.zeros(1).__reduce__()[0],
+]
+
+_LOCK = threading.Lock()
+
+
+def find_files(source: str, *, cache_dir: str | Path | None = None) -> list[Path]:
+    """Return the local files of what ``weights=`` names, downloaded if need be.
+
+    Parameters
+    ----------
+    source
+        A file, a folder, ``hf-hub:owner/repo[@revision]``, or an ``https://`` address.
+    cache_dir
+        Instead of the Hub's own cache.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        If there is no such file, or the folder or repository holds no weights.
+    WeightsError
+        If it cannot be downloaded.
+    """
+    if source == "":
+        msg = "weights='' names nothing; give a path, 'hf-hub:owner/repo', or an https:// address."
+        raise WeightsNotFoundError(msg)
+    if source.startswith(("https://", "http://")):
+        return [fetch_url(source)]
+    if source.startswith("hf-hub:"):
+        found = split_repo(source.removeprefix("hf-hub:"))
+        if found is None:
+            msg = f"weights={source!r} is no Hub repository; write 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'."
+            raise WeightsNotFoundError(msg)
+        return fetch_weights(found[0], revision=found[1], cache_dir=cache_dir)
+    path = Path(source)
+    try:
+        if path.is_dir():
+            return _in_folder(path)
+        there = path.is_file()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
+        msg = (
+            f"weights={source!r}: there is no such file or folder, from {str(Path.cwd())!r}; give a path, "
+            "'hf-hub:owner/repo', or an https:// address."
+        )
+        raise WeightsNotFoundError(msg)
+    return [path]
+
+
+def fetch_weights(
+    repo: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    name: str | None = None,
+    remedy: str = "",
+) -> list[Path]:
+    """Return the local files of a repository's weights, or the one of a name, shards included; see `hub.fetch`."""
+    remedy = (
+        f"Else: 'hf download' fills the cache, weights= takes a path, pretrained=False needs none. {remedy}".strip()
+    )
+    names = WEIGHT_FILES if name is None else [Path(name).with_suffix(".safetensors").name, name]
+    found = fetch(repo, list(dict.fromkeys(names)), revision=revision, cache_dir=cache_dir, remedy=remedy)
+    if not found.name.endswith(".index.json"):
+        return [found]
+    commit = found.parent.name  # so that all are of one
+    return [fetch(repo, [shard], revision=commit, cache_dir=cache_dir, remedy=remedy) for shard in _shards(found)]
+
+
+def read_checkpoint(files: Sequence[Path], source: str) -> Mapping[str, Any]:
+    """Read what files hold, on the CPU.
+
+    Parameters
+    ----------
+    files
+        One file that safetensors or ``torch.save`` wrote, or the shards of one state dict. A safetensors file is
+        mapped into memory. Pickles are read with ``weights_only=True``: they cannot run code.
+    source
+        What was asked for, for messages.
+
+    Raises
+    ------
+    WeightsCorruptedError
+        If a file cannot be read, or holds no tensors by name.
+    """
+    content: dict[str, Any] = {}
+    for path in files:
+        try:
+            found = _read(path, source)
+        except WeightsCorruptedError:
+            if source.startswith(("https://", "http://")):
+                path.unlink(missing_ok=True)  # or it would be found in the cache for ever
+            raise
+        if not isinstance(found, Mapping):
+            msg = (
+                f"The weights file {source!r} holds {type(found).__name__} and no tensors by name; save a model's "
+                "state_dict()."
+            )
+            raise WeightsCorruptedError(msg)
+        content |= found
+    return content
+
+
+def _read(path: Path, source: str) -> Any:
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as err:
+        msg = f"The weights file {source!r} could not be read: {first_line(err)}."
+        raise WeightsError(msg) from err
+    try:
+        # Parameters are made of these tensors: on the CPU, and good for training whatever mode the caller is in.
+        with torch.inference_mode(mode=False), torch.device("cpu"):
+            if head[8:9] == b"{":
+                return load_file(path)
+            with _LOCK:  # what is allowed is allowed for the whole process: others' entries stay, ours do not
+                ours = set(_PLAIN_TYPES) - set(torch.serialization.get_safe_globals())
+                with torch.serialization.safe_globals(list(ours)):
+                    return torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as err:
+        msg = f"The weights file {source!r} is damaged or cut off ({first_line(err)}); fetch or save it again."
+        raise WeightsCorruptedError(msg) from err
+    except MemoryError:
+        raise
+    except Exception as err:  # a damaged pickle can raise anything
+        raise WeightsCorruptedError(_unreadable(path, source, err)) from err
+
+
+def _unreadable(path: Path, source: str, err: Exception) -> str:
+    """Say why a file is no checkpoint that can be read."""
+    try:
+        objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # noqa: BLE001 - not a file of torch.save, or a damaged one
+        objects = []
+    if objects:
+        named = ", ".join(objects[:3])
+        return (
+            f"The weights file {source!r} holds Python objects ({named}) and loading them could run any code, so it "
+            "was refused. Where you trust it, load it yourself and save the state_dict() alone."
+        )
+    with path.open("rb") as file:
+        if file.read(256).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+            return f"The weights file {source!r} is a web page; fetch the file itself."
+    cause = type(err).__name__ if "weights_only" in str(err) else first_line(err)  # torch advises to run its code
+    return (
+        f"The weights file {source!r} could not be read: it is cut off, damaged, or neither a safetensors file nor a "
+        f"state dict that torch.save wrote ({cause}). Fetch or save it again."
+    )
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    for name in WEIGHT_FILES:
+        path = folder / name
+        if path.is_file():
+            files = [folder / shard for shard in _shards(path)] if name.endswith(".index.json") else [path]
+            absent = [file.name for file in files if not file.is_file()]
+            if absent:
+                msg = f"The folder {os.fspath(folder)!r} lacks {len(absent)} of its shards (first {absent[0]!r})."
+                raise WeightsNotFoundError(msg)
+            return files
+    for suffix in _SUFFIXES:
+        files = sorted(folder.glob(f"*{suffix}"))
+        if len(files) == 1:
+            return files
+        if files:
+            msg = f"The folder {os.fspath(folder)!r} holds {len(files)} {suffix} files; name the one that you mean."
+            raise WeightsNotFoundError(msg)
+    kinds = ", ".join(f"*{suffix}" for suffix in _SUFFIXES)
+    msg = f"The folder {os.fspath(folder)!r} holds no weights: none of {kinds}."
+    raise WeightsNotFoundError(msg)
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        names = sorted(set(files))
+        outside = any(Path(name).name != name for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        msg = f"The index of shards {os.fspath(index)!r} could not be read ({first_line(err)}); fetch it again."
+        raise WeightsCorruptedError(msg) from err
+    if outside:
+        msg = f"The index of shards {os.fspath(index)!r} names files outside its folder; it was refused."
+        raise WeightsCorruptedError(msg)
+    return names

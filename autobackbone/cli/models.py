@@ -1,0 +1,119 @@
+"""Commands that run a backbone: features, export."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autobackbone.cli import options
+from autobackbone.cli.options import by, image_size, level_fields, level_table, new_console
+from autobackbone.errors import ConfigError, InputError
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@options.model
+@click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="Folder for the picture.")
+@options.random_weights
+@options.weights
+@options.strides
+@options.indices
+@options.img_size
+@click.option("--max-side", type=click.IntRange(min=32), default=1024, show_default=True, help="Shrink larger images.")
+@options.as_json
+def features(
+    image: Path,
+    model: str,
+    out: Path,
+    random_weights: bool,
+    weights: str | None,
+    strides: str | None,
+    indices: str | None,
+    img_size: str | None,
+    max_side: int,
+    as_json: bool,
+) -> None:
+    """Run a backbone on an image: the levels, and a picture of each level's features."""
+    from autobackbone.picture import draw, load_image, load_tensor
+
+    pixels = load_image(image)
+    import torch
+
+    from autobackbone.create import create_feature_backbone
+
+    loading = _weights(weights, random_weights)
+    if out.exists() and not out.is_dir():
+        msg = f"--out {str(out)!r} is a file; name a folder."
+        raise InputError(msg)
+    backbone = create_feature_backbone(model, **loading, **level_fields(strides, indices, img_size)).eval()
+    spec = backbone.input_spec
+    x, shown = load_tensor(pixels, spec, max_side)
+    with torch.no_grad():
+        maps = backbone(x)
+    note = "RANDOM WEIGHTS, untrained" if random_weights else ""
+    title = f"{backbone.config.model_name} on {image.name}, {by((shown.height, shown.width))}"
+    picture = draw(shown, backbone.levels, maps, f"{title}{', ' + note if note else ''}")
+    out.mkdir(parents=True, exist_ok=True)
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in model)
+    path = out / f"{image.stem}-{safe}.png"
+    picture.save(path)
+    shapes = [tuple(y.shape) for y in maps]
+    if as_json:
+        rows = [asdict(level) | {"shape": shape} for level, shape in zip(backbone.levels, shapes, strict=True)]
+        answer = {"picture": str(path), "random_weights": random_weights, "input": list(x.shape), "levels": rows}
+        print(json.dumps(answer))  # noqa: T201
+        return
+    console = new_console()
+    console.print(level_table(backbone.levels, title=title, note=note, shapes=shapes))
+    if shown.size != pixels.size:
+        console.print(f"the image was resized from {by((pixels.height, pixels.width))}")
+    print(path)  # noqa: T201
+
+
+@click.command()
+@options.model
+@click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="ONNX file to write.")
+@options.random_weights
+@options.weights
+@options.strides
+@options.indices
+@options.img_size
+@click.option("--size", help="Size of the images: 224 or 333x257.")
+@click.option("--dynamic-size", is_flag=True, help="Take any height and width.")
+@options.as_json
+def export(
+    model: str,
+    out: Path,
+    random_weights: bool,
+    weights: str | None,
+    strides: str | None,
+    indices: str | None,
+    img_size: str | None,
+    size: str | None,
+    dynamic_size: bool,
+    as_json: bool,
+) -> None:
+    """Write a backbone as an ONNX file, compared with onnxruntime. Needs autobackbone[onnx]."""
+    from autobackbone.create import create_feature_backbone
+    from autobackbone.inference import export_onnx
+
+    backbone = create_feature_backbone(
+        model, **_weights(weights, random_weights), **level_fields(strides, indices, img_size)
+    )
+    export_onnx(backbone, out, image_size("--size", size), dynamic_size=dynamic_size)
+    if as_json:
+        levels = [asdict(level) for level in backbone.levels]
+        print(json.dumps({"file": str(out), "random_weights": random_weights, "levels": levels}))  # noqa: T201
+        return
+    note = "RANDOM WEIGHTS, untrained" if random_weights else ""
+    new_console().print(level_table(backbone.levels, title=backbone.config.model_name, note=note))
+    print(out)  # noqa: T201
+
+
+def _weights(weights: str | None, random_weights: bool) -> dict[str, Any]:
+    if random_weights and weights is not None:
+        msg = "--random-weights and --weights exclude each other; give one of them."
+        raise ConfigError(msg)
+    return {"pretrained": not random_weights and weights is None, "weights": weights}

@@ -1,0 +1,448 @@
+"""Discovery: which backbones there are, and what each is like; off the catalogue, without importing torch."""
+
+import difflib
+import fnmatch
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autobackbone.catalog import LOG, Catalog, Row, natural_key
+from autobackbone.errors import ConfigError, UnknownBackboneError
+from autobackbone.input_spec import InputSpec
+from autobackbone.levels import FeatureLevel, choose_levels
+from autobackbone.names import ModelRef, nearest, parse_name
+from autobackbone.sources.registry import current, declared_row, learn, registered
+from autobackbone.sources.timm_facts import decode_levels
+
+SOURCES = ("timm", "dinov3")
+
+_Published = tuple[list[Any], str | None, str | None]  # input, licence and repository of weights
+
+
+@dataclass(frozen=True)
+class BackboneCard:
+    """What is known of a backbone before anything is built or downloaded.
+
+    Attributes
+    ----------
+    name
+        Its canonical name, with the tag of the weights if that was given.
+    source
+        ``"timm"`` or ``"dinov3"`` (through transformers).
+    family
+        timm's module, such as ``"resnet"``, or transformers' model type.
+    params
+        Parameters without a classifier.
+    macs
+        Multiply-accumulates of one image of `input_size`: convolutions and matrix products.
+    levels
+        Every native level, shallow to deep.
+    input_spec
+        What it takes as input, with the weights of this name.
+    divisor
+        What height and width are padded to a multiple of, or, if it is built for one size, have to be; 0 if it cannot
+        be built for another.
+    exportable
+        Whether torch.export takes it at a given size.
+    license
+        Of the weights of this name, as it is published; ``None`` if it is not stated, or there are no weights.
+    hub_id
+        The repository of the weights of this name; ``None`` if there is none.
+    pretrained_tags
+        Names of the published weights, the default ones first. Each can be used as a model name.
+    """
+
+    name: str
+    source: str
+    family: str
+    params: int
+    macs: int
+    levels: tuple[FeatureLevel, ...]
+    input_spec: InputSpec
+    divisor: int
+    exportable: bool
+    license: str | None
+    hub_id: str | None
+    pretrained_tags: tuple[str, ...]
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of every native level."""
+        return tuple(level.channels for level in self.levels)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Stride of every native level."""
+        return tuple(level.stride for level in self.levels)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width in pixels that the weights of this name were made for."""
+        return self.input_spec.size
+
+    @property
+    def min_size(self) -> int:
+        """Smallest height and width in pixels; those of `input_size` if it takes that one only."""
+        return self.input_spec.min_size
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the whole backbone takes the one size only that it is built for."""
+        return self.input_spec.fixed_size
+
+    @property
+    def any_size(self) -> bool:
+        """Whether it takes images of any size from `min_size` on."""
+        return not self.fixed_size
+
+    @property
+    def exact(self) -> bool:
+        """Whether every level has its own grid's cells; if not, some are resampled."""
+        return all(level.exact for level in self.levels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return fields and properties as plain values."""
+        names = ("channels", "strides", "input_size", "min_size", "fixed_size", "any_size", "exact")
+        values = asdict(self) | {name: getattr(self, name) for name in names}
+        return values | {"input_spec": self.input_spec.to_dict()}
+
+
+def list_backbones(
+    pattern: str = "",
+    pretrained_only: bool = False,
+    *,
+    source: str | None = None,
+    family: str | Sequence[str] | None = None,
+    strides: int | Sequence[int] | None = None,
+    min_params: float | None = None,
+    max_params: float | None = None,
+    any_size: bool | None = None,
+    license: str | Sequence[str] | None = None,  # noqa: A002 - the field's word
+) -> list[str]:
+    """List backbones by name, naturally sorted: ``resnet9`` before ``resnet10``.
+
+    Parameters
+    ----------
+    pattern
+        A glob such as ``"*resnet*"``, or a part of the name; empty for all. Case does not matter.
+    pretrained_only
+        Only those with published weights; the names then carry the tags of the weights, as in ``resnet50.a1_in1k``.
+    source
+        ``"timm"`` or ``"dinov3"``.
+    family
+        timm's module, such as ``"resnet"``, or several of them.
+    strides
+        Native strides that it has to have, all of them.
+    min_params, max_params
+        Bounds for the number of parameters without a classifier, both included.
+    any_size
+        ``True``: those that take images of any size; ``False``: those that are built for one.
+    license
+        Of the weights that the name stands for, or several of them, such as ``("apache-2.0", "mit")``. Without tags,
+        a name stands for its default weights.
+
+    Returns
+    -------
+    list of str
+        What ``timm.list_models`` gives for the installed timm, and the short names of DINOv3 models.
+
+    Raises
+    ------
+    ConfigError
+        If a filter has a value that no backbone can have.
+
+    Examples
+    --------
+    >>> from autobackbone import list_backbones
+    >>> list_backbones("resnet1?d")
+    ['resnet18d']
+    >>> list_backbones("convnext_t", strides=4, max_params=30e6, any_size=True, license="mit")
+    ['convnext_tiny_in22ft1k', 'convnext_tiny_in22k']
+    """
+    known = current()
+    _check_kinds(pattern, any_size)
+    sources = _chosen("source", source, SOURCES)
+    families = _chosen("family", family, {row["family"] for row in known.rows.values()})
+    licenses = _chosen("license", license, known.licenses)
+    wanted = _strides(strides)
+    low, high = _bound("min_params", min_params), _bound("max_params", max_params)
+    if low is not None and high is not None and low > high:
+        msg = f"min_params={min_params} is more than max_params={max_params}; exchange them."
+        raise ConfigError(msg)
+
+    def is_declared(name: str) -> bool:
+        architecture, _, tag = name.partition(".")
+        row = _row(known, architecture)
+        return (
+            (sources is None or row.get("source", "timm") in sources)
+            and (families is None or row["family"] in families)
+            and (licenses is None or _license(row, tag) in licenses)
+        )
+
+    def is_measured(name: str) -> bool:
+        row = _measured(known, name.partition(".")[0])
+        return (
+            wanted.issubset(level[2] for level in row["levels"])
+            and (any_size is None or bool(row["levels"][-1][4]) is not any_size)
+            and (low is None or row["params"] >= low)
+            and (high is None or row["params"] <= high)
+        )
+
+    names = [name for name in _matching(pattern, _names(known, pretrained_only), pretrained_only) if is_declared(name)]
+    if not wanted and any_size is None and low is None and high is None:
+        return names
+    _announce(known, names)
+    return [name for name in names if is_measured(name)]
+
+
+def describe_backbone(name: str) -> BackboneCard:
+    """Tell what is known of a backbone, without building or downloading anything.
+
+    Parameters
+    ----------
+    name
+        A model name, in any spelling that `create_feature_backbone` takes.
+
+    Returns
+    -------
+    BackboneCard
+        Off the catalogue, without importing torch. What the catalogue does not hold, as it is of another version of
+        timm, is measured, and kept in the user's cache folder.
+
+    Raises
+    ------
+    UnknownBackboneError
+        If the name fits no backbone.
+    WeightsError
+        If the name is of a repository or a folder whose config cannot be had.
+
+    Examples
+    --------
+    >>> from autobackbone import describe_backbone
+    >>> card = describe_backbone("resnet50")
+    >>> card.params, card.strides, card.license
+    (23508032, (2, 4, 8, 16, 32), 'apache-2.0')
+    """
+    return _card(*_resolve(name))
+
+
+def preview(
+    name: str, out_indices: Sequence[int] | None = None, out_strides: Sequence[int] | None = None
+) -> tuple[BackboneCard, tuple[FeatureLevel, ...], InputSpec]:
+    """Return the card of a backbone, the levels that a request would deliver, and what it would then take as input."""
+    ref, row, published = _resolve(name)
+    ladder = decode_levels(row["levels"])
+    levels = choose_levels(ladder, out_indices, out_strides)
+    return _card(ref, row, published), levels, _input_spec(row, published, max(level.index for level in levels))
+
+
+def summarize(name: str) -> dict[str, Any]:
+    """Return what a line of a list has room for, of a name that `list_backbones` gives or that is of weights.
+
+    What would have to be measured first is ``None``.
+    """
+    known = current()
+    ref = _parse(known, name)
+    row = _row(known, ref.name)
+    images, license_name, hub_id = _published(ref, row)
+    levels = row.get("levels")
+    return {
+        "name": name,
+        "source": row.get("source", "timm"),
+        "family": row["family"],
+        "params": row.get("params"),
+        "macs": row.get("macs"),
+        "strides": levels and sorted({level[2] for level in levels}),
+        "size": images[1:3],
+        "any_size": levels and not levels[-1][4],
+        "license": license_name,
+        "hub_id": hub_id,
+        "weights": 1 if ref.tag is not None else len(row["tags"]),
+    }
+
+
+def nearest_names(text: str) -> list[str]:
+    """Return the names that `text` most likely means."""
+    return nearest(text, current().tags)
+
+
+def _resolve(name: str) -> tuple[ModelRef, Row, _Published]:
+    """Parse a name, and return all there is to know of what it means, and of the weights that it means."""
+    known = current()
+    ref = _parse(known, name)
+    if ref.source in SOURCES:
+        row = _whole(known, ref.name)
+        return ref, row, _published(ref, row)
+    from autobackbone.survey import survey
+
+    row, license_name = survey(ref)
+    return ref, row, (row["input"], license_name, ref.name if ref.source == "hf-hub" else None)
+
+
+def _parse(known: Catalog, name: Any) -> ModelRef:
+    """Parse a name, one that was registered in this process among them."""
+    if not isinstance(name, str):
+        msg = f"{name!r} is no model name; give text, such as 'resnet50'."
+        raise UnknownBackboneError(msg)
+    try:
+        return parse_name(name, known.tags)
+    except UnknownBackboneError:
+        if name not in registered(known):
+            raise
+        return ModelRef("timm", name)
+
+
+def _published(ref: ModelRef, row: Row) -> _Published:
+    """Return input, licence and repository of the weights that a reference means."""
+    tag = ref.tag if ref.tag is not None else next(iter(row["tags"]), None)
+    if tag is None:
+        return row["input"], None, None
+    images, license_name, *rest = row["tags"][tag]
+    return images, license_name, rest[0] if rest else f"timm/{ref.name}.{tag}"
+
+
+def _card(ref: ModelRef, row: Row, published: _Published) -> BackboneCard:
+    ladder = decode_levels(row["levels"])
+    return BackboneCard(
+        name=str(ref),
+        source=row.get("source", "timm"),
+        family=row["family"],
+        params=row["params"],
+        macs=row["macs"],
+        levels=choose_levels(ladder, range(len(ladder)), None),
+        input_spec=_input_spec(row, published, len(ladder) - 1),
+        divisor=ladder[-1].divisor,
+        exportable=row["exportable"],
+        license=published[1],
+        hub_id=published[2],
+        pretrained_tags=tuple(tag if ref.source == "dinov3" else f"{ref.name}.{tag}" for tag in row["tags"]),
+    )
+
+
+def _input_spec(row: Row, published: _Published, deepest: int) -> InputSpec:
+    """Return what a backbone that ends at a level takes as input."""
+    level = decode_levels(row["levels"])[deepest]
+    in_chans, height, width, mean, std, interpolation, crop_pct, crop_mode = published[0]
+    return InputSpec(
+        in_chans=in_chans,
+        size=(height, width),
+        mean=tuple(mean),
+        std=tuple(std),
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+        min_size=min(height, width) if level.bound else row["min_size"],
+        fixed_size=level.bound,
+        divisor=level.divisor or 1,
+    )
+
+
+def _row(known: Catalog, name: str) -> Row:
+    """Return what is declared of an architecture, one that was registered in this process among them."""
+    row = known.rows.get(name)
+    return _registered_row(name) if row is None else row
+
+
+@functools.cache
+def _registered_row(name: str) -> Row:
+    return declared_row(name)
+
+
+def _measured(known: Catalog, name: str) -> Row:
+    """Return what is known of an architecture, parameters and levels among it."""
+    row = _row(known, name)
+    if "macs" in row:
+        return row
+    from autobackbone.survey import measure
+
+    return learn(name, row, measure(name))
+
+
+def _whole(known: Catalog, name: str) -> Row:
+    """Return all there is to know of an architecture."""
+    row = _measured(known, name)
+    if "exportable" in row:
+        return row
+    from autobackbone.survey import is_exportable
+
+    return learn(name, row, {"exportable": is_exportable(name)})
+
+
+def _announce(known: Catalog, names: Sequence[str]) -> None:
+    """Say so if answering takes long."""
+    missing = {name.partition(".")[0] for name in names}
+    missing = {name for name in missing if "macs" not in _row(known, name)}
+    if len(missing) > 1:
+        LOG.warning(
+            "timm %s is not the one of the catalogue: %d architectures are measured now, some two seconds each, and "
+            "kept. 'autobackbone catalog build' measures all there are on every core.",
+            known.timm,
+            len(missing),
+        )
+
+
+def _names(known: Catalog, tagged: bool) -> list[str]:
+    """Return every name, in natural order."""
+    if tagged:
+        return known.published
+    extra = registered(known)
+    return sorted((*known.rows, *extra), key=natural_key) if extra else list(known.rows)
+
+
+def _matching(pattern: str, names: list[str], tagged: bool) -> list[str]:
+    """Return the names that a glob or a part of a name matches."""
+    pattern = pattern.lower()
+    if not any(sign in pattern for sign in "*?["):
+        return [name for name in names if pattern in name]
+    found = set(fnmatch.filter(names, pattern))
+    name, _, tag = pattern.partition(".")
+    if tagged and not tag:  # as timm has it
+        found.update(fnmatch.filter(names, f"{name}.*"))
+    return [name for name in names if name in found]
+
+
+def _license(row: Row, tag: str) -> str | None:
+    """Return the licence of the weights with a tag, or of the default ones."""
+    values = row["tags"].get(tag) if tag else next(iter(row["tags"].values()), None)
+    return None if values is None else values[1]
+
+
+def _chosen(name: str, given: Any, there_are: Iterable[str]) -> frozenset[str] | None:
+    """Return the values of a filter; ConfigError if one is none of those that there are."""
+    if given is None:
+        return None
+    values = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
+    known = sorted(there_are)
+    for value in values:
+        if value not in known:
+            close = difflib.get_close_matches(str(value).lower(), known, n=3)
+            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(known)}."
+            msg = f"{name}={value!r}: no backbone has that; {hint}"
+            raise ConfigError(msg)
+    return frozenset(values)
+
+
+def _check_kinds(pattern: Any, any_size: Any) -> None:
+    if not isinstance(pattern, str):
+        msg = f"pattern={pattern!r} is no text; give a part of a name, or a glob such as '*resnet*'."
+        raise ConfigError(msg)
+    if any_size is not None and not isinstance(any_size, bool):
+        msg = f"any_size={any_size!r} is neither True, False nor None."
+        raise ConfigError(msg)
+
+
+def _strides(given: Any) -> frozenset[int]:
+    values = () if given is None else tuple(given) if isinstance(given, Iterable) else (given,)
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            msg = f"strides={given!r}: {value!r} is no stride; give positive integers, such as (4, 8, 16, 32)."
+            raise ConfigError(msg)
+    return frozenset(values)
+
+
+def _bound(name: str, value: Any) -> float | None:
+    if value is None or (isinstance(value, int | float) and value is not True and value is not False and value >= 0):
+        return value
+    msg = f"{name}={value!r} is no number of parameters; give one from 0 up, such as 30e6."
+    raise ConfigError(msg)

@@ -1,0 +1,270 @@
+"""Discovery: the list and its filters, the cards, and what wrong names are told."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from families import DINOV3_FAMILIES, FAMILIES
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autobackbone import (
+    ConfigError,
+    UnknownBackboneError,
+    create_backbone,
+    create_feature_backbone,
+    describe_backbone,
+    list_backbones,
+)
+from autobackbone.discovery import nearest_names, preview, summarize
+from autobackbone.names import DINOV3
+from autobackbone.sources.registry import architectures
+
+CARDS = [describe_backbone(name) for name in list_backbones()]
+
+# ---- the list
+
+
+@pytest.mark.parametrize("pattern", ["", "*resnet*", "resnet5?", "vit_*_224", "nothing*", "*dinov3*", "*.a1_in1k", "*"])
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_globs_are_timms_and_dinov3s(pattern, pretrained):
+    found = list_backbones(pattern, pretrained_only=pretrained)
+    ours = [name for name in found if name in DINOV3]
+    assert [name for name in found if name not in ours] == timm.list_models(pattern, pretrained=pretrained)
+    assert len(ours) == (10 if pattern in ("", "*", "*dinov3*") else 0)
+
+
+@given(st.lists(st.sampled_from(["*", "?", "res", "net", "vit", "_", "5", "0", "[0-9]", "in1k", "."]), min_size=1))
+def test_any_glob_is_timms(parts):
+    glob = f"*{''.join(parts)}"
+    for pretrained in (False, True):
+        found = [name for name in list_backbones(glob, pretrained_only=pretrained) if name not in DINOV3]
+        assert found == timm.list_models(glob, pretrained=pretrained)
+
+
+def test_a_part_of_a_name():
+    found = list_backbones("ResNet5")
+    assert found == [name for name in list_backbones() if "resnet5" in name]
+    assert "resnet50" in found
+    assert "wide_resnet50_2" in found
+    assert all(name.endswith("a1_in1k") for name in list_backbones(".a1_in1k", pretrained_only=True))
+
+
+def test_the_order_is_natural():
+    assert list_backbones("resnetv2_*") == timm.list_models("resnetv2_*")
+    names = list_backbones()
+    assert names.index("dinov3_vits16") > names.index("dinov3_convnext_tiny") > names.index("densenet121")
+    assert names.index("test_vit4") - names.index("test_vit") == 3
+
+
+FILTERS = [
+    ({"source": "dinov3"}, lambda card: card.source == "dinov3"),
+    ({"source": "timm"}, lambda card: card.source == "timm"),
+    ({"family": "resnet"}, lambda card: card.family == "resnet"),
+    ({"family": ["convnext", "dinov3_convnext"]}, lambda card: card.family in ("convnext", "dinov3_convnext")),
+    ({"strides": 4}, lambda card: 4 in card.strides),
+    ({"strides": (4, 64)}, lambda card: {4, 64} <= set(card.strides)),
+    ({"min_params": 1e9}, lambda card: card.params >= 1e9),
+    ({"max_params": 23_508_032}, lambda card: card.params <= 23_508_032),
+    ({"min_params": 23_508_032, "max_params": 23_508_032}, lambda card: card.params == 23_508_032),
+    ({"any_size": True}, lambda card: card.any_size),
+    ({"any_size": False}, lambda card: card.fixed_size),
+    ({"license": "mit"}, lambda card: card.license == "mit"),
+    ({"license": ("mit", "bsd-3-clause")}, lambda card: card.license in ("mit", "bsd-3-clause")),
+    (
+        {"strides": [4], "any_size": True, "max_params": 30e6, "license": ["apache-2.0", "mit"]},
+        lambda card: (
+            4 in card.strides and card.any_size and card.params <= 30e6 and card.license in ("apache-2.0", "mit")
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("filters", "keeps"), FILTERS, ids=[str(filters) for filters, _ in FILTERS])
+def test_filters_say_what_the_cards_say(filters, keeps):
+    found = list_backbones(**filters)
+    assert found == [card.name for card in CARDS if keeps(card)]
+    assert found
+
+
+def test_the_licence_is_that_of_the_weights_that_the_name_stands_for():
+    tagged = list_backbones("resnet50*", pretrained_only=True, license="cc-by-nc-4.0")
+    assert "resnet50.fb_swsl_ig1b_ft_in1k" in tagged
+    assert all(timm.get_pretrained_cfg(name).license == "cc-by-nc-4.0" for name in tagged)
+    assert "resnet50" not in list_backbones(license="cc-by-nc-4.0")
+
+
+WRONG = [
+    ({"pattern": 3}, "pattern=3 is no text"),
+    ({"source": "tim"}, "source='tim': no backbone has that; did you mean 'timm'?"),
+    ({"family": "resnt"}, "did you mean 'resnet'"),
+    ({"license": "gpl"}, "license='gpl': no backbone has that; there are apache-2.0, "),
+    ({"license": 3}, "license=3: no backbone has that"),
+    ({"strides": 0}, "strides=0: 0 is no stride; give positive integers"),
+    ({"strides": "4,8"}, "strides='4,8': '4' is no stride"),
+    ({"strides": (4, True)}, "True is no stride"),
+    ({"min_params": -1}, "min_params=-1 is no number of parameters"),
+    ({"max_params": "30M"}, "max_params='30M' is no number of parameters"),
+    ({"max_params": float("nan")}, "max_params=nan is no number of parameters"),
+    ({"min_params": 2, "max_params": 1}, "min_params=2 is more than max_params=1; exchange them."),
+    ({"any_size": "yes"}, "any_size='yes' is neither True, False nor None."),
+]
+
+
+@pytest.mark.parametrize(("filters", "message"), WRONG)
+def test_wrong_filters(filters, message):
+    with pytest.raises(ConfigError) as err:
+        list_backbones(**filters)
+    assert message in str(err.value)
+
+
+def test_an_architecture_of_the_users_own_is_found(request):
+    def my_very_own_resnet(**kwargs):
+        return timm.create_model("test_resnet", **kwargs)
+
+    my_very_own_resnet.__module__ = "my_models"
+    sys.modules["my_models"] = type(sys)("my_models")
+    timm.models.register_model(my_very_own_resnet)
+    request.addfinalizer(timm.models._registry._module_to_models["my_models"].clear)
+    request.addfinalizer(lambda: timm.models._registry._model_entrypoints.pop("my_very_own_resnet"))
+    request.addfinalizer(architectures.cache_clear)
+    assert list_backbones("my_very*", max_params=1e6) == ["my_very_own_resnet"]
+    card = describe_backbone("my_very_own_resnet")
+    assert (card.family, card.strides) == ("my_models", (2, 4, 8, 16, 32))
+    assert create_feature_backbone("my_very_own_resnet", pretrained=False).channels == card.channels[2:]
+
+
+# ---- the cards
+
+
+def test_a_card():
+    card = describe_backbone("ResNet-50")
+    assert (card.name, card.source, card.family) == ("resnet50", "timm", "resnet")
+    assert card.params == 23_508_032
+    assert (card.channels, card.strides) == ((64, 256, 512, 1024, 2048), (2, 4, 8, 16, 32))
+    assert (card.input_size, card.min_size, card.divisor) == ((224, 224), 1, 1)
+    assert card.any_size
+    assert card.exact
+    assert card.exportable
+    assert not card.fixed_size
+    assert card.license == "apache-2.0"
+    assert card.pretrained_tags[0] == f"resnet50.{timm.get_pretrained_cfg('resnet50').tag}"
+    assert set(card.pretrained_tags) == set(timm.list_pretrained("resnet50"))
+    assert card.to_dict()["strides"] == card.strides
+
+
+def test_a_card_of_weights():
+    card = describe_backbone("resnet50.tv2_in1k")
+    cfg = timm.get_pretrained_cfg("resnet50.tv2_in1k")
+    assert (card.license, card.hub_id) == (cfg.license, cfg.hf_hub_id)
+    assert card.input_size == cfg.input_size[1:] == (176, 176)
+    satellite = describe_backbone("facebook/dinov3-vitl16-pretrain-sat493m")
+    assert satellite.hub_id == "facebook/dinov3-vitl16-pretrain-sat493m"
+    assert satellite.input_spec.mean != describe_backbone("dinov3_vitl16").input_spec.mean
+    assert describe_backbone("dinov3_vitl16").pretrained_tags[1] == satellite.name
+
+
+def test_a_card_of_a_folder(tmp_path):
+    timm.models.save_for_hf(timm.create_model("test_resnet"), tmp_path)
+    card = describe_backbone(f"local-dir:{tmp_path}")
+    own = describe_backbone("test_resnet")
+    assert (card.params, card.macs, card.levels) == (own.params, own.macs, own.levels)
+    assert card.pretrained_tags == ()
+
+
+@pytest.mark.parametrize("name", {family.name: None for family in (*FAMILIES, *DINOV3_FAMILIES)})
+def test_a_card_says_what_is_built(name):
+    card, levels, spec = preview(name)
+    with torch.device("meta"):
+        usual = create_feature_backbone(name, pretrained=False)
+        whole = create_feature_backbone(name, pretrained=False, out_indices=range(len(card.levels)))
+    assert whole.levels == card.levels
+    assert whole.input_spec == card.input_spec
+    assert (usual.levels, usual.input_spec) == (levels, spec)
+
+
+def test_every_name_has_a_card():
+    for name in list_backbones(pretrained_only=True):
+        card = describe_backbone(name)
+        line = summarize(name)
+        assert (line["license"], line["hub_id"]) == (card.license, card.hub_id)
+        assert tuple(line["size"]) == card.input_size
+        assert card.source == "dinov3" or card.name in card.pretrained_tags
+
+
+def test_the_number_of_parameters_is_that_of_the_model():
+    assert (
+        sum(p.numel() for p in create_backbone("test_vit", pretrained=False).parameters())
+        == describe_backbone("test_vit").params
+    )
+
+
+def test_torch_is_not_imported():
+    code = """
+import sys
+from autobackbone import describe_backbone, list_backbones
+from autobackbone.cli import app
+list_backbones("*resnet*", True, strides=4, any_size=True, license="mit"), describe_backbone("resnet50.a1_in1k")
+for arguments in (["list", "resnet"], ["info", "resnet50"], ["compare", "resnet50", "dinov3_vits16"]):
+    app.main(arguments, standalone_mode=False)
+try:
+    describe_backbone("resnet5o")
+except ValueError:
+    pass
+print([m for m in ("torch", "timm", "transformers", "numpy", "huggingface_hub", "yaml") if m in sys.modules])
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1] == "[]"
+    assert answer.stderr == ""
+
+
+# ---- wrong names
+
+MEANT = [
+    ("resnet5o", "resnet50"),
+    ("efficentnet_b0", "efficientnet_b0"),
+    ("swin_tiny", "swin_tiny_patch4_window7_224"),
+    ("vit-b-16", "vit_base_patch16_224"),
+    ("convnext-tiny", "convnext_tiny"),
+    ("dinov3_small", "dinov3_vits16"),
+    ("regnet-y-040", "regnety_040"),
+    ("mobilenet_v3_large", "mobilenetv3_large_100"),
+    ("resnet50.a1", "resnet50.a1_in1k"),
+    ("swin-t", "swin_tiny_patch4_window7_224"),
+    ("vit_b_16", "vit_base_patch16_224"),
+    ("dinov3-base", "dinov3_vitb16"),
+    ("dinov2_vits14", "vit_small_patch14_dinov2"),
+    ("resnext50", "resnext50_32x4d"),
+    ("wide_resnet_50", "wide_resnet50_2"),
+    ("clip_vit_b32", "vit_base_patch32_clip_224"),
+    ("convnext_v2_tiny", "convnextv2_tiny"),
+    ("deit-small", "deit_small_patch16_224"),
+    ("densenet", "densenet121"),
+    ("resnet5o.a1_in1k", "resnet50.a1_in1k"),
+    ("timm/resnet50.a1_in2k", "resnet50.a1_in1k"),
+]
+
+
+@pytest.mark.parametrize(("text", "meant"), MEANT)
+def test_the_model_meant_is_among_the_first_three(text, meant):
+    close = nearest_names(text)
+    assert len(close) <= 3
+    assert meant in close
+    try:
+        assert describe_backbone(text).name == meant
+    except UnknownBackboneError as err:
+        assert repr(meant) in str(err)
+
+
+def test_what_is_no_text_is_no_name():
+    with pytest.raises(UnknownBackboneError, match="50 is no model name; give text"):
+        describe_backbone(50)
+
+
+@pytest.mark.parametrize("text", ["mask_rcnn", "", "...", "-", "qqqqqqq"])
+def test_what_means_nothing_is_told_where_the_names_are(text):
+    assert nearest_names(text) == []
+    with pytest.raises(UnknownBackboneError, match=r"list_backbones\(\) lists the names there are"):
+        describe_backbone(text)
