@@ -157,8 +157,8 @@ def list_backbones(
     >>> from autobackbone import list_backbones
     >>> list_backbones("resnet1?d")
     ['resnet18d']
-    >>> list_backbones("convnext_t", strides=4, max_params=30e6, any_size=True, license="mit")
-    ['convnext_tiny_in22ft1k', 'convnext_tiny_in22k']
+    >>> list_backbones("convnext_", strides=4, max_params=4e6, any_size=True, license="apache-2.0")
+    ['convnext_atto', 'convnext_atto_ols', 'convnext_zepto_rms', 'convnext_zepto_rms_ols']
     """
     known = current()
     _check_kinds(pattern, any_size)
