@@ -25,6 +25,8 @@ PASSES = {
     "relu": lambda: F.relu(image()),
     "silu in place": lambda: F.silu(image() * 1, inplace=True),
     "hardswish in place": lambda: F.hardswish(image() * 1, inplace=True),
+    "tanh": lambda: image().tanh(),
+    "recurrent": lambda: nn.LSTM(10, 4, device="meta")(image(3, 2, 10))[0],
     "sigmoid": lambda: image().sigmoid(),
     "softmax": lambda: image().softmax(-1),
     "attention": lambda: F.scaled_dot_product_attention(image(), image(), image()),

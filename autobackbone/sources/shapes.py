@@ -87,13 +87,14 @@ def _layer_norm_backward(_: Tensor, x: Tensor, shape: Sequence[int], *rest: Any)
 
 
 _RULES: dict[Any, Callable[..., Any]] = {
-    **dict.fromkeys((aten.gelu.default, aten.relu.default, aten.sigmoid.default, aten.mul.Scalar), _like),
-    **dict.fromkeys((aten._softmax.default, aten._safe_softmax.default), _like),  # noqa: SLF001 - so torch names them
+    **dict.fromkeys((aten.gelu.default, aten.relu.default, aten.sigmoid.default, aten.tanh.default), _like),
+    **dict.fromkeys((aten._softmax.default, aten._safe_softmax.default, aten.mul.Scalar), _like),  # noqa: SLF001 - so torch names them
     **dict.fromkeys((aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor), _alike),
     **dict.fromkeys((aten.silu_.default, aten.hardswish_.default), _same),
+    **dict.fromkeys((aten.sigmoid_.default, aten.tanh_.default), _same),
     **dict.fromkeys((aten.normal_.default, aten.uniform_.default, aten.clamp_.default, aten.erfinv_.default), _same),
     **dict.fromkeys((aten.upsample_bicubic2d.default, aten.upsample_bilinear2d.default), _upsampled),
-    **dict.fromkeys((aten.gelu_backward.default, aten.threshold_backward.default), _second),
+    **dict.fromkeys((aten.gelu_backward.default, aten.threshold_backward.default, aten.tanh_backward.default), _second),
     **dict.fromkeys((aten.sigmoid_backward.default, aten._softmax_backward_data.default), _second),  # noqa: SLF001
     aten.mean.dim: _mean,
     aten.addmm.default: _addmm,
