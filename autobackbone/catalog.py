@@ -76,11 +76,21 @@ def read(path: Path) -> Catalog:
         for row in rows.values():
             row["input"] = inputs[row["input"]]
             row["tags"] = {tag: [inputs[values[0]], *values[1:]] for tag, values in row["tags"].items()}
-            row["family"]  # what every row has
+            _check(row)
         return Catalog(held["timm"], rows)
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as err:
         msg = f"{str(path)!r} is damaged, or no catalogue ({type(err).__name__})"
         raise ValueError(msg) from err
+
+
+def _check(row: Row) -> None:
+    """Raise what `read` takes for damage, if a row is not of the form that it is to be."""
+    numbers = [row[key] for key in ("params", "macs", "min_size") if key in row]
+    numbers += [level[i] for level in row.get("levels", ()) for i in range(6)]
+    whole = ("macs" not in row or "params" in row) and ("levels" in row) is ("min_size" in row)
+    if not whole or not isinstance(row["family"], str) or not all(isinstance(n, int) for n in numbers):
+        msg = "not the form of a row"
+        raise TypeError(msg)
 
 
 def write(path: Path, catalog: Catalog) -> None:
@@ -128,7 +138,8 @@ def cache_path(version: str) -> Path:
     """Return where what was measured of another version of timm is kept."""
     from platformdirs import user_cache_path
 
-    return user_cache_path("autobackbone") / f"catalog-timm-{version}.json"
+    safe = re.sub(r"[^\w.+-]", "_", version)
+    return user_cache_path("autobackbone") / f"catalog-timm-{safe}.json"
 
 
 def cached(version: str) -> Catalog | None:
@@ -141,7 +152,7 @@ def cached(version: str) -> Catalog | None:
     except (OSError, ValueError) as err:
         LOG.warning("%s; it is made again.", err)
         return None
-    return found if found.timm == version else None
+    return found if found.timm == version and found.rows else None
 
 
 def remember(catalog: Catalog) -> None:

@@ -2,20 +2,21 @@
 
 import difflib
 import fnmatch
-import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Any
 
-from autobackbone.catalog import LOG, Catalog, Row, natural_key
+from autobackbone.catalog import LOG, Catalog, Row
 from autobackbone.errors import ConfigError, UnknownBackboneError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, choose_levels
 from autobackbone.names import ModelRef, nearest, parse_name
-from autobackbone.sources.registry import current, declared_row, learn, registered
+from autobackbone.sources.registry import learn, with_own
 from autobackbone.sources.timm_facts import decode_levels
 
 SOURCES = ("timm", "dinov3")
+_BOOLS: tuple[Any, ...] = (True, False)  # numbers to Python, and none here
 
 _Published = tuple[list[Any], str | None, str | None]  # input, licence and repository of weights
 
@@ -41,8 +42,8 @@ class BackboneCard:
     input_spec
         What it takes as input, with the weights of this name.
     divisor
-        What height and width are padded to a multiple of, or, if it is built for one size, have to be; 0 if it cannot
-        be built for another.
+        What height and width are padded to a multiple of; if it takes one size, what that is padded to when it is
+        built, or 0 if it cannot be built for another.
     exportable
         Whether torch.export takes it at a given size.
     license
@@ -112,7 +113,7 @@ def list_backbones(
     pattern: str = "",
     pretrained_only: bool = False,
     *,
-    source: str | None = None,
+    source: str | Sequence[str] | None = None,
     family: str | Sequence[str] | None = None,
     strides: int | Sequence[int] | None = None,
     min_params: float | None = None,
@@ -127,11 +128,12 @@ def list_backbones(
     pattern
         A glob such as ``"*resnet*"``, or a part of the name; empty for all. Case does not matter.
     pretrained_only
-        Only those with published weights; the names then carry the tags of the weights, as in ``resnet50.a1_in1k``.
+        Only those with published weights; timm's names then carry the tags of the weights, as in
+        ``resnet50.a1_in1k``.
     source
         ``"timm"`` or ``"dinov3"``.
     family
-        timm's module, such as ``"resnet"``, or several of them.
+        timm's module, such as ``"resnet"``, or several.
     strides
         Native strides that it has to have, all of them.
     min_params, max_params
@@ -160,7 +162,7 @@ def list_backbones(
     >>> list_backbones("convnext_", strides=4, max_params=4e6, any_size=True, license="apache-2.0")
     ['convnext_atto', 'convnext_atto_ols', 'convnext_zepto_rms', 'convnext_zepto_rms_ols']
     """
-    known = current()
+    known = with_own()
     _check_kinds(pattern, any_size)
     sources = _chosen("source", source, SOURCES)
     families = _chosen("family", family, {row["family"] for row in known.rows.values()})
@@ -173,7 +175,7 @@ def list_backbones(
 
     def is_declared(name: str) -> bool:
         architecture, _, tag = name.partition(".")
-        row = _row(known, architecture)
+        row = known.rows[architecture]
         return (
             (sources is None or row.get("source", "timm") in sources)
             and (families is None or row["family"] in families)
@@ -189,7 +191,7 @@ def list_backbones(
             and (high is None or row["params"] <= high)
         )
 
-    names = [name for name in _matching(pattern, _names(known, pretrained_only), pretrained_only) if is_declared(name)]
+    names = [name for name in _matching(pattern, known, pretrained_only) if is_declared(name)]
     if not wanted and any_size is None and low is None and high is None:
         return names
     _announce(known, names)
@@ -242,9 +244,9 @@ def summarize(name: str) -> dict[str, Any]:
 
     What would have to be measured first is ``None``.
     """
-    known = current()
+    known = with_own()
     ref = _parse(known, name)
-    row = _row(known, ref.name)
+    row = known.rows[ref.name]
     images, license_name, hub_id = _published(ref, row)
     levels = row.get("levels")
     return {
@@ -264,12 +266,12 @@ def summarize(name: str) -> dict[str, Any]:
 
 def nearest_names(text: str) -> list[str]:
     """Return the names that `text` most likely means."""
-    return nearest(text, current().tags)
+    return nearest(text, with_own().tags)
 
 
 def _resolve(name: str) -> tuple[ModelRef, Row, _Published]:
     """Parse a name, and return all there is to know of what it means, and of the weights that it means."""
-    known = current()
+    known = with_own()
     ref = _parse(known, name)
     if ref.source in SOURCES:
         row = _whole(known, ref.name)
@@ -281,16 +283,10 @@ def _resolve(name: str) -> tuple[ModelRef, Row, _Published]:
 
 
 def _parse(known: Catalog, name: Any) -> ModelRef:
-    """Parse a name, one that was registered in this process among them."""
     if not isinstance(name, str):
         msg = f"{name!r} is no model name; give text, such as 'resnet50'."
         raise UnknownBackboneError(msg)
-    try:
-        return parse_name(name, known.tags)
-    except UnknownBackboneError:
-        if name not in registered(known):
-            raise
-        return ModelRef("timm", name)
+    return parse_name(name, known.tags)
 
 
 def _published(ref: ModelRef, row: Row) -> _Published:
@@ -338,20 +334,9 @@ def _input_spec(row: Row, published: _Published, deepest: int) -> InputSpec:
     )
 
 
-def _row(known: Catalog, name: str) -> Row:
-    """Return what is declared of an architecture, one that was registered in this process among them."""
-    row = known.rows.get(name)
-    return _registered_row(name) if row is None else row
-
-
-@functools.cache
-def _registered_row(name: str) -> Row:
-    return declared_row(name)
-
-
 def _measured(known: Catalog, name: str) -> Row:
     """Return what is known of an architecture, parameters and levels among it."""
-    row = _row(known, name)
+    row = known.rows[name]
     if "macs" in row:
         return row
     from autobackbone.survey import measure
@@ -372,26 +357,18 @@ def _whole(known: Catalog, name: str) -> Row:
 def _announce(known: Catalog, names: Sequence[str]) -> None:
     """Say so if answering takes long."""
     missing = {name.partition(".")[0] for name in names}
-    missing = {name for name in missing if "macs" not in _row(known, name)}
+    missing = {name for name in missing if "macs" not in known.rows[name]}
     if len(missing) > 1:
         LOG.warning(
-            "timm %s is not the one of the catalogue: %d architectures are measured now, some two seconds each, and "
-            "kept. 'autobackbone catalog build' measures all there are on every core.",
-            known.timm,
+            "%d architectures are not in the catalogue, and are measured now, some two seconds each. For another timm "
+            "than the catalogue's, 'autobackbone catalog build' measures all of them at once, on every core.",
             len(missing),
         )
 
 
-def _names(known: Catalog, tagged: bool) -> list[str]:
-    """Return every name, in natural order."""
-    if tagged:
-        return known.published
-    extra = registered(known)
-    return sorted((*known.rows, *extra), key=natural_key) if extra else list(known.rows)
-
-
-def _matching(pattern: str, names: list[str], tagged: bool) -> list[str]:
-    """Return the names that a glob or a part of a name matches."""
+def _matching(pattern: str, known: Catalog, tagged: bool) -> list[str]:
+    """Return the names that a glob or a part of a name matches, in natural order."""
+    names = known.published if tagged else list(known.rows)
     pattern = pattern.lower()
     if not any(sign in pattern for sign in "*?["):
         return [name for name in names if pattern in name]
@@ -412,7 +389,10 @@ def _chosen(name: str, given: Any, there_are: Iterable[str]) -> frozenset[str] |
     """Return the values of a filter; ConfigError if one is none of those that there are."""
     if given is None:
         return None
-    values = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
+    values = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    if not values:
+        msg = f"{name}={given!r} names nothing; leave it out, or name at least one."
+        raise ConfigError(msg)
     known = sorted(there_are)
     for value in values:
         if value not in known:
@@ -435,14 +415,16 @@ def _check_kinds(pattern: Any, any_size: Any) -> None:
 def _strides(given: Any) -> frozenset[int]:
     values = () if given is None else tuple(given) if isinstance(given, Iterable) else (given,)
     for value in values:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, Integral) or value < 1 or any(value is b for b in _BOOLS):
             msg = f"strides={given!r}: {value!r} is no stride; give positive integers, such as (4, 8, 16, 32)."
             raise ConfigError(msg)
-    return frozenset(values)
+    return frozenset(map(int, values))
 
 
 def _bound(name: str, value: Any) -> float | None:
-    if value is None or (isinstance(value, int | float) and value is not True and value is not False and value >= 0):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, Real) and float(value) >= 0 and not any(value is b for b in _BOOLS):
+        return float(value)
     msg = f"{name}={value!r} is no number of parameters; give one from 0 up, such as 30e6."
     raise ConfigError(msg)

@@ -1,5 +1,6 @@
 """The survey: measuring every backbone for the catalogue, on the meta device."""
 
+import contextlib
 import multiprocessing
 import os
 import warnings
@@ -41,6 +42,12 @@ def survey(ref: ModelRef) -> tuple[Row, str | None]:
     """Measure what a config on the Hub or in a folder describes; returns that and the licence."""
     source = TimmSource(ref, FeatureBackboneConfig(str(ref), pretrained=False))
     row = source.row() | count(str(ref)) | {"exportable": is_exportable(str(ref))}
+    with meta_device():
+        spec = _whole(str(ref)).input_spec
+    row["input"] = [
+        *(spec.in_chans, *spec.size, list(spec.mean), list(spec.std)),
+        *(spec.interpolation, spec.crop_pct, spec.crop_mode),
+    ]
     return row, source.published.get("license")
 
 
@@ -100,9 +107,10 @@ def build(path: Path | None = None, *, fresh: bool = False, progress: _Progress 
     version = timm_version()
     if path is None:
         path = catalog.cache_path(version)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
     if not path.parent.is_dir():
-        msg = f"There is no folder {str(path.parent)!r} to write the catalogue to; make it first."
+        msg = f"There is no folder {str(path.parent)!r} to write the catalogue to; make it first, or name another."
         raise ConfigError(msg)
     made = Catalog(version, declared())
     for name, row in made.rows.items():

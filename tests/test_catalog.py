@@ -19,12 +19,13 @@ from autobackbone.sources import registry, timm_facts
 from autobackbone.sources.dinov3 import declared_row
 
 SHIPPED = catalog.read(catalog.FILE)
+BEGIN = '{"schema": 1, "timm": "1", "inputs": [0], "backbones": {"a": {"family": "f", "input": 0, "tags": {},'
 
 
 @pytest.fixture
 def elsewhere(monkeypatch, tmp_path):
     """Keep what is measured in a folder of the test's own, and forget it in memory."""
-    caches = (catalog.shipped, registry.current, registry.measured)
+    caches = (catalog.shipped, registry.current, registry._with_own, registry._measured)
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(catalog, "cache_path", lambda version: tmp_path / "cache" / f"catalog-timm-{version}.json")
@@ -43,7 +44,7 @@ def another_timm(monkeypatch, elsewhere):
 def forget():
     """Forget what is known of the installed timm, as a new process would."""
     registry.current.cache_clear()
-    registry.measured.cache_clear()
+    registry._measured.cache_clear()
 
 
 # ---- the file
@@ -65,6 +66,9 @@ def test_the_file_is_small_and_comes_back_byte_for_byte(tmp_path):
         ('{"schema": 99}', "is a catalogue of schema 99, not 1"),
         ('{"schema": 1, "timm": "1", "inputs": [], "backbones": {"a": {"input": 0}}}', "no catalogue (IndexError)"),
         ('{"schema": 1, "timm": "1", "inputs": [], "backbones": 3}', "no catalogue (AttributeError)"),
+        (f'{BEGIN} "levels": "x", "min_size": 1, "params": 1, "macs": 1}}}}}}', "no catalogue (IndexError)"),
+        (f'{BEGIN} "levels": [[1, 2, 3, 4, 5, null, "x"]], "min_size": 1}}}}}}', "no catalogue (TypeError)"),
+        (f'{BEGIN} "macs": 1}}}}}}', "no catalogue (TypeError)"),
     ],
 )
 def test_what_is_no_catalogue(tmp_path, text, message):
@@ -171,7 +175,7 @@ def test_creation_measures_another_timm_and_remembers(another_timm):
 @pytest.mark.usefixtures("another_timm")
 def test_a_filter_that_measures_many_says_so(caplog):
     assert list_backbones("test_vit?", strides=16) == ["test_vit2", "test_vit3", "test_vit4"]
-    assert "3 architectures are measured now" in caplog.text
+    assert "3 architectures are not in the catalogue, and are measured now" in caplog.text
     assert "catalog build" in caplog.text
 
 
@@ -181,6 +185,24 @@ def test_a_damaged_cache_is_made_again(another_timm, caplog):
     assert list_backbones("resnet50") == list_backbones("resnet50")
     assert caplog.text.count("is damaged, or no catalogue") == 1
     assert set(catalog.read(another_timm).rows) == set(SHIPPED.rows)
+
+
+def test_a_cache_of_nothing_is_none(another_timm):
+    another_timm.parent.mkdir()
+    catalog.write(another_timm, Catalog("0.0.0", {}))
+    assert "resnet50" in list_backbones("resnet50")
+
+
+def test_a_development_version_is_not_remembered(elsewhere, monkeypatch):
+    monkeypatch.setattr(registry, "timm_version", lambda: "0.0.0.dev0")
+    assert describe_backbone("test_resnet") == _shipped_card("test_resnet")
+    assert not elsewhere.exists()
+
+
+def test_the_name_of_the_cache_stays_in_its_folder():
+    path = catalog.cache_path("9+../../../evil")
+    assert path.parent == catalog.cache_path("1.0").parent
+    assert "/" not in path.name
 
 
 def test_a_cache_that_cannot_be_written_is_told_once(another_timm, caplog):

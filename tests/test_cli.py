@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -102,15 +103,33 @@ def test_list_on_a_terminal_is_a_table():
     assert all(value in row for value in ("11.2 M", "1.81 G", "2 4 8 16 32", "224x224", "yes", "apache-2.0"))
 
 
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_narrow_terminal_has_fewer_columns(width):
+    text = on_a_terminal("list", "resnet18", "--pretrained", COLUMNS=str(width), NO_COLOR="1")
+    lines = re.sub(r"\x1b\[\d*m", "", text).splitlines()
+    row = next(line for line in lines if line.startswith("resnet18.fb_swsl_ig1b_ft_in1k "))
+    assert all(value in row for value in ("11.2 M", "1.81 G", "2 4 8 16 32", "224x224"))
+    assert max(map(len, lines)) <= width
+
+
+def test_the_group_without_a_command_is_help(monkeypatch, capsys):
+    for arguments in ([], ["catalog"]):
+        monkeypatch.setattr(sys, "argv", ["autobackbone", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 0
+        assert "Commands:" in capsys.readouterr().out
+
+
 def test_a_long_list_on_a_terminal_goes_through_the_pager():
     assert on_a_terminal("list", PAGER="sed 's/^.*$/paged/'").split() == ["paged"] * (len(list_backbones()) + 1)
 
 
 def test_info():
     card = json.loads(run("info", "test_convnext", "--json", "--strides", "4,32"))
-    assert [(level["name"], level["stride"]) for level in card["levels"]] == [("c2", 4), ("c5", 32)]
-    assert [level["stride"] for level in card["native_levels"]] == [4, 8, 16, 32]
-    assert card["input_spec"]["divisor"] == 32
+    assert [(level["name"], level["stride"]) for level in card["request"]["levels"]] == [("c2", 4), ("c5", 32)]
+    assert [level["stride"] for level in card["levels"]] == [4, 8, 16, 32]
+    assert card["request"]["input_spec"]["divisor"] == 32
     assert card["weights"][0]["name"] == card["pretrained_tags"][0]
     text = run("info", "resnet50.a1_in1k")
     for value in ("23.5 M", "4.09 G", "2, 4, 8, 16, 32", "apache-2.0", "timm/resnet50.a1_in1k", "any size from 1x1"):
@@ -119,7 +138,8 @@ def test_info():
 
 def test_info_of_another_size():
     card = json.loads(run("info", "test_coatnet", "--img-size", "97x130", "--json"))
-    assert card["input_spec"]["size"] == [97, 130]
+    assert card["request"]["input_spec"]["size"] == [97, 130]
+    assert card["input_size"] == [160, 160]
     text = run("info", "test_coatnet", "--img-size", "97x130")
     assert "97x130 only (another with img_size)" in text
     assert "img_size=(97, 130)" in text
@@ -134,7 +154,7 @@ def test_the_snippet_of_info_runs(args, monkeypatch):
     exec(text[text.index("from autobackbone") :])  # noqa: S102
     ((names, fields),) = made
     backbone = create_feature_backbone(*names, **fields, pretrained=False)
-    levels = json.loads(run("info", *args, "--json"))["levels"]
+    levels = json.loads(run("info", *args, "--json"))["request"]["levels"]
     assert [level["channels"] for level in levels] == list(backbone.channels)
 
 
@@ -253,6 +273,7 @@ MISTAKES = [
     (["info", "resnet50", "--img-size", "big"], "--img-size 'big' is not integers separated by 'x'."),
     (["info", "efficientformer_l1", "--img-size", "256"], "takes (224, 224) images only"),
     (["info", "resnet50", "--indices", "9"], "there is no level 9; its levels are 0"),
+    (["info", "resnet50", "--indices", "1", "--strides", "8"], "exclude each other; give one of them"),
     (["compare", "resnet50", "swin_tiny"], "no backbone 'swin_tiny'; did you mean 'swin"),
     (["compare"], "Missing argument 'NAMES...'"),
     (["list", "--license", "gpl"], "license='gpl': no backbone has that; there are apache-2.0"),

@@ -1,8 +1,10 @@
 """Discovery: the list and its filters, the cards, and what wrong names are told."""
 
+import copy
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -18,9 +20,9 @@ from autobackbone import (
     describe_backbone,
     list_backbones,
 )
+from autobackbone.catalog import natural_key
 from autobackbone.discovery import nearest_names, preview, summarize
 from autobackbone.names import DINOV3
-from autobackbone.sources.registry import architectures
 
 CARDS = [describe_backbone(name) for name in list_backbones()]
 
@@ -109,8 +111,16 @@ WRONG = [
     ({"max_params": "30M"}, "max_params='30M' is no number of parameters"),
     ({"max_params": float("nan")}, "max_params=nan is no number of parameters"),
     ({"min_params": 2, "max_params": 1}, "min_params=2 is more than max_params=1; exchange them."),
+    ({"license": []}, "license=[] names nothing; leave it out, or name at least one."),
     ({"any_size": "yes"}, "any_size='yes' is neither True, False nor None."),
 ]
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert list_backbones(strides=np.array([4, 64]), max_params=np.float32(30e6)) == list_backbones(
+        strides=(4, 64), max_params=30e6
+    )
+    assert list_backbones(min_params=np.int64(10**9)) == list_backbones(min_params=1e9)
 
 
 @pytest.mark.parametrize(("filters", "message"), WRONG)
@@ -120,20 +130,45 @@ def test_wrong_filters(filters, message):
     assert message in str(err.value)
 
 
-def test_an_architecture_of_the_users_own_is_found(request):
-    def my_very_own_resnet(**kwargs):
-        return timm.create_model("test_resnet", **kwargs)
+@pytest.fixture
+def register():
+    """Register architectures under a name, in a module of the user's."""
+    held = [value for value in vars(timm.models._registry).values() if isinstance(value, dict | set)]
+    before = [copy.deepcopy(value) for value in held]
 
-    my_very_own_resnet.__module__ = "my_models"
-    sys.modules["my_models"] = type(sys)("my_models")
-    timm.models.register_model(my_very_own_resnet)
-    request.addfinalizer(timm.models._registry._module_to_models["my_models"].clear)
-    request.addfinalizer(lambda: timm.models._registry._model_entrypoints.pop("my_very_own_resnet"))
-    request.addfinalizer(architectures.cache_clear)
-    assert list_backbones("my_very*", max_params=1e6) == ["my_very_own_resnet"]
-    card = describe_backbone("my_very_own_resnet")
-    assert (card.family, card.strides) == ("my_models", (2, 4, 8, 16, 32))
-    assert create_feature_backbone("my_very_own_resnet", pretrained=False).channels == card.channels[2:]
+    def register(name, like, module="my_models", **fixed):
+        def build(pretrained=False, **kwargs):  # noqa: ARG001 - timm's signature
+            return timm.create_model(like, **(fixed | kwargs))
+
+        build.__name__, build.__module__ = name, module
+        sys.modules.setdefault(module, type(sys)(module)).__all__ = []
+        timm.models.register_model(build)
+
+    yield register
+    for value, old in zip(held, before, strict=True):
+        value.clear()
+        value.update(old)
+
+
+@pytest.mark.filterwarnings("ignore:Overwriting")
+def test_architectures_of_the_users_own(register):
+    list_backbones()
+    register("my_very_own", "test_resnet")
+    assert list_backbones("my_very*", max_params=1e6, family="my_models") == ["my_very_own"]
+    register("my_very_other", "test_vit", module="somewhere.resnet")  # named as timm's
+    assert list_backbones("my_very*") == ["my_very_other", "my_very_own"]
+    assert list_backbones("") == sorted([*timm.list_models(), *DINOV3], key=natural_key)
+    card = describe_backbone("timm/my_very_own")
+    assert (card.family, card.strides, card.license) == ("my_models", (2, 4, 8, 16, 32), None)
+    assert create_feature_backbone("My-Very-Own", pretrained=False).channels == card.channels[2:]
+    with pytest.raises(UnknownBackboneError, match="did you mean 'my_very_own'"):
+        describe_backbone("my_very_owm")
+
+    register("my_very_own", "test_vit")  # again, as another one
+    register("test_resnet", "resnet18")  # in the place of timm's
+    for name in ("my_very_own", "test_resnet"):
+        model = create_backbone(name, pretrained=False)
+        assert describe_backbone(name).params == sum(p.numel() for p in model.parameters())
 
 
 # ---- the cards
@@ -172,6 +207,13 @@ def test_a_card_of_a_folder(tmp_path):
     own = describe_backbone("test_resnet")
     assert (card.params, card.macs, card.levels) == (own.params, own.macs, own.levels)
     assert card.pretrained_tags == ()
+    assert card.input_spec == create_feature_backbone(f"local-dir:{tmp_path}", pretrained=False).input_spec
+
+
+def test_a_card_of_a_folder_has_the_input_that_is_built(tmp_path):
+    timm.models.save_for_hf(timm.create_model("test_resnet", in_chans=1), tmp_path)
+    card = describe_backbone(f"local-dir:{tmp_path}")
+    assert card.input_spec == create_feature_backbone(f"local-dir:{tmp_path}", pretrained=False).input_spec
 
 
 @pytest.mark.parametrize("name", {family.name: None for family in (*FAMILIES, *DINOV3_FAMILIES)})

@@ -30,6 +30,9 @@ def main() -> None:
     logging.basicConfig(format="autobackbone: %(message)s")
     try:
         status = app.main(sys.argv[1:] or ["--help"], prog_name="autobackbone", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as err:
+        print(err.format_message())  # noqa: T201
+        sys.exit(0)
     except click.ClickException as err:
         print(f"autobackbone: {err.format_message()} See --help.", file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -13,6 +13,8 @@ from autobackbone.cli import options
 from autobackbone.cli.options import by, complete_name, integers, level_fields, level_table, new_console, number, words
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from autobackbone.discovery import BackboneCard
 
 # Columns of the list: heading, and how a value is written.
@@ -28,6 +30,7 @@ _COLUMNS: dict[str, Callable[[Any], str]] = {
     "weights": str,
 }
 _NUMBERS = ("params", "macs", "weights")
+_LESSER = ("family", "weights", "any_size", "license")  # left out where the terminal is narrow, in this order
 
 
 @click.command("list")
@@ -99,9 +102,11 @@ def list_command(
 @options.as_json
 def info(name: str, strides: str | None, indices: str | None, img_size: str | None, as_json: bool) -> None:
     """Show levels, input, licence and published weights of a backbone, and how to create it."""
+    from autobackbone.config import FeatureBackboneConfig
     from autobackbone.discovery import preview, summarize
 
     asked = level_fields(strides, indices, img_size)
+    FeatureBackboneConfig(name, pretrained=False, **asked)  # says what is wrong with the request
     chosen = () if img_size else (asked["out_indices"], asked["out_strides"])
     card, levels, spec = preview(name, *chosen)
     if img_size is not None:  # a size can change more than itself
@@ -114,12 +119,11 @@ def info(name: str, strides: str | None, indices: str | None, img_size: str | No
         levels, spec = backbone.levels, backbone.input_spec
     weights = [summarize(tagged) for tagged in card.pretrained_tags]
     if as_json:
-        values = card.to_dict() | {"native_levels": [asdict(level) for level in card.levels]}
-        values |= {"levels": [asdict(level) for level in levels], "input_spec": spec.to_dict(), "weights": weights}
-        print(json.dumps(values))  # noqa: T201
+        request = {"levels": [asdict(level) for level in levels], "input_spec": spec.to_dict()}
+        print(json.dumps(card.to_dict() | {"weights": weights, "request": request}))  # noqa: T201
         return
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = new_console()
     console.print(level_table(levels, title=card.name))
@@ -128,7 +132,7 @@ def info(name: str, strides: str | None, indices: str | None, img_size: str | No
     console.print(f"{'':9}mean {spec.mean}, std {spec.std}")
     console.print(f"{'':9}{spec.interpolation}, crop {spec.crop_pct} {spec.crop_mode}")
     if weights:
-        table = Table("weights", "licence", "size")
+        table = Table(Column("weights", overflow="fold"), "licence", Column("size", no_wrap=True))
         for row in weights:
             table.add_row(escape(row["name"]), escape(row["license"] or "not stated"), by(row["size"]))
         console.print(table)
@@ -154,9 +158,9 @@ def compare(names: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print(json.dumps([card.to_dict() for card in cards]))  # noqa: T201
         return
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("", *(card.name for card in cards))
+    table = Table("", *(Column(card.name, overflow="fold") for card in cards))
     facts = [_facts(card) | {"input": _sizes(card, card.input_spec)} for card in cards]
     for key in facts[0]:
         table.add_row(key, *(values[key] for values in facts))
@@ -193,22 +197,30 @@ def build(fresh: bool, path: Path | None) -> None:
 
 def _page(rows: list[dict[str, Any]]) -> None:
     """Print the list as a table, through the pager if it is longer than the screen."""
-    from rich.table import Table
-
     console = new_console()
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    shown = {key: write for key, write in _COLUMNS.items() if key != "family" or console.width >= 120}
-    for heading in shown:
-        justify: Literal["left", "right"] = "right" if heading in _NUMBERS else "left"
-        table.add_column(heading.replace("_", " "), justify=justify, no_wrap=True)
-    for row in rows:
-        values = ((row[key], write) for key, write in shown.items())
-        table.add_row(*("" if value is None else write(value) for value, write in values))
+    shown = list(_COLUMNS)
+    table = _rows(rows, shown)
+    for heading in _LESSER:
+        if console.measure(table, options=console.options.update(width=10_000)).maximum > console.width:
+            shown.remove(heading)
+            table = _rows(rows, shown)
     if len(rows) + 2 < console.height:
         console.print(table)
     else:
         with console.pager():
             console.print(table)
+
+
+def _rows(rows: list[dict[str, Any]], shown: list[str]) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in shown:
+        justify: Literal["left", "right"] = "right" if heading in _NUMBERS else "left"
+        table.add_column(heading.replace("_", " "), justify=justify, no_wrap=heading != "name", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if row[key] is None else _COLUMNS[key](row[key]) for key in shown))
+    return table
 
 
 def _hint(pattern: str) -> str:
@@ -222,7 +234,7 @@ def _facts(card: "BackboneCard") -> dict[str, str]:
     return {
         "family": f"{card.family} ({card.source})",
         "params": _COLUMNS["params"](card.params),
-        "macs": _COLUMNS["macs"](card.macs),
+        "macs": f"{_COLUMNS['macs'](card.macs)} at the default size",
         "strides": ", ".join(map(str, dict.fromkeys(card.strides))),
         "export": "yes" if card.exportable else "no",
         "licence": card.license or "not stated",

@@ -3,7 +3,7 @@
 import functools
 import importlib.metadata
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from autobackbone import catalog
@@ -31,33 +31,66 @@ def current() -> Catalog:
     known = catalog.shipped()
     if known is not None and known.timm == version:
         return known
-    found = catalog.cached(version)
+    found = catalog.cached(version) if _is_released(version) else None
     if found is None:
         found = Catalog(version, declared())
-        catalog.remember(found)
+        _remember(found)
     return found
+
+
+def _is_released(version: str) -> bool:
+    """Whether a version stays what it is: what is measured of a development version may not hold tomorrow."""
+    return "dev" not in version
+
+
+def _remember(found: Catalog) -> None:
+    if _is_released(found.timm):
+        catalog.remember(found)
+
+
+def with_own() -> Catalog:
+    """Return the current catalogue, and in it the architectures that the user registered in this process."""
+    mine = own()
+    return _with_own(tuple(mine.items())) if mine else current()
+
+
+@functools.lru_cache(maxsize=1)
+def _with_own(mine: tuple[tuple[str, Callable[..., Any]], ...]) -> Catalog:
+    rows = current().rows | {name: declared_row(name) for name, _ in mine}
+    return Catalog(current().timm, {name: rows[name] for name in sorted(rows, key=natural_key)})
+
+
+def own() -> dict[str, Callable[..., Any]]:
+    """Return the builders that the user registered in this process, by name; none if timm is not imported."""
+    if "timm" not in sys.modules:
+        return {}
+    from timm.models._registry import _model_entrypoints as builders  # its list takes longer than everything else here
+
+    return {name: build for name, build in builders.items() if not build.__module__.startswith("timm.models")}
 
 
 def learn(name: str, row: Row, values: Row) -> Row:
     """Add what was measured of a backbone to its row, and keep it for later processes."""
     row |= values
     known = current()
-    if name in known.rows and known is not catalog.shipped():  # what a user registered may be another one tomorrow
-        catalog.remember(Catalog(known.timm, {name: row}))
+    if known is not catalog.shipped() and name not in own():  # what a user registered may be another one tomorrow
+        _remember(Catalog(known.timm, {name: row}))
     return row
 
 
 def facts_of(architecture: str) -> TimmFacts:
     """Look up the facts of an architecture in its plain form; measure them if they are not known."""
-    row = current().rows.get(architecture)
-    if row is None:
-        return measured(architecture)
+    row = with_own().rows.get(architecture, {})
     return decode(row if "levels" in row else learn(architecture, row, encode(measured(architecture))))
 
 
-@functools.cache
 def measured(architecture: str) -> TimmFacts:
     """Measure an architecture in its plain form."""
+    return _measured(architecture, own().get(architecture))
+
+
+@functools.cache
+def _measured(architecture: str, _builder: Callable[..., Any] | None) -> TimmFacts:
     import timm
 
     from autobackbone.sources.timm_measure import measure
@@ -68,15 +101,9 @@ def measured(architecture: str) -> TimmFacts:
 class _Registry(Mapping[str, tuple[str, ...]]):
     """timm's registry: architectures, each with the tags of its published weights."""
 
-    @functools.cached_property
-    def _tags(self) -> dict[str, list[str]]:
-        import timm
-
-        tags: dict[str, list[str]] = {name: [] for name in timm.list_models()}
-        for tagged in timm.list_pretrained():
-            name, _, tag = tagged.partition(".")
-            tags[name].append(tag)
-        return tags
+    @property
+    def _tags(self) -> Mapping[str, tuple[str, ...]]:
+        return _tags(tuple(own().items()))
 
     def __contains__(self, name: object) -> bool:
         # without listing them all, which takes timm a while; timm ignores a tag
@@ -85,7 +112,7 @@ class _Registry(Mapping[str, tuple[str, ...]]):
         return isinstance(name, str) and "." not in name and timm.is_model(name)
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
-        return tuple(self._tags[name])
+        return self._tags[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tags)
@@ -94,21 +121,20 @@ class _Registry(Mapping[str, tuple[str, ...]]):
         return len(self._tags)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
+def _tags(_mine: tuple[tuple[str, Callable[..., Any]], ...]) -> dict[str, tuple[str, ...]]:
+    import timm
+
+    tags: dict[str, list[str]] = {name: [] for name in timm.list_models()}
+    for tagged in timm.list_pretrained():
+        name, _, tag = tagged.partition(".")
+        tags[name].append(tag)
+    return {name: tuple(found) for name, found in tags.items()}
+
+
 def architectures() -> Mapping[str, tuple[str, ...]]:
     """Return every architecture of timm's registry with the tags of its published weights."""
     return _Registry()
-
-
-def registered(known: Catalog) -> list[str]:
-    """Return the architectures that were added to timm's registry in this process."""
-    timm: Any = sys.modules.get("timm")
-    if timm is None:
-        return []
-    families = {row["family"] for row in known.rows.values()}
-    modules = [module for module in timm.list_modules() if module not in families]
-    names = timm.list_models(module=modules) if modules else []
-    return [name for name in names if name not in known.rows]
 
 
 def declared_row(architecture: str) -> Row:
@@ -147,7 +173,8 @@ def input_of(cfg: Mapping[str, Any]) -> list[Any]:
 
 def declared() -> dict[str, Row]:
     """Return a row for every backbone, with what can be known without measuring."""
-    rows = {name: declared_row(name) for name in architectures()}
+    mine = own()
+    rows = {name: declared_row(name) for name in architectures() if name not in mine}
     known = catalog.shipped()
     if known is not None:
         rows |= {name: known.rows[name] for name in DINOV3}

@@ -143,7 +143,9 @@ class TimmSource:
         if model.num_classes != self.num_classes:
             model.reset_classifier(self.num_classes)
             report = report and with_new_head(report, model, self._heads())
-        return self._native(model, self._input_spec(model, deepest, built), built, report)
+        spec = self._input_spec(model, deepest, built)
+        spec = replace(spec, min_size=round_up(spec.min_size, spec.divisor))  # nothing is padded here
+        return self._native(model, spec, built, report)
 
     def _native(
         self, module: nn.Module, spec: InputSpec, built: tuple[int, int] | None, report: WeightsReport | None

@@ -245,7 +245,7 @@ class _Measurement:
 
         def works(multiple: int) -> bool:
             size = (multiple * divisor, multiple * divisor)
-            shapes = self._maps(free[-1].index, size)
+            shapes = self._maps(free[-1].index, size, batch=1)  # group norms of one cell need a second image
             return shapes is not None and all(
                 min(s[1:]) > 0 and (not level.exact or self._is_exact(level.index, s, size))
                 for level, s in zip(free, shapes, strict=True)
@@ -288,23 +288,23 @@ class _Measurement:
             self.nets[key] = net
         return self.nets[key]
 
-    def _maps(self, cut: int, size: _Size, *, bound: bool = False) -> _Shapes | None:
+    def _maps(self, cut: int, size: _Size, *, bound: bool = False, batch: int = 2) -> _Shapes | None:
         """Return the shapes of the maps up to `cut`, from a network built for `size` if `bound`; ``None``: refused."""
         for deeper in (c for c in reversed(self.cuts) if c >= cut):  # its first levels are the same network
-            shapes = self.shapes.get((deeper, tuple(self.knobs), size, bound))
+            shapes = self.shapes.get((deeper, tuple(self.knobs), size, bound, batch))
             if shapes is not None:
                 return shapes[: cut + 1]
-        key = (cut, tuple(self.knobs), size, bound)
+        key = (cut, tuple(self.knobs), size, bound, batch)
         if key not in self.shapes:
             net = self._net(cut, size if bound and size != self.default else None)
             self.shapes[key] = None
             if net is not None:
                 with contextlib.suppress(*FAILURES), torch.no_grad():
-                    self.shapes[key] = [(m.shape[1], m.shape[2], m.shape[3]) for m in net(self._images(size))]
+                    self.shapes[key] = [(m.shape[1], m.shape[2], m.shape[3]) for m in net(self._images(size, batch))]
         return self.shapes[key]
 
-    def _images(self, size: _Size) -> Tensor:
-        return torch.empty(2, self.in_chans, *size, device="meta")
+    def _images(self, size: _Size, batch: int = 2) -> Tensor:
+        return torch.empty(batch, self.in_chans, *size, device="meta")
 
 
 def _multiples(divisor: int) -> list[_Size]:
