@@ -25,7 +25,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def zoo(session: nox.Session) -> None:
-    """Check every architecture of timm's registry on the meta device."""
+    """Check every architecture of timm's registry on the meta device, and measure the whole catalogue anew."""
     _install(session, "test")
     session.run("pytest", "-n", "2", "-m", "zoo", "-q", *session.posargs)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from autobackbone import (
     ConfigError,
     UnknownBackboneError,
+    catalog,
     create_backbone,
     create_feature_backbone,
     describe_backbone,
@@ -24,6 +25,8 @@ from autobackbone.catalog import natural_key
 from autobackbone.discovery import nearest_names, preview, summarize
 from autobackbone.names import DINOV3
 
+if catalog.read(catalog.FILE).timm != timm.__version__:
+    pytest.skip("the catalogue is of another timm, and all would be measured", allow_module_level=True)
 CARDS = [describe_backbone(name) for name in list_backbones()]
 
 # ---- the list
