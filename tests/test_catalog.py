@@ -103,9 +103,9 @@ def test_it_holds_what_timm_and_the_source_of_dinov3_say():
 
 def test_it_holds_what_is_measured():
     """Some backbones are measured anew, others at every run."""
-    for name in random.sample(sorted(SHIPPED.rows), 8):
+    for name in random.sample(sorted(SHIPPED.rows), 6):
         assert json.loads(json.dumps(survey.measure(name))).items() <= SHIPPED.rows[name].items(), name
-    for name in random.sample(sorted(SHIPPED.rows), 4):
+    for name in random.sample(sorted(SHIPPED.rows), 3):
         assert survey.is_exportable(name) is SHIPPED.rows[name]["exportable"], name
 
 

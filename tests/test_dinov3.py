@@ -20,11 +20,11 @@ from autobackbone import (
     InputSizeError,
     UnsupportedError,
     WeightsMismatchError,
+    checkpoints,
     count_parameters,
     create_backbone,
     create_feature_backbone,
     load_weights,
-    weights,
 )
 from autobackbone.names import DINOV3
 from autobackbone.sources import dinov3
@@ -340,8 +340,10 @@ def test_creation_with_weights_is_the_fast_one(tmp_path, monkeypatch):
     for name in ("dinov3_vits16", "dinov3_convnext_tiny"):
         _published(name, tmp_path / name)
         held = {}
-        load = weights.load_file
-        monkeypatch.setattr(weights, "load_file", lambda path, load=load, held=held: held.setdefault(path, load(path)))
+        read = checkpoints.load_file
+        monkeypatch.setattr(
+            checkpoints, "load_file", lambda path, read=read, held=held: held.setdefault(path, read(path))
+        )
         backbone = _features(name, weights=tmp_path / name)
         (state,) = held.values()
         addresses = {tensor.data_ptr() for tensor in state.values()}
