@@ -1,5 +1,6 @@
 """The catalogue: what is known of every backbone, shipped as data, and cached for other versions of timm."""
 
+import contextlib
 import functools
 import json
 import logging
@@ -28,7 +29,7 @@ class Catalog:
         By name, in natural order. Of each: ``family``; ``source`` if that is not timm; ``input``: channels, height,
         width, mean, std, interpolation, crop_pct and crop_mode of the default weights; ``tags``: of each published
         weights, its default first, input, licence and, if it is not the usual one, repository. As far as it was
-        measured: ``params``, ``macs``, ``exportable`` if it is not, and the fields of `sources.timm_facts.encode`.
+        measured: ``params``, ``macs``, ``exportable``, and the fields of `sources.timm_facts.encode`.
     """
 
     timm: str
@@ -164,10 +165,8 @@ def remember(catalog: Catalog) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=10):
             held: dict[str, Row] = {}
-            try:
+            with contextlib.suppress(OSError, ValueError):
                 held = read(path).rows
-            except (OSError, ValueError):
-                held = {}
             rows = {name: held.get(name, {}) | row for name, row in catalog.rows.items()}
             write(path, Catalog(catalog.timm, held | rows))
     except OSError as err:  # a lock that is not had in time is one, too

@@ -36,7 +36,7 @@ class BackboneCard:
     params
         Parameters without a classifier.
     macs
-        Multiply-accumulates of one image of `input_size`: convolutions and matrix products.
+        Multiply-accumulates of one image of the default weights' size: convolutions and matrix products.
     levels
         Every native level, shallow to deep.
     input_spec

@@ -195,14 +195,13 @@ def nearest(text: str, known: Mapping[str, Collection[str]], count: int = 3) -> 
         How many names to return at most.
     """
     stem, _, tag = text.rpartition("/")[2].partition(".")
-    aliases = {alias: name for alias, name in _ALIASES.items() if name in known}
-    spelled = {name: _words(name) for name in (*known, *DINOV3)}
     given = _words(stem)
     if not given:
         return []
-    scores = {name: _likeness(given, words) for name, words in spelled.items()}
-    for alias, name in aliases.items():
-        scores[name] = max(scores[name], _likeness(given, _words(alias)))
+    scores = {name: _likeness(given, _words(name)) for name in (*known, *DINOV3)}
+    for alias, name in _ALIASES.items():
+        if name in scores:
+            scores[name] = max(scores[name], _likeness(given, _words(alias)))
     found = sorted(scores, key=lambda name: (-scores[name], len(name), name))[:count]
     found = [name for name in found if scores[name] >= 0.65]
     if not tag:

@@ -19,7 +19,7 @@ from autobackbone.config import FeatureBackboneConfig
 from autobackbone.create import create_backbone, create_feature_backbone
 from autobackbone.errors import ConfigError, UnsupportedError
 from autobackbone.names import DINOV3, ModelRef
-from autobackbone.sources.registry import declared, measured, timm_version
+from autobackbone.sources.registry import declared, input_of, measured, timm_version
 from autobackbone.sources.timm import TimmSource
 from autobackbone.sources.timm_facts import encode, encode_levels
 from autobackbone.sources.timm_measure import meta_device
@@ -44,10 +44,7 @@ def survey(ref: ModelRef) -> tuple[Row, str | None]:
     row = source.row() | count(str(ref)) | {"exportable": is_exportable(str(ref))}
     with meta_device():
         spec = _whole(str(ref)).input_spec
-    row["input"] = [
-        *(spec.in_chans, *spec.size, list(spec.mean), list(spec.std)),
-        *(spec.interpolation, spec.crop_pct, spec.crop_mode),
-    ]
+    row["input"] = input_of(spec.to_dict() | {"input_size": (spec.in_chans, *spec.size)})
     return row, source.published.get("license")
 
 
