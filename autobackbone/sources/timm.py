@@ -34,6 +34,7 @@ from autobackbone.levels import NativeLevel, round_up
 from autobackbone.names import ModelRef
 from autobackbone.sources import NativeModel
 from autobackbone.sources.dinov3_names import StateDict, to_timm
+from autobackbone.sources.published import check_published, known_fields
 from autobackbone.sources.registry import architectures, facts_of, family, input_of, published_cfg
 from autobackbone.sources.timm_facts import TimmFacts, encode
 from autobackbone.sources.timm_measure import FAILURES, Levels, measure, meta_device, unused_parameters
@@ -71,7 +72,8 @@ class TimmSource:
         self.config = config
         self._cache_dir = config.extra_kwargs.get("cache_dir")
         self.architecture, published, self.saved = _resolve(ref, self._cache_dir)
-        self.published = published | dict(config.extra_kwargs.get("pretrained_cfg_overlay") or {})
+        self._overlay = _overlay(config)
+        self.published = published | self._overlay
         self._saved_size = self.saved.pop("img_size", None)
         size = self._saved_size or self.published["input_size"][1:]
         self.default_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
@@ -281,7 +283,7 @@ class TimmSource:
         if weights is not None:  # with the head that they were made with, timm loads them whole or not at all
             del arguments["num_classes"]
         known = self.ref.source == "timm"
-        overlay = dict(self.config.extra_kwargs.get("pretrained_cfg_overlay") or {}) | dict(weights or {})
+        overlay = self._overlay | dict(weights or {})
         with _told(self.architecture, arguments):
             model = timm.create_model(
                 str(self.ref) if known else self.architecture,
@@ -337,7 +339,7 @@ def _resolve(ref: ModelRef, cache_dir: str | None = None) -> tuple[str, dict[str
         folder = fetch(ref.name, ["config.json"], revision=ref.revision, cache_dir=cache_dir).parent
     try:
         cfg, architecture, arguments = load_model_config_from_path(folder)
-        cfg = _pretrained_cfg(cfg)
+        cfg = timm.models.PretrainedCfg().to_dict() | check_published(known_fields(cfg), "its pretrained_cfg")
         arguments = {k: v for k, v in (arguments or {}).items() if k == "img_size" or k not in _FIELDS}
     except (*FAILURES, OSError) as err:
         msg = (
@@ -402,15 +404,10 @@ def _builders_log() -> Iterator[list[str]]:
         logger.removeFilter(is_elsewhere)
 
 
-def _pretrained_cfg(cfg: Any) -> dict[str, Any]:
-    """Return a config of published weights with timm's defaults; ValueError if it is not one."""
-    full: dict[str, Any] = {**timm.models.PretrainedCfg().to_dict(), **cfg}
-    for name in ("input_size", "mean", "std"):
-        value = full[name]
-        if not isinstance(value, list | tuple) or not value or not all(isinstance(v, int | float) for v in value):
-            msg = f"its {name} is {value!r}"
-            raise ValueError(msg)
-    return full
+def _overlay(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
+    """Return what the config says of the published weights in timm's stead."""
+    given = config.extra_kwargs.get("pretrained_cfg_overlay")
+    return {} if given is None else check_published(given, "extra_kwargs['pretrained_cfg_overlay']")
 
 
 def _arguments(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """What the laws are drawn from."""
 
 import functools
+from pathlib import Path
 
+import numpy as np
+import torch
 from families import SMALL
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -47,6 +50,34 @@ feature_configs = st.one_of(
         {"out_indices": st.lists(st.integers(-30, 30), min_size=1, unique=True)},
         {"out_strides": st.lists(st.integers(1, 128), min_size=1, unique=True)},
     )
+)
+
+# Values that a field may be given, of every kind that a user's code, a JSON or a YAML file can hold, and some others.
+_scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.binary(),
+    st.complex_numbers(),
+    st.decimals(),
+    st.fractions(),
+    st.dates(),
+    st.sampled_from([400, 5000]).map(lambda digits: 10**digits),
+    st.sampled_from(["\ud800", "a\0b", "a\nb", "x" * 300, object(), object, print, Path("a/b")]),
+    st.sampled_from([np.int64(3), np.uint8(255), np.float32(0.5), np.float64("nan"), np.bool_(1), np.str_("a")]),
+    st.sampled_from([np.zeros(()), np.arange(6).reshape(2, 3), np.array([None, "a"]), np.zeros(0), torch.ones(2)]),
+)
+anything = st.recursive(
+    _scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=3) | st.integers() | st.none(), inner, max_size=3)
+        | st.sets(st.integers() | st.text(), max_size=3)
+    ),
+    max_leaves=8,
 )
 
 

@@ -1,0 +1,188 @@
+"""What timm says of published weights: which fields there are, and which values each can have."""
+
+import difflib
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from autobackbone.errors import ConfigError
+
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+CROP_MODES = ("center", "squash", "border")
+_MAX_SIDE = 2**16
+_MAX_CROP = 2.0  # weights are published with crops that are larger than the image, which are padded
+
+
+class _InvalidError(ValueError):
+    """A value is not what its field holds."""
+
+
+def check_published(values: Any, where: str) -> dict[str, Any]:
+    """Return fields of timm's ``PretrainedCfg``, lists as tuples.
+
+    Parameters
+    ----------
+    values
+        A mapping of names of fields to values.
+    where
+        What to call it in messages.
+
+    Raises
+    ------
+    ConfigError
+        If it is no mapping, a name is no field, or a value is not valid for its field.
+    """
+    if not isinstance(values, Mapping):
+        msg = f"{where} must be a mapping of fields of timm's PretrainedCfg, got {type(values).__name__}."
+        raise ConfigError(msg)
+    checked = {}
+    for name, value in values.items():
+        if not isinstance(name, str) or name not in _FIELDS:
+            close = difflib.get_close_matches(str(name), _FIELDS, n=1)
+            remedy = f"did you mean {close[0]!r}?" if close else f"its fields are {', '.join(_FIELDS)}."
+            msg = f"{where} has no field {name!r}; {remedy}"
+            raise ConfigError(msg)
+        expected, read = _FIELDS[name]
+        try:
+            checked[name] = read(value)
+        except (_InvalidError, OverflowError) as err:
+            msg = f"{where}[{name!r}] must be {expected}, got {_shown(value)}."
+            raise ConfigError(msg) from err
+    return checked
+
+
+def known_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what has a value and a name that `check_published` knows, of a file that another timm may have written."""
+    return {name: value for name, value in values.items() if name in _FIELDS and value is not None}
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # noqa: BLE001 - of an object of the user's, or deeper than can be written
+        text = type(value).__name__
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _refuse_unless(valid: bool) -> None:
+    if not valid:
+        raise _InvalidError
+
+
+def _integer(low: int, high: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        _refuse_unless(isinstance(value, Integral) and not isinstance(value, bool) and low <= value <= high)
+        return int(value)
+
+    return read
+
+
+def _number(low: float, high: float, *, positive: bool = False) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        _refuse_unless(isinstance(value, Real) and not isinstance(value, bool))
+        number = float(value)
+        _refuse_unless(math.isfinite(number) and low <= number <= high and (number > 0 or not positive))
+        return number
+
+    return read
+
+
+def _several(read: Callable[[Any], Any], count: int | None = None) -> Callable[[Any], tuple[Any, ...]]:
+    def read_all(value: Any) -> tuple[Any, ...]:
+        _refuse_unless(isinstance(value, Sequence) and not isinstance(value, str | bytes))
+        _refuse_unless(len(value) == count if count is not None else len(value) > 0)
+        return tuple(map(read, value))
+
+    return read_all
+
+
+def _text(value: Any) -> str:
+    _refuse_unless(isinstance(value, str))
+    return str(value)
+
+
+def _path(value: Any) -> str:
+    return _text(os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def _names(value: Any) -> Any:
+    """Read one name of a module, or several."""
+    if isinstance(value, str):
+        return str(value)
+    return _several(_text)(value) if value else ()
+
+
+def _flag(value: Any) -> bool:
+    _refuse_unless(isinstance(value, bool))
+    return bool(value)
+
+
+def _loader(value: Any) -> Any:
+    return value if isinstance(value, str) and value == "hf" else _flag(value)
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        _refuse_unless(isinstance(value, str) and value in choices)
+        return str(value)
+
+    return read
+
+
+def _tensors(value: Any) -> dict[str, Any]:
+    _refuse_unless(isinstance(value, Mapping) and all(isinstance(name, str) for name in value))
+    return dict(value)
+
+
+def _anything(value: Any) -> Any:
+    return value
+
+
+def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+_OPTIONAL_TEXT = ("text, or None", _or_none(_text))
+_SIDE = _integer(1, _MAX_SIDE)
+_OPTIONAL_SIZE = ("(channels, height, width), or None", _or_none(_several(_SIDE, 3)))
+_OPTIONAL_POOL = ("(height, width), or None", _or_none(_several(_SIDE, 2)))
+_OPTIONAL_CROP = _or_none(_number(0, _MAX_CROP, positive=True))
+_OPTIONAL_TEXTS = ("text, a sequence of texts, or None", _or_none(_names))
+
+_FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "url": _OPTIONAL_TEXT,
+    "file": ("a path, or None", _or_none(_path)),
+    "state_dict": ("a mapping of names to tensors, or None", _or_none(_tensors)),
+    "hf_hub_id": _OPTIONAL_TEXT,
+    "hf_hub_filename": _OPTIONAL_TEXT,
+    "source": _OPTIONAL_TEXT,
+    "architecture": _OPTIONAL_TEXT,
+    "tag": _OPTIONAL_TEXT,
+    "custom_load": ("True, False or 'hf'", _loader),
+    "input_size": ("(channels, height, width)", _several(_SIDE, 3)),
+    "test_input_size": _OPTIONAL_SIZE,
+    "min_input_size": _OPTIONAL_SIZE,
+    "fixed_input_size": ("True or False", _flag),
+    "interpolation": (f"one of {', '.join(map(repr, INTERPOLATIONS))}", _one_of(INTERPOLATIONS)),
+    "crop_pct": (f"a share above 0, at most {_MAX_CROP:g}", _number(0, _MAX_CROP, positive=True)),
+    "test_crop_pct": (f"a share above 0, at most {_MAX_CROP:g}, or None", _OPTIONAL_CROP),
+    "crop_mode": (f"one of {', '.join(map(repr, CROP_MODES))}", _one_of(CROP_MODES)),
+    "mean": ("a sequence of finite numbers", _several(_number(-math.inf, math.inf))),
+    "std": ("a sequence of finite numbers above 0", _several(_number(0, math.inf, positive=True))),
+    "num_classes": ("an integer of at least 0", _integer(0, 2**31 - 1)),
+    "label_offset": ("an integer of at least 0, or None", _or_none(_integer(0, 2**31 - 1))),
+    "label_names": ("anything", _anything),  # of the head that was cut off
+    "label_descriptions": ("anything", _anything),
+    "pool_size": _OPTIONAL_POOL,
+    "test_pool_size": _OPTIONAL_POOL,
+    "first_conv": ("the name of a module, several, or None", _or_none(_names)),
+    "classifier": ("the name of a module, several, or None", _or_none(_names)),
+    "license": _OPTIONAL_TEXT,
+    "description": _OPTIONAL_TEXT,
+    "origin_url": _OPTIONAL_TEXT,
+    "paper_name": _OPTIONAL_TEXT,
+    "paper_ids": _OPTIONAL_TEXTS,
+    "notes": _OPTIONAL_TEXTS,
+}
