@@ -71,10 +71,11 @@ from .errors import (
     WeightsUnavailableError as WeightsUnavailableError,
 )
 from .fpn import FeaturePyramid as FeaturePyramid
+from .freezing import freeze_norms as freeze_norms
+from .freezing import freeze_stages as freeze_stages
 from .inference import export_onnx as export_onnx
 from .input_spec import InputSpec as InputSpec
 from .levels import FeatureLevel as FeatureLevel
-from .training import freeze_stages as freeze_stages
 from .training import get_blocks as get_blocks
 from .training import layer_decay_param_groups as layer_decay_param_groups
 from .weights import WeightsReport as WeightsReport

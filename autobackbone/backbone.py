@@ -2,8 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from autobackbone.config import PYRAMID_CHANNELS, FeatureBackboneConfig
 from autobackbone.errors import WeightsMismatchError
+from autobackbone.frozen import Frozen
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, choose_levels, round_up
 from autobackbone.pyramid import SimplePyramid, crop, fit, pad, resample
 from autobackbone.saving import push, read_config, write
@@ -51,8 +51,6 @@ class FeatureBackbone(nn.Module):
         With concrete indices or strides.
     weights_report : WeightsReport or None
         What was loaded at creation; ``None`` for random weights.
-    frozen : frozenset of str
-        Parameters of the body in the stages that are frozen.
     """
 
     def __init__(
@@ -70,9 +68,7 @@ class FeatureBackbone(nn.Module):
         self.input_spec = native.input_spec
         self.config = config
         self.weights_report = native.weights_report
-        self.frozen: frozenset[str] = frozenset()
-        self._resting: frozenset[str] = frozenset()  # modules of the body that stay in evaluation mode
-        self._switched_off: frozenset[str] = frozenset()  # of the frozen parameters, those that required a gradient
+        self._frozen = Frozen()  # of the body
         self._built_size = native.built_size
         self._license = native.license
         self._portable = native.portable
@@ -150,13 +146,19 @@ class FeatureBackbone(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; what is frozen stays in evaluation mode."""
         super().train(mode)
-        if mode and self._resting:
-            for name, module in self.body.named_modules():
-                module.training = name not in self._resting
+        if mode:
+            self._frozen.rest(self.body)
         return self
 
-    def freeze(self, parameters: AbstractSet[str], modules: AbstractSet[str]) -> None:
-        """Freeze parts of the body, and thaw what an earlier call froze; `freeze_stages` says which parts make a stage.
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Parameters of the body in the stages that are frozen, without what was thawed by hand since."""
+        return frozenset(
+            name for name, p in self.body.named_parameters() if name in self._frozen.stages and not p.requires_grad
+        )
+
+    def freeze(self, parameters: Iterable[str], modules: Iterable[str]) -> None:
+        """Freeze stages of the body, and thaw those that an earlier call froze; see `freeze_stages`.
 
         Parameters
         ----------
@@ -165,13 +167,20 @@ class FeatureBackbone(nn.Module):
         modules
             Names of modules of the body, to stay in evaluation mode whatever `train` says.
         """
-        own = dict(self.body.named_parameters())
-        for name in self._switched_off & own.keys():
-            own[name].requires_grad = True
-        self.frozen, self._resting = frozenset(parameters), frozenset(modules)
-        self._switched_off = frozenset(name for name in parameters if own[name].requires_grad)
-        for name in self._switched_off:
-            own[name].requires_grad = False
+        self._frozen.freeze_stages(self.body, parameters, modules)
+        self.train(self.training)
+
+    def freeze_norms(self, parameters: Iterable[str], modules: Iterable[str]) -> None:
+        """Freeze norms of the body, and thaw those that an earlier call froze; see `autobackbone.freeze_norms`.
+
+        Parameters
+        ----------
+        parameters
+            Names of parameters of the body, to require no gradient.
+        modules
+            Names of norms of the body, to stay in evaluation mode whatever `train` says.
+        """
+        self._frozen.freeze_norms(self.body, parameters, modules)
         self.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

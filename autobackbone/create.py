@@ -11,8 +11,10 @@ from autobackbone.checkpoints import find_files, read_checkpoint
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError
 from autobackbone.input_spec import InputSpec
+from autobackbone.levels import FeatureLevel
 from autobackbone.sources.choose import choose_source
 from autobackbone.weights import Rules, WeightsReport, find_part, load_checkpoint, load_part
+from autobackbone.wrappers import find_backbones, unwrap
 
 _C = TypeVar("_C", BackboneConfig, FeatureBackboneConfig)
 
@@ -103,13 +105,15 @@ def create_backbone(cfg: BackboneConfig | str, **overrides: Any) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-def load_weights(model: nn.Module, source: str | os.PathLike[str], strict: bool = True) -> WeightsReport:
+def load_weights(
+    model: nn.Module, source: str | os.PathLike[str], strict: bool = True, *, name: str | None = None
+) -> WeightsReport:
     """Load a checkpoint into a model that is there.
 
     Parameters
     ----------
     model
-        A backbone of either kind; another module is matched by the names of its own state dict.
+        A backbone of either kind, compiled or wrapped; another module is matched by the names of its own state dict.
     source
         A file, a folder, ``hf-hub:owner/repo[@revision]``, or an ``https://`` address. What is taken is the state dict
         in it, and the prefix of its names, that fit the model best. Its names are those of the library that the model
@@ -118,6 +122,8 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str], strict: bool 
     strict
         Refuse a checkpoint that leaves anything but the classifier and a simple pyramid without a value, or that has
         more in the model's own layers than the model: a deeper network. If ``False``, what fits is loaded.
+    name
+        Load the backbone of this name in `model` alone.
 
     Returns
     -------
@@ -127,7 +133,7 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str], strict: bool 
     Raises
     ------
     ConfigError
-        If `source` is none of these.
+        If `source` is none of these, or there is no backbone of this name.
     WeightsNotFoundError
         If there is no such file, repository or revision.
     WeightsCorruptedError
@@ -155,7 +161,9 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str], strict: bool 
         msg = f"load_weights() takes a path, a repository or an address, got {kind}; load_state_dict() takes tensors."
         raise ConfigError(msg)
     text = os.fspath(source)
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    if name is not None:
+        (model,) = find_backbones(model, name).values()
+    model = unwrap(model)
     owner = next((m for m in model.modules() if hasattr(m, "checkpoint_rules")), None)
     taken: nn.Module = model
     if isinstance(model, FeatureBackbone) and owner is not None:
@@ -172,33 +180,36 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str], strict: bool 
     return report
 
 
-def get_feature_info(backbone: FeatureBackbone) -> list[dict[str, Any]]:
-    """Return ``num_chs``, ``reduction``, ``module`` and native ``index`` of each map, in order."""
+def get_feature_info(backbone: nn.Module) -> list[dict[str, Any]]:
+    """Return ``num_chs``, ``reduction``, ``module`` and native ``index`` of each map, in order.
+
+    Of a `FeatureBackbone` or a `FeaturePyramid`, compiled or wrapped.
+    """
     return [
         {"num_chs": level.channels, "reduction": level.stride, "module": level.module, "index": level.index}
-        for level in _feature_backbone(backbone).levels
+        for level in _levels(backbone)
     ]
 
 
-def get_feature_channels(backbone: FeatureBackbone) -> list[int]:
-    """Return the channels of each map, in order."""
-    return list(_feature_backbone(backbone).channels)
+def get_feature_channels(backbone: nn.Module) -> list[int]:
+    """Return the channels of each map, in order, of a `FeatureBackbone` or a `FeaturePyramid`, compiled or wrapped."""
+    return [level.channels for level in _levels(backbone)]
 
 
-def get_feature_strides(backbone: FeatureBackbone) -> list[int]:
-    """Return the pixels per cell of each map, in order."""
-    return list(_feature_backbone(backbone).strides)
+def get_feature_strides(backbone: nn.Module) -> list[int]:
+    """Return the strides, in pixels, of a `FeatureBackbone` or a `FeaturePyramid`, compiled or wrapped, in order."""
+    return [level.stride for level in _levels(backbone)]
 
 
 def get_input_spec(model: nn.Module) -> InputSpec:
-    """Return what a backbone of either kind takes as input.
+    """Return what a backbone of either kind, compiled or wrapped, takes as input.
 
     Raises
     ------
     ConfigError
         If `model` was not made by this package.
     """
-    spec = getattr(model, "input_spec", None)
+    spec = getattr(unwrap(model), "input_spec", None)
     if not isinstance(spec, InputSpec):
         kind = type(model).__name__
         msg = f"{kind} has no input spec: it was not made by create_backbone or create_feature_backbone."
@@ -220,8 +231,9 @@ def _config(kind: type[_C], cfg: _C | str, overrides: dict[str, Any]) -> _C:
     raise ConfigError(msg)
 
 
-def _feature_backbone(backbone: object) -> FeatureBackbone:
-    if not isinstance(backbone, FeatureBackbone):
+def _levels(backbone: nn.Module) -> tuple[FeatureLevel, ...]:
+    levels = getattr(unwrap(backbone), "levels", None)
+    if not isinstance(levels, tuple) or not all(isinstance(level, FeatureLevel) for level in levels):
         msg = f"A FeatureBackbone is needed, got {type(backbone).__name__}; make it with create_feature_backbone()."
         raise ConfigError(msg)
-    return backbone
+    return levels

@@ -18,6 +18,7 @@ from autobackbone.errors import ConfigError, InputSizeError, UnsupportedError, W
 from autobackbone.hub import first_line
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import round_up
+from autobackbone.wrappers import unwrap
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2}  # of the largest value; another order of operations
@@ -62,7 +63,7 @@ def export_onnx(
     WeightsError
         If `backbone` is on the meta device.
     """
-    backbone = getattr(backbone, "_orig_mod", backbone)  # what torch.compile wraps
+    backbone = unwrap(backbone)
     spec = getattr(backbone, "input_spec", None)
     if not isinstance(spec, InputSpec):
         msg = f"export_onnx() takes a backbone of this package, got {type(backbone).__name__}."

@@ -9,8 +9,9 @@ PUBLIC = """
 BackboneCard BackboneConfig BackboneError ConfigError FeatureBackbone FeatureBackboneConfig FeatureLevel FeaturePyramid
 GatedWeightsError InputError InputSizeError InputSpec UnknownBackboneError UnsupportedError WeightsCorruptedError
 WeightsError WeightsMismatchError WeightsNotFoundError WeightsReport WeightsUnavailableError count_parameters
-create_backbone create_feature_backbone describe_backbone export_onnx freeze_stages get_blocks get_feature_channels
-get_feature_info get_feature_strides get_input_spec layer_decay_param_groups list_backbones load_weights
+create_backbone create_feature_backbone describe_backbone export_onnx freeze_norms freeze_stages get_blocks
+get_feature_channels get_feature_info get_feature_strides get_input_spec layer_decay_param_groups list_backbones
+load_weights
 """.split()
 
 
@@ -71,9 +72,12 @@ def test_modules_import_downward_only():
         "sources.anatomy",
         "pyramid",
         "saving",
+        "frozen",
         "backbone",
+        "wrappers",
         "create",
         "fpn",
+        "freezing",
         "training",
         "inference",
         "survey",

@@ -1,0 +1,154 @@
+"""Freezing: stages of a backbone, and the statistics of its norms."""
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+from torch import nn
+
+from autobackbone.backbone import FeatureBackbone
+from autobackbone.errors import ConfigError, UnsupportedError
+from autobackbone.sources.anatomy import stem
+from autobackbone.wrappers import Place
+
+
+def freeze_stages(backbone: nn.Module, n: int | None, *, name: str | Sequence[str] | None = None) -> None:
+    """Freeze the stem and the first stages of a backbone.
+
+    Their parameters require no gradient, and they stay in evaluation mode whatever ``train()`` says: norms keep their
+    statistics, and nothing is dropped. The other parameters are left as they are, those of a simple pyramid always.
+    Freeze before wrapping a backbone in DDP or FSDP, and after loading one: freezing is not saved.
+
+    Thaw with ``n=None``. Parameters that are thawed by hand, with ``requires_grad_()``, train from the next ``train()``
+    on as if they had never been frozen.
+
+    Parameters
+    ----------
+    backbone
+        A `FeatureBackbone`, or a model with one in it, changed in place; what an earlier call froze is thawed first.
+    n
+        Native levels to freeze after the stem: 2 is ``layer1`` and ``layer2`` of a ResNet, ``stages.0`` and
+        ``stages.1`` of a ConvNeXt, two blocks of a ViT. A first level that is nothing but the stem, as ResNet's, does
+        not count. 0 is the stem alone, -1 all there is, ``None`` thaws.
+    name
+        Of the backbone that is meant, or of several, in a model with more than one.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer stages up to the deepest level taken, if there is no `FeatureBackbone`, or if there are
+        several and `name` does not say which.
+    UnsupportedError
+        If `n` is 0, and the architecture does not tell its stem from its first stage.
+
+    Examples
+    --------
+    >>> from autobackbone import count_parameters, create_feature_backbone, freeze_stages
+    >>> backbone = create_feature_backbone("resnet18", pretrained=False)
+    >>> freeze_stages(backbone, 2)
+    >>> count_parameters(backbone), count_parameters(backbone, trainable_only=False)
+    (10493440, 11176512)
+    """
+    owners = _feature_backbones("freeze_stages", backbone, name)
+    count: Any = n
+    if n is not None and (isinstance(count, bool) or not isinstance(count, Integral)):
+        msg = f"freeze_stages() takes a number of stages, -1 for all, or None to thaw; got {n!r}."
+        raise ConfigError(msg)
+    frozen = [set() if n is None else _first_stages(place, int(count)) for _, place in owners]
+    for (owner, place), parameters in zip(owners, frozen, strict=True):  # all of them can be
+        modules = _resting(owner.body, parameters, place.traced[1]) if parameters else set()
+        owner.freeze(parameters, modules)
+
+
+def freeze_norms(
+    backbone: nn.Module, *, affine: bool = False, enable: bool = True, name: str | Sequence[str] | None = None
+) -> None:
+    """Freeze the statistics of a backbone's batch norms.
+
+    They normalize with the statistics that they have, those of the pretrained weights, and stay in evaluation mode
+    whatever ``train()`` says. Detectors do so, because the few images of a batch say little of all. With ``affine``
+    they compute what torchvision's ``FrozenBatchNorm2d`` does. Norms without statistics, such as layer norms, are left
+    as they are; an architecture with no others is not changed. Like `freeze_stages`, and independent of it: thawing one
+    leaves the other as it is. Freezing is not saved.
+
+    Parameters
+    ----------
+    backbone
+        A `FeatureBackbone`, or a model with one in it, changed in place.
+    affine
+        Freeze the weights and biases of these norms too; by default they are trained.
+    enable
+        ``False`` thaws.
+    name
+        Of the backbone that is meant, or of several, in a model with more than one.
+
+    Raises
+    ------
+    ConfigError
+        If there is no `FeatureBackbone`, or if there are several and `name` does not say which.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from autobackbone import create_feature_backbone, freeze_norms
+    >>> backbone = create_feature_backbone("resnet18", pretrained=False)
+    >>> freeze_norms(backbone)
+    >>> before = backbone.body.model.bn1.running_mean.clone()
+    >>> _ = backbone.train()(torch.rand(2, 3, 64, 64))
+    >>> torch.equal(backbone.body.model.bn1.running_mean, before)
+    True
+    """
+    for owner, _ in _feature_backbones("freeze_norms", backbone, name):
+        norms = {key: module for key, module in owner.body.named_modules() if enable and _has_statistics(module)}
+        parameters = {f"{key}.{p}" for key, norm in norms.items() for p, _ in norm.named_parameters(recurse=False)}
+        owner.freeze_norms(parameters if affine else (), norms)
+
+
+def _feature_backbones(
+    function: str, model: nn.Module, name: str | Sequence[str] | None
+) -> list[tuple[FeatureBackbone, Place]]:
+    found = []
+    for place in Place.find(model, name):
+        if not isinstance(place.owner, FeatureBackbone):
+            kind = type(place.owner).__name__
+            msg = f"{function}() takes a FeatureBackbone, got {kind}; freeze its modules by hand."
+            raise ConfigError(msg)
+        found.append((place.owner, place))
+    return found
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    """Whether a module keeps statistics of the maps that it saw: batch norms, whatever they are fused with."""
+    own = {key for key, _ in module.named_buffers(recurse=False)}
+    return not own.isdisjoint(("running_mean", "running_var"))
+
+
+def _first_stages(place: Place, n: int) -> set[str]:
+    """Return the parameters of the body in the stem and the first `n` stages."""
+    level_of, _ = place.traced
+    stem_names = {place.inner + name for name in stem(place.network)}
+    first = {name for name, level in level_of.items() if level == 0}
+    before = 1 if first <= stem_names else 0  # levels that are nothing but the stem
+    count = max(level_of.values()) + 1 - before
+    if not -1 <= n <= count:
+        msg = f"n={n}: up to its deepest level this backbone has {count} stages; freeze 0 to {count}, or -1 for all."
+        raise ConfigError(msg)
+    if n == 0 and not stem_names:
+        msg = "n=0: this architecture does not tell its stem from its first stage; freeze 1 stage, or nothing."
+        raise UnsupportedError(msg)
+    end = (count if n == -1 else n) + before
+    return {name for name, level in level_of.items() if level < end or name in stem_names}
+
+
+def _resting(body: nn.Module, frozen: set[str], called: list[str]) -> set[str]:
+    """Return the modules whose parameters are all frozen, and those without any that come before what is trained."""
+    modules = dict(body.named_modules())
+    own = {name: {f"{name}.{k}".lstrip(".") for k, _ in module.named_parameters()} for name, module in modules.items()}
+    whole = {name for name in modules if own[name] and own[name] <= frozen}
+    for name in called:
+        direct = {f"{name}.{key}".lstrip(".") for key, _ in modules[name].named_parameters(recurse=False)}
+        if direct - frozen:
+            break
+        if not own[name]:
+            whole.add(name)
+    return {name for name in modules if any(name == top or name.startswith(f"{top}.") or not top for top in whole)}

@@ -1,0 +1,148 @@
+"""Backbones in models: what wrappers such as torch.compile and DDP hold, and where in a model its backbones are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from autobackbone.backbone import FeatureBackbone
+from autobackbone.errors import ConfigError
+from autobackbone.sources.anatomy import layers, stages
+
+# What wrappers call what they wrap: torch.compile; DataParallel, DDP, AveragedModel and their like; FSDP1.
+_WRAPPED = ("_orig_mod", "module", "_fsdp_wrapped_module")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return what torch.compile, DataParallel, DDP, FSDP and their like wrap; any other model as it is.
+
+    A wrapper is a module that has no parameters of its own and one child, under the name that these give it.
+    """
+    while isinstance(model, nn.Module):
+        children = dict(model.named_children())
+        name = next(iter(children), "")
+        if len(children) != 1 or name not in _WRAPPED or any(True for _ in model.parameters(recurse=False)):
+            break
+        model = children[name]
+    return model
+
+
+def find_backbones(model: nn.Module, name: str | Sequence[str] | None = None) -> dict[str, nn.Module]:
+    """Return the backbones of this package in a model that are meant, by their full names in it.
+
+    Parameters
+    ----------
+    model
+        A backbone of either kind, or a model with some in it, compiled or wrapped.
+    name
+        Of one, or of several: as `model` calls it, or something with one backbone in it. ``None`` if there is one only.
+
+    Raises
+    ------
+    ConfigError
+        If there are none, if there are several and no name says which, or if a name is not that of one.
+    """
+    given: Any = model
+    if not isinstance(given, nn.Module):
+        msg = f"A backbone or a model with one in it is needed, got {type(given).__name__}."
+        raise ConfigError(msg)
+    found = {full: module for full, module in given.named_modules() if _is_backbone(module)}
+    if not found:
+        kind = type(given).__name__
+        msg = f"{kind} has 0 backbones of this package in it; give a model with one."
+        raise ConfigError(msg)
+    if name is None:
+        if len(found) > 1:
+            short = [_short(full) for full in found]
+            msg = (
+                f"{type(given).__name__} has {len(found)} backbones of this package in it "
+                f"({', '.join(map(repr, short))}); say which is meant, as in name={short[0]!r}."
+            )
+            raise ConfigError(msg)
+        return found
+    names: Any = [name] if isinstance(name, str) else name
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(each, str) for each in names):
+        msg = f"name must be the name of a backbone in the model, or a list of names, got {name!r}."
+        raise ConfigError(msg)
+    return {full: found[full] for full in dict.fromkeys(_full_name(each, list(found)) for each in names)}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a model a backbone is.
+
+    Attributes
+    ----------
+    owner
+        What was created.
+    prefix
+        Of the names of its body in the model.
+    body
+        What its source built.
+    inner
+        Prefix of the library's own names in the body.
+    network
+        What has these names.
+    """
+
+    owner: nn.Module
+    prefix: str
+    body: nn.Module
+    inner: str
+    network: nn.Module
+
+    @classmethod
+    def find(cls, model: nn.Module, name: str | Sequence[str] | None = None) -> list["Place"]:
+        """Return the places of the backbones that `find_backbones` finds."""
+        return [cls._of(full, owner) for full, owner in find_backbones(model, name).items()]
+
+    @classmethod
+    def _of(cls, name: str, owner: nn.Module) -> "Place":
+        prefix = f"{name}." if name else ""
+        body = owner
+        if isinstance(owner, FeatureBackbone):
+            prefix, body = f"{prefix}body.", owner.body
+        inner, network = next((n, m) for n, m in body.named_modules() if hasattr(m, "checkpoint_rules"))
+        return cls(owner, prefix, body, f"{inner}." if inner else "", network)
+
+    @cached_property
+    def traced(self) -> tuple[dict[str, int], list[str]]:
+        """The native level of each parameter of the body, and its modules in the order of their calls."""
+        spec: Any = self.owner.input_spec
+        size = self.owner.padded_size(*spec.size) if isinstance(self.owner, FeatureBackbone) else spec.size
+        return stages(self.body, (2, spec.in_chans, *size))
+
+    def layers(self) -> tuple[dict[str, int], int]:
+        """Return the layer of each parameter of the body, and that of a head."""
+        found = layers(self.network)
+        if found is not None:
+            return {self.inner + name: layer for name, layer in found[0].items()}, found[1]
+        level_of, _ = self.traced
+        return level_of, max(level_of.values()) + 1
+
+    def exempt(self) -> set[str]:
+        """Return patterns of the body's parameters that the library does not decay."""
+        return {self.inner + name for name in getattr(self.network, "no_weight_decay", set)()}
+
+
+def _is_backbone(module: nn.Module) -> bool:
+    """Whether a module was created here; wrappers may pass its attributes on, and heads may have copies of some."""
+    return isinstance(module, FeatureBackbone) or {"input_spec", "checkpoint_rules"} <= vars(module).keys()
+
+
+def _short(name: str) -> str:
+    """Return a module's name without what wrappers add to it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPED)
+
+
+def _full_name(name: str, found: list[str]) -> str:
+    wanted = _short(name)
+    fits = [full for full in found if not wanted or f"{_short(full)}.".startswith(f"{wanted}.")]
+    if len(fits) != 1:
+        those = ", ".join(repr(_short(full)) for full in found)
+        fault = "names none" if not fits else f"names {len(fits)}"
+        msg = f"name={name!r} {fault} of the backbones in the model, which are {those}."
+        raise ConfigError(msg)
+    return fits[0]
