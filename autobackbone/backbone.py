@@ -312,6 +312,8 @@ class FeatureBackbone(nn.Module):
     @classmethod
     def _from_config(cls, config: FeatureBackboneConfig) -> Self:
         source = choose_source(config)
+        assert isinstance(source.config, FeatureBackboneConfig)
+        config = source.config
         ladder = source.levels
         levels = choose_levels(
             ladder,

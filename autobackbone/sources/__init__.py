@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import NativeLevel
 
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """A reference and a config, resolved: what there is before anything is built."""
+    """A reference and a config, resolved: what there is before anything is built.
+
+    Attributes
+    ----------
+    config
+        With what the reference itself says of fields that were left at their defaults.
+    """
+
+    config: BackboneConfig | FeatureBackboneConfig
 
     @property
     def levels(self) -> tuple[NativeLevel, ...]:

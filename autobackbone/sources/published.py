@@ -11,6 +11,8 @@ from autobackbone.errors import ConfigError
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+# Fields that say where weights are, and how they are to be read.
+_LOCATING = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
 _MAX_SIDE = 2**16
 _MAX_CROP = 2.0  # weights are published with crops that are larger than the image, which are padded
 
@@ -56,6 +58,11 @@ def check_published(values: Any, where: str) -> dict[str, Any]:
 def known_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what has a value and a name that `check_published` knows, of a file that another timm may have written."""
     return {name: value for name, value in values.items() if name in _FIELDS and value is not None}
+
+
+def descriptive_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what describes weights, without what says where they are: a file may not choose that."""
+    return {name: value for name, value in values.items() if name not in _LOCATING}
 
 
 def _shown(value: Any) -> str:

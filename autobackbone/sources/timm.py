@@ -2,18 +2,15 @@
 
 import logging
 import re
-import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.models._hub import load_model_config_from_path
 from torch import nn
 
 from autobackbone.catalog import Row
@@ -22,34 +19,22 @@ from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import (
     ConfigError,
     InputSizeError,
-    UnknownBackboneError,
     UnsupportedError,
-    WeightsMismatchError,
     WeightsNotFoundError,
 )
 from autobackbone.fast_init import SkipInit, build_from, build_loaded, is_loading
-from autobackbone.hub import fetch, fetch_url
+from autobackbone.hub import fetch_url
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel, round_up
 from autobackbone.names import ModelRef
 from autobackbone.sources import NativeModel
 from autobackbone.sources.dinov3_names import StateDict, to_timm
-from autobackbone.sources.published import check_published, known_fields
-from autobackbone.sources.registry import architectures, facts_of, family, input_of, published_cfg
+from autobackbone.sources.registry import facts_of, family, input_of
+from autobackbone.sources.timm_arguments import check_taken, told, unexpected
+from autobackbone.sources.timm_config import arguments_of, overlay_of, portable_arguments, resolve, with_saved
 from autobackbone.sources.timm_facts import TimmFacts, encode
 from autobackbone.sources.timm_measure import FAILURES, Levels, measure, meta_device, unused_parameters
 from autobackbone.weights import COUNTER, Rules, WeightsReport, with_new_head
-
-# Arguments of timm.create_model that say where weights come from, and nothing of the architecture.
-_LOADING = ("cache_dir", "pretrained_cfg_overlay")
-# Arguments that would make timm return something else than the model, or load something else, and what to do instead.
-_LEVELS = "levels are chosen by out_indices or out_strides of FeatureBackboneConfig"
-_REFUSED = dict.fromkeys(("features_only", "out_indices", "feature_cls", "feature_cfg"), _LEVELS) | {
-    "checkpoint_path": "weights files are given by the field weights",
-    "pretrained_cfg": "published weights are chosen by a tag in the model name, as in 'resnet50.a1_in1k'",
-}
-# Arguments that have a field of their own.
-_FIELDS = {f.name for kind in (BackboneConfig, FeatureBackboneConfig) for f in fields(kind)}
 
 
 class TimmSource:
@@ -69,17 +54,18 @@ class TimmSource:
 
     def __init__(self, ref: ModelRef, config: BackboneConfig | FeatureBackboneConfig) -> None:
         self.ref = ref
-        self.config = config
         self._cache_dir = config.extra_kwargs.get("cache_dir")
-        self.architecture, published, self.saved = _resolve(ref, self._cache_dir)
-        self._overlay = _overlay(config)
+        self.architecture, published, saved = resolve(ref, self._cache_dir)
+        self.config, self.saved = with_saved(ref, config, saved)
+        self._overlay = overlay_of(config)
         self.published = published | self._overlay
         self._saved_size = self.saved.pop("img_size", None)
         size = self._saved_size or self.published["input_size"][1:]
         self.default_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
         self._checkpoint: Mapping[str, Any] | None = None
         self.num_classes = config.num_classes if isinstance(config, BackboneConfig) else 0
-        self.arguments = _arguments(config)
+        self.arguments = arguments_of(self.config)
+        check_taken(self.architecture, self.arguments)
         self.facts = self._facts(self.saved | self.arguments)
         self._norm = isinstance(config, FeatureBackboneConfig) and bool(config.norm)
         if self._norm and not self.facts.norm_channels:
@@ -152,11 +138,11 @@ class TimmSource:
     def _native(
         self, module: nn.Module, spec: InputSpec, built: tuple[int, int] | None, report: WeightsReport | None
     ) -> NativeModel:
-        portable: dict[str, Any] = {}
+        portable: dict[str, Any] = {"extra_kwargs": portable_arguments(self.config, self._overlay)}
         if self.ref.source != "timm":  # elsewhere, the folder or repository of its config may not be there
             kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "classifier")
-            input_cfg = {k: self.published[k] for k in kept if k in self.published}
-            extra = self.saved | dict(self.config.extra_kwargs) | {"pretrained_cfg_overlay": input_cfg}
+            published = {k: self.published[k] for k in kept if k in self.published}
+            extra = self.saved | portable["extra_kwargs"] | {"pretrained_cfg_overlay": published}
             portable = {"model_name": self.architecture, "extra_kwargs": extra}
             if self._saved_size is not None:
                 portable["img_size"] = self.config.img_size or self.default_size
@@ -171,13 +157,16 @@ class TimmSource:
         """Look the facts up, or measure them where the released ones do not hold."""
         facts = self._measured(shaping) if shaping else facts_of(self.architecture)
         usual = tuple(self.published["input_size"][1:])
-        if self._size != usual and not any(level.bound for level in facts.levels):
+        # A size that was saved with weights is the one that they were built for, whatever size is usual.
+        is_chosen = self.config.img_size is not None
+        is_saved = self._saved_size is not None or (is_chosen and "input_size" in self._overlay)
+        if (is_saved or self._size != usual) and not any(level.bound for level in facts.levels):
             # It takes any size, and may still be built for one: windows and position tables then suit that.
-            built = facts.knobs | {"img_size": _rounded(self._size, facts.levels[-1])}
+            built = facts.knobs | {"img_size": _rounded(self._size, facts.levels[-1]) if is_chosen else self._size}
             try:
                 facts = self._measured(shaping | built)
             except ConfigError as err:
-                if _unexpected(err.__cause__) != "img_size":
+                if unexpected(err.__cause__) != "img_size":
                     raise
             else:
                 self.arguments |= built
@@ -189,7 +178,7 @@ class TimmSource:
 
     def _measured(self, shaping: dict[str, Any]) -> TimmFacts:
         def create(**knobs: Any) -> nn.Module:
-            with _told(self.architecture, shaping):
+            with told(self.architecture, shaping):
                 model: nn.Module = timm.create_model(self.architecture, num_classes=0, **(shaping | knobs))
             return model
 
@@ -284,7 +273,7 @@ class TimmSource:
             del arguments["num_classes"]
         known = self.ref.source == "timm"
         overlay = self._overlay | dict(weights or {})
-        with _told(self.architecture, arguments):
+        with told(self.architecture, arguments):
             model = timm.create_model(
                 str(self.ref) if known else self.architecture,
                 pretrained=weights is not None,
@@ -328,31 +317,6 @@ class TimmSource:
             fixed_size=built is not None,
             divisor=deepest.divisor or 1,
         )
-
-
-def _resolve(ref: ModelRef, cache_dir: str | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return architecture, what is published of its weights, and the arguments saved with them."""
-    if ref.source == "timm":
-        return ref.name, published_cfg(str(ref)), {}
-    folder = Path(ref.name)
-    if ref.source == "hf-hub":
-        folder = fetch(ref.name, ["config.json"], revision=ref.revision, cache_dir=cache_dir).parent
-    try:
-        cfg, architecture, arguments = load_model_config_from_path(folder)
-        cfg = timm.models.PretrainedCfg().to_dict() | check_published(known_fields(cfg), "its pretrained_cfg")
-        arguments = {k: v for k, v in (arguments or {}).items() if k == "img_size" or k not in _FIELDS}
-    except (*FAILURES, OSError) as err:
-        msg = (
-            f"{str(ref)!r} holds no timm config that can be read: a config.json as timm writes it is needed "
-            f"({type(err).__name__}: {err})."
-        )
-        raise WeightsNotFoundError(msg) from err
-    if ref.source == "hf-hub":
-        cfg |= {"file": None, "source": "hf-hub", "hf_hub_id": str(ref).removeprefix("hf-hub:")}
-    if architecture not in architectures():
-        msg = f"{str(ref)!r} names the architecture {architecture!r}, which timm {timm.__version__} does not have."
-        raise UnknownBackboneError(msg)
-    return architecture, cfg, arguments
 
 
 def _convert(
@@ -404,61 +368,6 @@ def _builders_log() -> Iterator[list[str]]:
         logger.removeFilter(is_elsewhere)
 
 
-def _overlay(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
-    """Return what the config says of the published weights in timm's stead."""
-    given = config.extra_kwargs.get("pretrained_cfg_overlay")
-    return {} if given is None else check_published(given, "extra_kwargs['pretrained_cfg_overlay']")
-
-
-def _arguments(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
-    """Return the arguments for timm that can change what an architecture is."""
-    names = {f.name for f in fields(config)}
-    arguments = {}
-    for name, value in config.extra_kwargs.items():
-        if name in _REFUSED:
-            msg = f"extra_kwargs[{name!r}]: {_REFUSED[name]}."
-            raise ConfigError(msg)
-        if name not in names:
-            if name not in _LOADING:
-                arguments[name] = value
-        elif value != getattr(config, name):
-            field = f"{name}={getattr(config, name)!r}"
-            msg = f"extra_kwargs[{name!r}]={value!r} contradicts {field}; set the field {name}."
-            raise ConfigError(msg)
-    if isinstance(config, FeatureBackboneConfig) and config.output_stride != 32:
-        arguments["output_stride"] = config.output_stride
-    return arguments
-
-
 def _rounded(size: tuple[int, int], level: NativeLevel) -> tuple[int, int]:
     divisor = level.divisor or 1
     return round_up(size[0], divisor), round_up(size[1], divisor)
-
-
-@contextmanager
-def _told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what timm makes of arguments that it cannot take into this package's errors."""
-    try:
-        yield
-    except FAILURES as err:
-        if "loading state_dict" in str(err):
-            faults = textwrap.shorten(str(err), 400, placeholder=" ...")  # it lists every tensor
-            msg = f"The weights are not those of {architecture!r}, and were not loaded: {faults}"
-            raise WeightsMismatchError(msg) from err
-        name = _unexpected(err)
-        if "output_stride" in arguments and (name == "output_stride" or isinstance(err, AssertionError)):
-            stride = arguments["output_stride"]
-            msg = f"output_stride={stride}: {architecture!r} cannot be dilated; leave output_stride=32."
-            raise UnsupportedError(msg) from err
-        if name is not None and name in arguments:
-            where = f"{name}={arguments[name]!r}" if name in _FIELDS else f"extra_kwargs[{name!r}]={arguments[name]!r}"
-            msg = f"{where}: {architecture!r} takes no such argument; leave it out."
-            raise ConfigError(msg) from err
-        given = {k: v for k, v in arguments.items() if k != "num_classes"}
-        msg = f"timm cannot build {architecture!r} with {given}: {type(err).__name__}: {' '.join(str(err).split())}"
-        raise ConfigError(msg) from err
-
-
-def _unexpected(err: BaseException | None) -> str | None:
-    match = re.search(r"unexpected keyword argument(?:\(s\))?:? \[?'(\w+)'", str(err))
-    return match and match[1]

@@ -1,0 +1,131 @@
+"""A reference and a config in timm's terms: the architecture, what is published of its weights, and arguments."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import timm
+from timm.models._hub import load_model_config_from_path
+
+from autobackbone.config import BackboneConfig, FeatureBackboneConfig
+from autobackbone.errors import ConfigError, UnknownBackboneError, WeightsNotFoundError
+from autobackbone.hub import fetch
+from autobackbone.names import ModelRef
+from autobackbone.sources.published import check_published, descriptive_fields, known_fields
+from autobackbone.sources.registry import architectures, published_cfg
+from autobackbone.sources.timm_arguments import FIELDS, TRANSIENT, check_file_arguments
+from autobackbone.sources.timm_measure import FAILURES
+
+_C = TypeVar("_C", BackboneConfig, FeatureBackboneConfig)
+
+# Arguments of timm.create_model that say where weights come from, and nothing of the architecture.
+_LOADING = ("cache_dir", "pretrained_cfg_overlay")
+# Arguments that would make timm return something else than the model, or load something else, and what to do instead.
+_LEVELS = "levels are chosen by out_indices or out_strides of FeatureBackboneConfig"
+_REFUSED = dict.fromkeys(("features_only", "out_indices", "feature_cls", "feature_cfg"), _LEVELS) | {
+    "checkpoint_path": "weights files are given by the field weights",
+    "pretrained_cfg": "published weights are chosen by a tag in the model name, as in 'resnet50.a1_in1k'",
+}
+# What a timm config says of a network that a field of ours says as well. The classes are those of the head that was
+# saved, and the field says which head is wanted.
+_SAVED_FIELDS = ("in_chans", "output_stride", "drop_rate", "drop_path_rate")
+
+
+def resolve(ref: ModelRef, cache_dir: str | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return architecture, what is published of its weights, and the arguments saved with them.
+
+    Of a config on the Hub or in a folder, the weights are those beside it, whatever it says of where they are.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        If a reference on the Hub or in a folder has no timm config.
+    UnknownBackboneError
+        If that names an architecture which the installed timm does not have.
+    ConfigError
+        If it sets more than a file may.
+    """
+    if ref.source == "timm":
+        return ref.name, published_cfg(str(ref)), {}
+    folder = Path(ref.name)
+    if ref.source == "hf-hub":
+        folder = fetch(ref.name, ["config.json"], revision=ref.revision, cache_dir=cache_dir).parent
+    try:
+        cfg, architecture, arguments = load_model_config_from_path(folder)
+        cfg = timm.models.PretrainedCfg().to_dict() | check_published(known_fields(cfg), "its pretrained_cfg")
+        arguments = dict(arguments or {})
+    except (*FAILURES, OSError) as err:
+        msg = (
+            f"{str(ref)!r} holds no timm config that can be read: a config.json as timm writes it is needed "
+            f"({type(err).__name__}: {err})."
+        )
+        raise WeightsNotFoundError(msg) from err
+    where = {"file": str(folder), "source": "local-dir"}
+    if ref.source == "hf-hub":
+        where = {"source": "hf-hub", "hf_hub_id": str(ref).removeprefix("hf-hub:")}
+    cfg = descriptive_fields(cfg) | where
+    if architecture not in architectures():
+        msg = f"{str(ref)!r} names the architecture {architecture!r}, which timm {timm.__version__} does not have."
+        raise UnknownBackboneError(msg)
+    check_file_arguments(architecture, arguments, f"The config.json of {str(ref)!r}")
+    return architecture, cfg, arguments
+
+
+def with_saved(ref: ModelRef, config: _C, saved: dict[str, Any]) -> tuple[_C, dict[str, Any]]:
+    """Return a config with what was saved for the fields that it leaves at their defaults, and the other arguments.
+
+    A default cannot be told from a value that was chosen to be the same, unless ``extra_kwargs`` has it as well.
+
+    Raises
+    ------
+    ConfigError
+        If something saved is not valid for its field.
+    """
+    defaults = {f.name: f.default for f in fields(config) if f.name in _SAVED_FIELDS}
+    chosen = {
+        name: saved[name]
+        for name, default in defaults.items()
+        if saved.get(name) is not None and getattr(config, name) == default and name not in config.extra_kwargs
+    }
+    try:
+        if saved.get("img_size") is not None:
+            config.replace(img_size=saved["img_size"])  # only checked: the weights were made for it
+        config = config.replace(**chosen)
+    except ConfigError as err:
+        msg = f"The config.json of {str(ref)!r} cannot be honored: {err}"
+        raise ConfigError(msg) from err
+    left = {k: v for k, v in saved.items() if v is not None and k not in defaults and k != "num_classes"}
+    return config, left
+
+
+def overlay_of(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
+    """Return what the config says of the published weights in timm's stead."""
+    given = config.extra_kwargs.get("pretrained_cfg_overlay")
+    return {} if given is None else check_published(given, "extra_kwargs['pretrained_cfg_overlay']")
+
+
+def arguments_of(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
+    """Return the arguments for timm that can change what an architecture is."""
+    names = {f.name for f in fields(config)}
+    arguments = {}
+    for name, value in config.extra_kwargs.items():
+        if name in _REFUSED:
+            msg = f"extra_kwargs[{name!r}]: {_REFUSED[name]}."
+            raise ConfigError(msg)
+        if name not in names:
+            if name not in _LOADING:
+                arguments[name] = value
+        elif value != getattr(config, name):
+            field = f"{name}={getattr(config, name)!r}"
+            msg = f"extra_kwargs[{name!r}]={value!r} contradicts {field}; set the field {name}."
+            raise ConfigError(msg)
+    if isinstance(config, FeatureBackboneConfig) and config.output_stride != 32:
+        arguments["output_stride"] = config.output_stride
+    return arguments
+
+
+def portable_arguments(config: BackboneConfig | FeatureBackboneConfig, overlay: dict[str, Any]) -> dict[str, Any]:
+    """Return what of ``extra_kwargs`` is of the architecture or its images, wherever and however it is run."""
+    arguments = {k: v for k, v in config.extra_kwargs.items() if k not in (*TRANSIENT, *_LOADING, *FIELDS)}
+    described = descriptive_fields(overlay)
+    return arguments | ({"pretrained_cfg_overlay": described} if described else {})
