@@ -1,180 +1,21 @@
 """The two configs: inert, validated values and their round trips through dicts, JSON and YAML."""
 
-import dataclasses
-import difflib
-import json
-import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+from autobackbone.config_base import Config
 from autobackbone.errors import ConfigError
+from autobackbone.values import MAX_COUNT, as_integer, as_integers, as_text
 
 PYRAMIDS = ("resample", "simple", "none")
 PYRAMID_CHANNELS = 256
 MAX_STRIDE = 1024
+MAX_CLASSES = 2**31 - 1
 OUTPUT_STRIDES = (8, 16, 32)
 
 
-class _Config:
-    """What both configs can do. Subclasses are frozen dataclasses."""
-
-    def replace(self, **changes: Any) -> Self:
-        """Return a copy with some fields changed.
-
-        Raises
-        ------
-        ConfigError
-            If a name is no field, or a value is not valid for its field.
-        """
-        names = [f.name for f in dataclasses.fields(self)]  # type: ignore[arg-type]
-        for name in changes:
-            if name not in names:
-                msg = f"{type(self).__name__} has no field {name!r}{_nearest(name, names)}."
-                raise ConfigError(msg)
-        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values: tuples become lists, nothing else changes."""
-        fields = dataclasses.asdict(self)  # type: ignore[call-overload]
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Self:
-        """Make a config from a mapping of field names to values; absent fields keep their defaults.
-
-        Raises
-        ------
-        ConfigError
-            If a key is no field, or a value is not valid for its field.
-        """
-        if not isinstance(values, Mapping):
-            msg = f"{cls.__name__} is made from a mapping of fields, got {type(values).__name__}."
-            raise ConfigError(msg)
-        return cls().replace(**{str(k): v for k, v in values.items()})
-
-    def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the fields to a JSON file.
-
-        Raises
-        ------
-        ConfigError
-            If ``extra_kwargs`` holds something that JSON cannot.
-        """
-        try:
-            text = json.dumps(self.to_dict(), indent=2)
-        except TypeError as err:
-            msg = f"extra_kwargs={self.extra_kwargs!r} cannot be written as JSON: {err}."
-            raise ConfigError(msg) from err
-        Path(path).write_text(text + "\n", encoding="utf-8")
-
-    @classmethod
-    def from_json(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a config from a JSON file.
-
-        Raises
-        ------
-        ConfigError
-            If the file is missing, is not JSON, or does not hold a valid config.
-        """
-        try:
-            values = json.loads(_read(path))
-        except ValueError as err:
-            msg = f"{os.fspath(path)!r} is not JSON: {err}."
-            raise ConfigError(msg) from err
-        return cls.from_dict(values)
-
-    def to_yaml(self, path: str | os.PathLike[str]) -> None:
-        """Write the fields to a YAML file.
-
-        Raises
-        ------
-        ConfigError
-            If ``extra_kwargs`` holds something that YAML cannot.
-        """
-        import yaml
-
-        try:
-            text = yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
-        except yaml.YAMLError as err:
-            msg = f"extra_kwargs={self.extra_kwargs!r} cannot be written as YAML."
-            raise ConfigError(msg) from err
-        Path(path).write_text(text, encoding="utf-8")
-
-    @classmethod
-    def from_yaml(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a config from a YAML file.
-
-        Raises
-        ------
-        ConfigError
-            If the file is missing, is not YAML, or does not hold a valid config.
-        """
-        import yaml
-
-        try:
-            values = yaml.safe_load(_read(path))
-        except (yaml.YAMLError, ValueError) as err:
-            msg = f"{os.fspath(path)!r} is not YAML: {err}."
-            raise ConfigError(msg) from err
-        return cls.from_dict({} if values is None else values)
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # normalising on creation is the one write there is
-
-    def _validate_common(self) -> None:
-        _check(
-            isinstance(self.model_name, str) and self.model_name.strip() != "",
-            self,
-            "model_name",
-            "a model name such as 'resnet50'",
-        )
-        self._set("model_name", self.model_name.strip())
-        _check(isinstance(self.pretrained, bool), self, "pretrained", "True or False")
-        for name in ("drop_rate", "drop_path_rate"):
-            value = getattr(self, name)
-            _check(_is_real(value) and 0 <= value < 1, self, name, "a rate of at least 0 and below 1")
-            self._set(name, float(value))
-        _check(_is_int(self.in_chans) and self.in_chans > 0, self, "in_chans", "a positive integer")
-        self._set("in_chans", int(self.in_chans))
-        if self.img_size is not None:
-            pair = as_size(self.img_size)
-            _check(pair is not None, self, "img_size", "(height, width) in pixels, or one integer for a square")
-            self._set("img_size", pair)
-        weights: Any = self.weights
-        if isinstance(weights, os.PathLike):
-            self._set("weights", os.fspath(weights))
-        _check(
-            self.weights is None or (isinstance(self.weights, str) and self.weights != ""),
-            self,
-            "weights",
-            "the path of a weights file",
-        )
-        kwargs = self.extra_kwargs
-        _check(
-            isinstance(kwargs, Mapping) and all(isinstance(k, str) for k in kwargs),
-            self,
-            "extra_kwargs",
-            "a mapping of argument names to values",
-        )
-        self._set("extra_kwargs", _plain(kwargs))
-
-    # The fields that both configs have, for the methods above.
-    model_name: str
-    pretrained: bool
-    drop_rate: float
-    drop_path_rate: float
-    in_chans: int
-    img_size: tuple[int, int] | None
-    weights: str | None
-    extra_kwargs: dict[str, Any]
-
-
 @dataclass(frozen=True)
-class BackboneConfig(_Config):
+class BackboneConfig(Config):
     """A backbone with pooled output: ``(B, C, H, W)`` images to ``(B, num_features)`` or ``(B, num_classes)``.
 
     Parameters
@@ -219,11 +60,12 @@ class BackboneConfig(_Config):
 
     def __post_init__(self) -> None:
         self._validate_common()
-        _check(_is_int(self.num_classes) and self.num_classes >= 0, self, "num_classes", "an integer of at least 0")
+        self._keep("num_classes", as_integer(self.num_classes, 0), "an integer of at least 0")
+        self._check(self.num_classes <= MAX_CLASSES, "num_classes", f"at most {MAX_CLASSES}")
 
 
 @dataclass(frozen=True)
-class FeatureBackboneConfig(_Config):
+class FeatureBackboneConfig(Config):
     """A backbone with multi-scale output: ``(B, C, H, W)`` images to a list of feature maps.
 
     Parameters
@@ -290,85 +132,31 @@ class FeatureBackboneConfig(_Config):
     def __post_init__(self) -> None:
         self._validate_common()
         for name, low, high, what in (
-            ("out_indices", -math.inf, math.inf, "a sequence of integers"),
+            ("out_indices", -MAX_COUNT, MAX_COUNT, "a sequence of integers"),
             ("out_strides", 1, MAX_STRIDE, f"a sequence of integers from 1 to {MAX_STRIDE}"),
         ):
             value = getattr(self, name)
             if value is None:
                 continue
-            items = _as_integers(value) or ()
-            _check(bool(items) and low <= min(items) and max(items) <= high, self, name, what)
-            _check(len(set(items)) == len(items), self, name, "without duplicates")
-            self._set(name, items)
+            items = as_integers(value)
+            self._keep(name, items if items and low <= min(items) and max(items) <= high else None, what)
+            self._check(len(set(getattr(self, name))) == len(getattr(self, name)), name, "without duplicates")
         if self.out_indices is not None and self.out_strides is not None:
             msg = (
                 f"out_indices={self.out_indices} and out_strides={self.out_strides} exclude each other; "
                 "give one of them."
             )
             raise ConfigError(msg)
-        _check(
-            _is_int(self.output_stride) and self.output_stride in OUTPUT_STRIDES,
-            self,
-            "output_stride",
-            "one of 8, 16, 32",
-        )
-        _check(self.pyramid in PYRAMIDS, self, "pyramid", "one of 'resample', 'simple', 'none'")
-        channels = self.pyramid_channels
-        if channels is not None:
-            _check(_is_int(channels) and channels > 0, self, "pyramid_channels", "a positive integer, or None")
-            self._set("pyramid_channels", int(channels))
+        stride = as_integer(self.output_stride)
+        self._keep("output_stride", stride if stride in OUTPUT_STRIDES else None, "one of 8, 16, 32")
+        pyramid = as_text(self.pyramid)
+        self._keep("pyramid", pyramid if pyramid in PYRAMIDS else None, "one of 'resample', 'simple', 'none'")
+        if self.pyramid_channels is not None:
+            self._keep_count("pyramid_channels", ", or None")
             if self.pyramid != "simple" or self.out_indices is not None:
                 other = f"pyramid={self.pyramid!r}" if self.pyramid != "simple" else "out_indices"
-                msg = f"pyramid_channels={channels} is for pyramid='simple', not for {other}; leave it out."
+                msg = (
+                    f"pyramid_channels={self.pyramid_channels} is for pyramid='simple', not for {other}; leave it out."
+                )
                 raise ConfigError(msg)
-        _check(self.norm is None or isinstance(self.norm, bool), self, "norm", "True, False or None")
-
-
-def as_size(value: Any) -> tuple[int, int] | None:
-    """Return ``(height, width)`` of a pair of positive integers, or of one for a square; ``None`` if it is neither."""
-    pair = _as_integers((value, value) if _is_int(value) else value)
-    return (pair[0], pair[1]) if pair is not None and len(pair) == 2 and min(pair) > 0 else None
-
-
-def _check(valid: bool, config: _Config, name: str, expected: str) -> None:
-    if not valid:
-        msg = f"{type(config).__name__}.{name} must be {expected}, got {getattr(config, name)!r}."
-        raise ConfigError(msg)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _as_integers(value: object) -> tuple[int, ...] | None:
-    """Return a non-empty sequence of integers as a tuple; ``None`` if `value` is none."""
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
-        return None
-    items = tuple(value)
-    return tuple(int(i) for i in items) if items and all(map(_is_int, items)) else None
-
-
-def _plain(value: Any) -> Any:
-    """Return a copy of nested containers as dicts, lists and tuples, whatever they were read from."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return tuple(map(_plain, value)) if isinstance(value, tuple) else list(map(_plain, value))
-    return value
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else f"; its fields are {', '.join(names)}"
-
-
-def _read(path: str | os.PathLike[str]) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
-        msg = f"The config file {os.fspath(path)!r} could not be read: {err}."
-        raise ConfigError(msg) from err
+        self._check(self.norm is None or isinstance(self.norm, bool), "norm", "True, False or None")

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from autobackbone.backbone import FeatureBackbone
-from autobackbone.config import as_size
 from autobackbone.errors import ConfigError, InputSizeError, UnsupportedError, WeightsError
 from autobackbone.hub import first_line
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import round_up
+from autobackbone.values import as_size
 from autobackbone.wrappers import unwrap
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")

@@ -1,14 +1,23 @@
 """Configs: what they accept, what they refuse and in which words."""
 
 import dataclasses
+import itertools
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from autobackbone import BackboneConfig, ConfigError, FeatureBackboneConfig
+
+CYCLE: list[object] = []
+CYCLE.append(CYCLE)
+WIDE: list[object] = [1]
+for _ in range(10):  # ten to the power of ten values, in eleven lists
+    WIDE = [WIDE] * 10
 
 BAD = [
     ({"model_name": ""}, "model_name must be a model name such as 'resnet50', got ''"),
@@ -37,6 +46,34 @@ BAD = [
     ({"weights": ""}, "weights must be the path of a weights file, got ''"),
     ({"extra_kwargs": [1]}, "extra_kwargs must be a mapping of argument names to values, got [1]"),
     ({"extra_kwargs": {1: 2}}, "extra_kwargs must be a mapping"),
+    ({"extra_kwargs": {"a": {1: 2}}}, "extra_kwargs['a'] has the key 1; keys must be text"),
+    ({"extra_kwargs": {"a": [0, float("nan")]}}, "extra_kwargs['a'][1] must be a finite number, got nan"),
+    ({"extra_kwargs": {"a": 10**400}}, "extra_kwargs['a'] must be an integer of at most 64 bits, got 1000"),
+    ({"extra_kwargs": {"a": {1, 2}}}, "extra_kwargs['a'] must be plain: text, a number, True, False, None, a list or"),
+    ({"extra_kwargs": {"a": b"x"}}, "extra_kwargs['a'] must be plain"),
+    ({"extra_kwargs": {"a": torch.ones(2)}}, "extra_kwargs['a'] must be plain"),
+    ({"extra_kwargs": {"a": CYCLE}}, "extra_kwargs holds more than 20 levels, or itself"),
+    ({"extra_kwargs": {"a": WIDE}}, "extra_kwargs holds more than 100000 values"),
+    (
+        {"extra_kwargs": {"a": OmegaConf.create({"b": "???"})}},
+        "extra_kwargs['a'] cannot be read: MissingMandatoryValue",
+    ),
+    ({"extra_kwargs": {"cache_dir": 5}}, "extra_kwargs['cache_dir'] must be the path of a folder, or None, got 5"),
+    ({"extra_kwargs": {"cache_dir": "a\0b"}}, "extra_kwargs['cache_dir'] must be the path of a folder, or None"),
+    ({"model_name": "\ud800"}, "model_name must be a model name"),
+    ({"weights": "a\0b"}, r"weights must be the path of a weights file, got 'a\x00b'"),
+    ({"weights": b"a"}, "weights must be the path of a weights file, got b'a'"),
+    ({"pyramid": np.array(["simple", "none"])}, "pyramid must be one of"),
+    (
+        {"pyramid": "simple", "pyramid_channels": 10**12},
+        "pyramid_channels must be at most 65536, or None, got 10000000",
+    ),
+    ({"in_chans": 10**400}, "in_chans must be a positive integer, got 10000000"),
+    ({"in_chans": 10**5000}, "in_chans must be a positive integer, got a value of type int"),
+    ({"img_size": 10**9}, "img_size must be (height, width)"),
+    ({"out_indices": {1, 2}}, "out_indices must be a sequence of integers, got {1, 2}"),
+    ({"out_indices": itertools.count()}, "out_indices must be a sequence of integers"),
+    ({"drop_rate": Fraction(10**30 - 1, 10**30)}, "drop_rate must be a rate"),
 ]
 
 
@@ -61,6 +98,12 @@ def test_values_are_normalised():
     numbers = FeatureBackboneConfig(in_chans=np.int64(4), out_strides=np.array([8, 16]), drop_rate=np.float32(0.5))
     assert (type(numbers.in_chans), numbers.in_chans) == (int, 4)
     assert json.dumps(numbers.to_dict()["out_strides"]) == "[8, 16]"
+    feature, pooled = FeatureBackboneConfig(output_stride=np.int64(16)), BackboneConfig(num_classes=np.int64(7))
+    assert [type(n) for n in (feature.output_stride, pooled.num_classes)] == [int, int]
+    extra = {"a": (1, (2,)), "b": np.float32(0.5), "c": np.arange(2), "d": Path("x/y"), "e": np.bool_(1), "f": range(2)}
+    plain = BackboneConfig(extra_kwargs=extra).extra_kwargs
+    assert plain == {"a": [1, [2]], "b": 0.5, "c": [0, 1], "d": "x/y", "e": True, "f": [0, 1]}
+    assert [type(value) for value in plain.values()] == [list, float, list, str, bool, list]
     nested = OmegaConf.create({"model_name": "resnet18", "extra_kwargs": {"layers": [1, 1]}})
     assert type(BackboneConfig.from_dict(nested).extra_kwargs["layers"]) is list
 
@@ -106,6 +149,21 @@ def test_what_cannot_be_written(tmp_path, ending):
     assert not (tmp_path / "config").exists()
 
 
+@pytest.mark.parametrize("ending", ["json", "yaml"])
+def test_where_no_file_can_be(tmp_path, ending):
+    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "no" / "file", "No such file or directory")):
+        with pytest.raises(ConfigError, match=f"could not be written: {reason}"):
+            getattr(BackboneConfig(), f"to_{ending}")(path)
+
+
+def test_a_config_with_tensors_is_for_python_alone(tmp_path):
+    state = {"fc.weight": torch.ones(2)}
+    config = BackboneConfig(extra_kwargs={"pretrained_cfg_overlay": {"state_dict": state}})
+    assert config.to_dict()["extra_kwargs"]["pretrained_cfg_overlay"]["state_dict"] is state
+    with pytest.raises(ConfigError, match=r"as JSON: extra_kwargs\['pretrained_cfg_overlay'\]\['state_dict'\]"):
+        config.to_json(tmp_path / "config")
+
+
 def test_files_that_are_not_configs(tmp_path):
     path = tmp_path / "config"
     path.write_text("{1: [")
@@ -117,6 +175,22 @@ def test_files_that_are_not_configs(tmp_path):
             read(path)
         with pytest.raises(ConfigError, match="could not be read"):
             read(tmp_path / "absent")
+    for read in (FeatureBackboneConfig.from_json, FeatureBackboneConfig.from_yaml):
+        with pytest.raises(ConfigError, match="absent' could not be read: there is no such file, from"):
+            read(tmp_path / "absent")
+        with pytest.raises(ConfigError, match="could not be read: Is a directory"):
+            read(tmp_path)
+        with pytest.raises(ConfigError, match="A config file is named by a path, got 5"):
+            read(5)
+        for content, words in (
+            (b"\xff\xfe", r"it is not text in UTF-8 \(byte 0\)"),
+            (b"[" * 100_000, "nested too deep"),
+        ):
+            path.write_bytes(content)
+            with pytest.raises(ConfigError, match=words):
+                read(path)
+    path.write_bytes(b'\xef\xbb\xbf{"in_chans": 4}')  # as Windows' editor begins a file
+    assert FeatureBackboneConfig.from_json(path) == FeatureBackboneConfig.from_yaml(path)
     path.write_text("model_name: 2024-99-99")
     with pytest.raises(ConfigError, match="is not YAML"):
         FeatureBackboneConfig.from_yaml(path)

@@ -1,19 +1,16 @@
 """What timm says of published weights: which fields there are, and which values each can have."""
 
 import difflib
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 from autobackbone.errors import ConfigError
+from autobackbone.values import MAX_COUNT, as_integer, as_path, as_real, as_text, shown
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 # Fields that say where weights are, and how they are to be read.
 _LOCATING = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
-_MAX_SIDE = 2**16
 _MAX_CROP = 2.0  # weights are published with crops that are larger than the image, which are padded
 
 
@@ -49,8 +46,8 @@ def check_published(values: Any, where: str) -> dict[str, Any]:
         expected, read = _FIELDS[name]
         try:
             checked[name] = read(value)
-        except (_InvalidError, OverflowError) as err:
-            msg = f"{where}[{name!r}] must be {expected}, got {_shown(value)}."
+        except _InvalidError as err:
+            msg = f"{where}[{name!r}] must be {expected}, got {shown(value)}."
             raise ConfigError(msg) from err
     return checked
 
@@ -65,82 +62,71 @@ def descriptive_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in _LOCATING}
 
 
-def _shown(value: Any) -> str:
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # noqa: BLE001 - of an object of the user's, or deeper than can be written
-        text = type(value).__name__
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _refuse_unless(valid: bool) -> None:
-    if not valid:
+def _valid(value: Any) -> Any:
+    """Return what was read of a value; `_InvalidError` if nothing was."""
+    if value is None:
         raise _InvalidError
+    return value
 
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        _refuse_unless(isinstance(value, Integral) and not isinstance(value, bool) and low <= value <= high)
-        return int(value)
-
-    return read
+    return lambda value: _valid(as_integer(value, low, high))
 
 
-def _number(low: float, high: float, *, positive: bool = False) -> Callable[[Any], float]:
-    def read(value: Any) -> float:
-        _refuse_unless(isinstance(value, Real) and not isinstance(value, bool))
-        number = float(value)
-        _refuse_unless(math.isfinite(number) and low <= number <= high and (number > 0 or not positive))
-        return number
+def _number(value: Any) -> float:
+    return _valid(as_real(value))  # type: ignore[no-any-return]
 
-    return read
+
+def _positive(value: Any) -> float:
+    number = _number(value)
+    return _valid(number if number > 0 else None)  # type: ignore[no-any-return]
+
+
+def _crop(value: Any) -> float:
+    share = _positive(value)
+    return _valid(share if share <= _MAX_CROP else None)  # type: ignore[no-any-return]
 
 
 def _several(read: Callable[[Any], Any], count: int | None = None) -> Callable[[Any], tuple[Any, ...]]:
     def read_all(value: Any) -> tuple[Any, ...]:
-        _refuse_unless(isinstance(value, Sequence) and not isinstance(value, str | bytes))
-        _refuse_unless(len(value) == count if count is not None else len(value) > 0)
+        is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        if not is_sequence or (len(value) != count if count is not None else not len(value)):
+            raise _InvalidError
         return tuple(map(read, value))
 
     return read_all
 
 
 def _text(value: Any) -> str:
-    _refuse_unless(isinstance(value, str))
-    return str(value)
+    return _valid(as_text(value) if isinstance(value, str) else None)  # type: ignore[no-any-return]
 
 
 def _path(value: Any) -> str:
-    return _text(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    return _valid(as_path(value))  # type: ignore[no-any-return]
 
 
 def _names(value: Any) -> Any:
     """Read one name of a module, or several."""
     if isinstance(value, str):
-        return str(value)
-    return _several(_text)(value) if value else ()
+        return _text(value)
+    return () if isinstance(value, Sequence) and not len(value) else _several(_text)(value)
 
 
 def _flag(value: Any) -> bool:
-    _refuse_unless(isinstance(value, bool))
-    return bool(value)
+    return _valid(value if isinstance(value, bool) else None)  # type: ignore[no-any-return]
 
 
 def _loader(value: Any) -> Any:
-    return value if isinstance(value, str) and value == "hf" else _flag(value)
+    return "hf" if isinstance(value, str) and value == "hf" else _flag(value)
 
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        _refuse_unless(isinstance(value, str) and value in choices)
-        return str(value)
-
-    return read
+    return lambda value: _valid(value if isinstance(value, str) and value in choices else None)
 
 
 def _tensors(value: Any) -> dict[str, Any]:
-    _refuse_unless(isinstance(value, Mapping) and all(isinstance(name, str) for name in value))
-    return dict(value)
+    is_named = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+    return dict(_valid(value if is_named else None))
 
 
 def _anything(value: Any) -> Any:
@@ -152,10 +138,10 @@ def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 _OPTIONAL_TEXT = ("text, or None", _or_none(_text))
-_SIDE = _integer(1, _MAX_SIDE)
+_SIDE = _integer(1, MAX_COUNT)
 _OPTIONAL_SIZE = ("(channels, height, width), or None", _or_none(_several(_SIDE, 3)))
 _OPTIONAL_POOL = ("(height, width), or None", _or_none(_several(_SIDE, 2)))
-_OPTIONAL_CROP = _or_none(_number(0, _MAX_CROP, positive=True))
+_OPTIONAL_CROP = _or_none(_crop)
 _OPTIONAL_TEXTS = ("text, a sequence of texts, or None", _or_none(_names))
 
 _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -173,11 +159,11 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "min_input_size": _OPTIONAL_SIZE,
     "fixed_input_size": ("True or False", _flag),
     "interpolation": (f"one of {', '.join(map(repr, INTERPOLATIONS))}", _one_of(INTERPOLATIONS)),
-    "crop_pct": (f"a share above 0, at most {_MAX_CROP:g}", _number(0, _MAX_CROP, positive=True)),
+    "crop_pct": (f"a share above 0, at most {_MAX_CROP:g}", _crop),
     "test_crop_pct": (f"a share above 0, at most {_MAX_CROP:g}, or None", _OPTIONAL_CROP),
     "crop_mode": (f"one of {', '.join(map(repr, CROP_MODES))}", _one_of(CROP_MODES)),
-    "mean": ("a sequence of finite numbers", _several(_number(-math.inf, math.inf))),
-    "std": ("a sequence of finite numbers above 0", _several(_number(0, math.inf, positive=True))),
+    "mean": ("a sequence of finite numbers", _several(_number)),
+    "std": ("a sequence of finite numbers above 0", _several(_positive)),
     "num_classes": ("an integer of at least 0", _integer(0, 2**31 - 1)),
     "label_offset": ("an integer of at least 0, or None", _or_none(_integer(0, 2**31 - 1))),
     "label_names": ("anything", _anything),  # of the head that was cut off

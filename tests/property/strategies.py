@@ -23,7 +23,10 @@ stride_requests = st.lists(strides, min_size=1, max_size=4, unique=True).map(tup
 rates = st.floats(0, 0.9)
 names = st.text(min_size=1).filter(lambda text: text.strip() == text)
 image_sizes = st.none() | st.tuples(st.integers(1, 2000), st.integers(1, 2000))
-extra_kwargs = st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=3)
+integers = st.integers(-(2**63) + 1, 2**63 - 1)
+extra_kwargs = st.dictionaries(
+    st.text().filter(lambda name: name != "cache_dir"), st.none() | st.booleans() | integers | st.text(), max_size=3
+)
 
 _common = {
     "model_name": names,
@@ -32,7 +35,7 @@ _common = {
     "drop_path_rate": rates,
     "in_chans": st.integers(1, 20),
     "img_size": image_sizes,
-    "weights": st.none() | st.text(min_size=1),
+    "weights": st.none() | st.text(min_size=1).filter(lambda text: "\0" not in text),
     "extra_kwargs": extra_kwargs,
 }
 backbone_configs = st.builds(BackboneConfig, num_classes=st.integers(0, 10**6), **_common)

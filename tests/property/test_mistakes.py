@@ -1,6 +1,8 @@
 """Laws of mistakes: whatever is given, what comes out is what was asked for, or an error of this package."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import pytest
 import strategies as some
@@ -10,10 +12,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.models import PretrainedCfg
 
-from autobackbone import ConfigError, create_backbone, create_feature_backbone
+from autobackbone import BackboneConfig, ConfigError, FeatureBackboneConfig, create_backbone, create_feature_backbone
 from autobackbone.sources.published import check_published, known_fields
 
+KINDS = st.sampled_from([BackboneConfig, FeatureBackboneConfig])
+FIELDS = sorted(BackboneConfig().to_dict().keys() | FeatureBackboneConfig().to_dict().keys())
 PUBLISHED = [field.name for field in dataclasses.fields(PretrainedCfg)]
+
+
+def same(value, other):
+    """Whether two values are equal, and of the same types all through."""
+    if type(value) is not type(other) or value != other:
+        return False
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return all(same(item, other[key]) for key, item in items)
+
+
+@given(KINDS, st.dictionaries(st.sampled_from(FIELDS) | st.text(), some.anything, max_size=3), st.data())
+def test_any_value_in_any_field_survives_or_is_refused(kind, values, data):
+    survives_or_is_refused(kind, values)
+    survives_or_is_refused(kind, {"extra_kwargs": data.draw(st.dictionaries(st.text(), some.anything, max_size=3))})
+
+
+def survives_or_is_refused(kind, values):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config"
+        try:
+            config = kind.from_dict(values)
+            assert same(kind.from_dict(config.to_dict()).to_dict(), config.to_dict())
+            for ending in ("json", "yaml"):
+                getattr(config, f"to_{ending}")(path)
+                assert same(getattr(kind, f"from_{ending}")(path).to_dict(), config.to_dict())
+        except ConfigError as err:
+            assert "\n" not in str(err)
+            assert len(str(err)) < 1000
+        else:
+            assert kind.from_dict(config.to_dict()) == config
 
 
 @given(st.dictionaries(st.sampled_from(PUBLISHED) | st.text(), some.anything, max_size=2) | some.anything)

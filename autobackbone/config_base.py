@@ -1,0 +1,232 @@
+"""What both configs do: keep what is valid of their fields, and go to dicts, JSON and YAML and back."""
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from autobackbone.errors import ConfigError
+from autobackbone.values import (
+    MAX_COUNT,
+    as_integer,
+    as_path,
+    as_python,
+    as_real,
+    as_size,
+    as_text,
+    is_data,
+    plain,
+    shown,
+)
+
+# The one place of a config that may hold tensors; such a config cannot be written to a file.
+_TENSORS = "extra_kwargs['pretrained_cfg_overlay']['state_dict']"
+
+
+class Config:
+    """What both configs can do. Subclasses are frozen dataclasses."""
+
+    def replace(self, /, **changes: Any) -> Self:
+        """Return a copy with some fields changed.
+
+        Raises
+        ------
+        ConfigError
+            If a name is no field, or a value is not valid for its field.
+        """
+        names = [f.name for f in dataclasses.fields(self)]  # type: ignore[arg-type]
+        for name in changes:
+            if name not in names:
+                msg = f"{type(self).__name__} has no field {shown(name)}{_nearest(name, names)}"
+                raise ConfigError(msg)
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values: tuples become lists, nothing else changes."""
+        names = [f.name for f in dataclasses.fields(self)]  # type: ignore[arg-type]
+        values = {name: getattr(self, name) for name in names}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return values | {"extra_kwargs": plain(self.extra_kwargs, "extra_kwargs", opaque=_may_stay)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Make a config from a mapping of field names to values; absent fields keep their defaults.
+
+        Raises
+        ------
+        ConfigError
+            If a key is no field, or a value is not valid for its field.
+        """
+        if not isinstance(values, Mapping):
+            msg = f"{cls.__name__} is made from a mapping of fields, got {type(values).__name__}."
+            raise ConfigError(msg)
+        try:
+            changes = {str(k): v for k, v in values.items()}
+        except Exception as err:  # a mapping of the user's, such as one of OmegaConf with a value that is missing
+            msg = f"The mapping cannot be read: {type(err).__name__}: {' '.join(str(err).split())}."
+            raise ConfigError(msg) from err
+        return cls().replace(**changes)
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the fields to a JSON file.
+
+        Raises
+        ------
+        ConfigError
+            If ``extra_kwargs`` holds something that JSON cannot, or the file cannot be written.
+        """
+        _write(path, json.dumps(self._writable("JSON"), indent=2) + "\n")
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a config from a JSON file.
+
+        Raises
+        ------
+        ConfigError
+            If the file is missing, is not JSON, or does not hold a valid config.
+        """
+        text = _read(path)
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as err:
+            _refuse_file(path, "JSON", err)
+        return cls.from_dict(values)
+
+    def to_yaml(self, path: str | os.PathLike[str]) -> None:
+        """Write the fields to a YAML file.
+
+        Raises
+        ------
+        ConfigError
+            If ``extra_kwargs`` holds something that YAML cannot, or the file cannot be written.
+        """
+        import yaml
+
+        _write(path, yaml.safe_dump(self._writable("YAML"), sort_keys=False, default_flow_style=None))
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a config from a YAML file.
+
+        Raises
+        ------
+        ConfigError
+            If the file is missing, is not YAML, or does not hold a valid config.
+        """
+        import yaml
+
+        text = _read(path)
+        try:
+            values = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as err:
+            _refuse_file(path, "YAML", err)
+        return cls.from_dict({} if values is None else values)
+
+    def _writable(self, kind: str) -> dict[str, Any]:
+        """Return the fields as plain values; ConfigError if `extra_kwargs` holds classes, functions or tensors."""
+        try:
+            plain(self.extra_kwargs, "extra_kwargs", opaque=lambda _where, _value: False)
+        except ConfigError as err:
+            msg = f"The config cannot be written as {kind}: {err}"
+            raise ConfigError(msg) from err
+        return self.to_dict()
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # normalising on creation is the one write there is
+
+    def _validate_common(self) -> None:
+        for name in (f.name for f in dataclasses.fields(self)):  # type: ignore[arg-type]
+            self._set(name, as_python(getattr(self, name)))
+        model_name = as_text(self.model_name) or ""
+        self._keep("model_name", model_name.strip() or None, "a model name such as 'resnet50'")
+        self._check(isinstance(self.pretrained, bool), "pretrained", "True or False")
+        for name in ("drop_rate", "drop_path_rate"):
+            rate = as_real(getattr(self, name))
+            self._keep(name, rate if rate is not None and 0 <= rate < 1 else None, "a rate of at least 0 and below 1")
+        self._keep_count("in_chans")
+        if self.img_size is not None:
+            self._keep("img_size", as_size(self.img_size), "(height, width) in pixels, or one integer for a square")
+        if self.weights is not None:
+            self._keep("weights", as_path(self.weights), "the path of a weights file")
+        kwargs = self.extra_kwargs
+        is_mapping = isinstance(kwargs, Mapping) and all(isinstance(k, str) for k in kwargs)
+        self._check(is_mapping, "extra_kwargs", "a mapping of argument names to values")
+        self._set("extra_kwargs", plain(kwargs, "extra_kwargs", opaque=_may_stay))
+        cache_dir = self.extra_kwargs.get("cache_dir")
+        if cache_dir is not None and as_path(cache_dir) is None:
+            msg = f"extra_kwargs['cache_dir'] must be the path of a folder, or None, got {shown(cache_dir)}."
+            raise ConfigError(msg)
+
+    def _check(self, valid: bool, name: str, expected: str) -> None:
+        if not valid:
+            msg = f"{type(self).__name__}.{name} must be {expected}, got {shown(getattr(self, name))}."
+            raise ConfigError(msg)
+
+    def _keep(self, name: str, value: Any, expected: str) -> None:
+        """Set a field to what was read of it; ConfigError if that is ``None``."""
+        self._check(value is not None, name, expected)
+        self._set(name, value)
+
+    def _keep_count(self, name: str, also: str = "") -> None:
+        count = as_integer(getattr(self, name), 1)
+        self._keep(name, count, f"a positive integer{also}")
+        self._check(count is not None and count <= MAX_COUNT, name, f"at most {MAX_COUNT}{also}")
+
+    # The fields that both configs have, for the methods above.
+    model_name: str
+    pretrained: bool
+    drop_rate: float
+    drop_path_rate: float
+    in_chans: int
+    img_size: tuple[int, int] | None
+    weights: str | None
+    extra_kwargs: dict[str, Any]
+
+
+def _may_stay(where: str, value: Any) -> bool:
+    return where == _TENSORS or not is_data(value)
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else f"; its fields are {', '.join(names)}."
+
+
+def _path(path: Any) -> Path:
+    text = as_path(path)
+    if text is None:
+        msg = f"A config file is named by a path, got {shown(path)}."
+        raise ConfigError(msg)
+    return Path(text)
+
+
+def _read(path: Any) -> str:
+    try:
+        return _path(path).read_text(encoding="utf-8-sig")  # editors may begin a file with a mark
+    except FileNotFoundError as err:
+        msg = f"The config file {os.fspath(path)!r} could not be read: there is no such file, from {str(Path.cwd())!r}."
+        raise ConfigError(msg) from err
+    except UnicodeDecodeError as err:
+        msg = f"The config file {os.fspath(path)!r} could not be read: it is not text in UTF-8 (byte {err.start})."
+        raise ConfigError(msg) from err
+    except OSError as err:
+        msg = f"The config file {os.fspath(path)!r} could not be read: {err.strerror}."
+        raise ConfigError(msg) from err
+
+
+def _write(path: Any, text: str) -> None:
+    try:
+        _path(path).write_text(text, encoding="utf-8")
+    except OSError as err:
+        msg = f"The config file {os.fspath(path)!r} could not be written: {err.strerror}."
+        raise ConfigError(msg) from err
+
+
+def _refuse_file(path: Any, kind: str, err: Exception) -> NoReturn:
+    reason = "it is nested too deep" if isinstance(err, RecursionError) else " ".join(str(err).split())
+    msg = f"{os.fspath(path)!r} is not {kind}: {reason}."
+    raise ConfigError(msg) from err

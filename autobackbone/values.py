@@ -1,0 +1,197 @@
+"""Values of the user's: read as plain Python, kept to what JSON and YAML can hold, and shown in messages."""
+
+import math
+import os
+import reprlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import is_dataclass
+from datetime import date, time, timedelta
+from itertools import islice
+from numbers import Integral, Number, Real
+from typing import Any
+
+from autobackbone.errors import ConfigError
+
+MAX_COUNT = 2**16  # of pixels along a side, and of channels
+_MAX_INTEGER = 2**63 - 1
+_MAX_VALUES = 100_000
+_MAX_DEPTH = 20
+_MAX_ITEMS = 10_000  # of a field: an endless iterator ends here
+_MAX_SHOWN = 240  # characters
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 120
+_REPR.maxtuple = _REPR.maxlist = _REPR.maxdict = 8
+_REPR.maxlevel = 3
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: on one line, and short."""
+    try:
+        text = " ".join(_REPR.repr(value).split())
+    except Exception:  # noqa: BLE001 - of a class of the user's, or longer than Python writes a number
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
+
+
+def as_python(value: Any) -> Any:
+    """Return Python's own values for a scalar of NumPy or an array, and anything else as it is."""
+    numpy = sys.modules.get("numpy")  # who has such a value has imported it
+    if numpy is None or not isinstance(value, numpy.generic | numpy.ndarray) or value.size > _MAX_VALUES:
+        return value
+    return value.tolist()
+
+
+def as_integer(value: Any, low: float = -_MAX_INTEGER, high: float = _MAX_INTEGER) -> int | None:
+    """Return an integer between two bounds, both included; ``None`` if `value` is none."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        return None
+    number = int(value)
+    return number if low <= number <= high else None
+
+
+def as_real(value: Any) -> float | None:
+    """Return a finite number; ``None`` if `value` is none."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def as_integers(value: Any) -> tuple[int, ...] | None:
+    """Return a non-empty sequence of integers as a tuple; ``None`` if `value` is none."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray | Mapping | AbstractSet):
+        return None
+    try:
+        items = tuple(islice(value, _MAX_ITEMS + 1))
+    except Exception:  # noqa: BLE001 - of an iterator of the user's; arrays without dimensions
+        return None
+    integers = tuple(number for item in items if (number := as_integer(item)) is not None)
+    return integers if 0 < len(integers) == len(items) <= _MAX_ITEMS else None
+
+
+def as_size(value: Any) -> tuple[int, int] | None:
+    """Return ``(height, width)`` of a pair of positive integers, or of one for a square; ``None`` if it is neither."""
+    pair = as_integers((value, value) if as_integer(value) is not None else value)
+    return (
+        (pair[0], pair[1]) if pair is not None and len(pair) == 2 and 0 < min(pair) <= max(pair) <= MAX_COUNT else None
+    )
+
+
+def as_text(value: Any) -> str | None:
+    """Return text that can be written as UTF-8, a path as text; ``None`` if `value` is neither."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        return None
+    text = str.__str__(value)  # of a subclass, too, such as NumPy's or an enumeration of texts
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return None
+    return text
+
+
+def as_path(value: Any) -> str | None:
+    """Return a path that a system can be asked for; ``None`` if `value` is none."""
+    text = as_text(value)
+    return None if text is None or not text or "\0" in text else text
+
+
+def plain(value: Any, where: str, *, opaque: Callable[[str, Any], bool]) -> Any:
+    """Return a copy of a value that JSON and YAML give back as it is.
+
+    Scalars and arrays of NumPy become Python's, tuples and other sequences lists, paths text.
+
+    Parameters
+    ----------
+    value
+        What to copy.
+    where
+        What to call it in messages.
+    opaque
+        Whether to keep what is in a place, and is no data of a kind that JSON lacks, as it is: classes, functions ...
+
+    Raises
+    ------
+    ConfigError
+        If something in it is data that JSON lacks, or is no data and not `opaque`; if it is nested too deep, or too
+        large. The message names the place.
+    """
+    return _Copier(opaque).copy(value, where, 0)
+
+
+# Scalars that JSON has -> how they are read, and what that gives.
+_SCALARS: tuple[tuple[Any, Callable[[Any], Any], str], ...] = (
+    (str | os.PathLike, as_text, "text in Unicode"),
+    (Integral, as_integer, "an integer of at most 64 bits"),
+    (Real, as_real, "a finite number"),
+)
+
+
+class _Copier:
+    def __init__(self, opaque: Callable[[str, Any], bool]) -> None:
+        self.opaque = opaque
+        self.left = _MAX_VALUES
+
+    def copy(self, value: Any, where: str, depth: int) -> Any:
+        self._count(where, depth)
+        value = as_python(value)
+        if value is None or isinstance(value, bool):
+            return value
+        for kind, read, expected in _SCALARS:
+            if isinstance(value, kind):
+                return _checked(read(value), value, where, expected)
+        if self.opaque(where, value):
+            return value
+        if isinstance(value, Mapping):
+            items = self._items(value, where)
+            return {_key(key, where): self.copy(item, f"{where}[{key!r}]", depth + 1) for key, item in items}
+        if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+            return [self.copy(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(self._items(value, where))]
+        return _checked(None, value, where, "plain: text, a number, True, False, None, a list or a mapping")
+
+    def _count(self, where: str, depth: int) -> None:
+        self.left -= 1
+        if self.left < 0 or depth > _MAX_DEPTH:
+            what = f"more than {_MAX_VALUES} values" if self.left < 0 else f"more than {_MAX_DEPTH} levels, or itself"
+            msg = f"{where.partition('[')[0]} holds {what}; give plain values that can be written by hand."
+            raise ConfigError(msg)
+
+    def _items(self, value: Any, where: str) -> list[Any]:
+        try:
+            return list(islice(value.items() if isinstance(value, Mapping) else value, self.left + 1))
+        except Exception as err:  # a mapping of the user's, such as one of OmegaConf with a value that is missing
+            msg = f"{where} cannot be read: {type(err).__name__}: {' '.join(str(err).split())}."
+            raise ConfigError(msg) from err
+
+
+def _key(key: Any, where: str) -> str:
+    text = as_text(key) if isinstance(key, str) else None
+    if text is None:
+        msg = f"{where} has the key {shown(key)}; keys must be text in Unicode, as JSON has no others."
+        raise ConfigError(msg)
+    return text
+
+
+def _checked(copied: Any, value: Any, where: str, expected: str) -> Any:
+    if copied is None:
+        msg = f"{where} must be {expected}, got {shown(value)}."
+        raise ConfigError(msg)
+    return copied
+
+
+def is_data(value: Any) -> bool:
+    """Whether a value is data, plain or of a kind that JSON lacks, rather than a class, a function or the like."""
+    kinds = (Mapping, Sequence, AbstractSet, Iterator, Number, date, time, timedelta)
+    if isinstance(value, kinds) or (is_dataclass(value) and not isinstance(value, type)):
+        return True
+    arrays = (("numpy", "ndarray"), ("numpy", "generic"), ("torch", "Tensor"))
+    return any(
+        library in sys.modules and isinstance(value, getattr(sys.modules[library], kind)) for library, kind in arrays
+    )
