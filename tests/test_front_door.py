@@ -51,6 +51,8 @@ def test_modules_import_downward_only():
 
     order = [
         "errors",
+        "values",
+        "config_base",
         "config",
         "names",
         "levels",
