@@ -63,6 +63,7 @@ def test_modules_import_downward_only():
         "weights",
         "fast_init",
         "sources",
+        "sources.unused",
         "sources.dinov3_names",
         "sources.dinov3",
         "sources.timm_facts",

@@ -27,6 +27,7 @@ from autobackbone.levels import NativeLevel
 from autobackbone.names import DINOV3, DINOV3_REPOS, ModelRef
 from autobackbone.sources import NativeModel
 from autobackbone.sources.dinov3_names import StateDict, to_transformers
+from autobackbone.sources.unused import make_buffers
 from autobackbone.weights import Rules, WeightsReport, with_new_head
 
 # Short name -> width, heads, width inside the MLP, blocks, whether the MLP is gated, and timm's name.
@@ -311,7 +312,7 @@ class _ViT(_Network):
     def __init__(self, model: Any, *, norm: bool = True) -> None:
         super().__init__()
         self.embeddings = model.embeddings
-        self.embeddings.mask_token.requires_grad = False  # masks patches in pretraining only
+        make_buffers(self.embeddings, ["mask_token"])  # masks patches in pretraining only
         self.rope_embeddings = model.rope_embeddings
         self.model = model.model
         self.norm = model.norm if norm else nn.Identity()
@@ -324,7 +325,7 @@ class _ViT(_Network):
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the tokens, as timm's models do."""
-        return {f"embeddings.{name}" for name in ("cls_token", "mask_token", "register_tokens")}
+        return {f"embeddings.{name}" for name in ("cls_token", "register_tokens")}
 
     def tokens(self, x: Tensor, indices: Sequence[int], *, norm: bool = True) -> list[Tensor]:
         """Return the tokens after some blocks: ``(B, 1 + registers + patches, C)``."""

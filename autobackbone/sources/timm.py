@@ -34,6 +34,7 @@ from autobackbone.sources.timm_arguments import check_taken, told, unexpected
 from autobackbone.sources.timm_config import arguments_of, overlay_of, portable_arguments, resolve, with_saved
 from autobackbone.sources.timm_facts import TimmFacts, encode
 from autobackbone.sources.timm_measure import FAILURES, Levels, measure, meta_device, unused_parameters
+from autobackbone.sources.unused import make_buffers
 from autobackbone.weights import COUNTER, Rules, WeightsReport, with_new_head
 
 
@@ -99,7 +100,7 @@ class TimmSource:
         built = self._built_size(deepest)
         module, report = self._loaded(built, partial(self._cut, indices=indices))
         if self.facts.branches:
-            self._freeze_unused(module, deepest, built)
+            self._set_unused_aside(module, deepest, built)
         return self._native(module, self._input_spec(module.model, deepest, built), built, report)
 
     def build_pooled(self) -> NativeModel:
@@ -293,14 +294,13 @@ class TimmSource:
         patch = None if self.facts.output_fmt == "NCHW" else self.levels[-1].stride
         return Levels(model, indices, norm=self._norm, patch=patch)
 
-    def _freeze_unused(self, module: Levels, deepest: NativeLevel, built: tuple[int, int] | None) -> None:
-        """Freeze what no requested level gives a gradient, found on a twin without storage."""
+    def _set_unused_aside(self, module: Levels, deepest: NativeLevel, built: tuple[int, int] | None) -> None:
+        """Make what no requested level gives a gradient no parameter, found on a twin without storage."""
         with meta_device():
             twin = self._cut(self._create(built), tuple(module.indices))
             images = torch.empty(2, self.config.in_chans, *(built or _rounded(self._size, deepest)))
             unused = unused_parameters(twin.train(), images)
-        for name in unused:
-            module.get_parameter(name).requires_grad = False
+        make_buffers(module, unused)
 
     def _input_spec(self, model: Any, deepest: NativeLevel, built: tuple[int, int] | None) -> InputSpec:
         cfg = model.pretrained_cfg
