@@ -1,9 +1,10 @@
-"""FPN over any backbone, and what torchvision's detectors need to know of it."""
+"""FPN over any backbone, in the form that torchvision's detectors take."""
 
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
-from torchvision.ops.poolers import initLevelMapper
 
 from autobackbone.backbone import FeatureBackbone
+from autobackbone.detection import anchor_generator, roi_align
 from autobackbone.errors import ConfigError
-from autobackbone.levels import ceil_div
+from autobackbone.input_spec import InputSpec
+from autobackbone.levels import FeatureLevel, ceil_div
+from autobackbone.weights import Rules
 
 
 class FeaturePyramid(nn.Module):
@@ -46,6 +48,8 @@ class FeaturePyramid(nn.Module):
         Pixels per cell, by name.
     out_channels : int
         Channels of every map.
+    levels : tuple of FeatureLevel
+        Name, channels, stride and exactness of every map, and the native level that it is made of.
 
     Raises
     ------
@@ -105,6 +109,19 @@ class FeaturePyramid(nn.Module):
         added = self._added_strides([level.stride for level in levels])
         self.strides = (*(level.stride for level in levels), *added)
         self.names = (*self._own, *map(_name, added))
+        self.levels = self._describe(levels, bare=out_channels is None)
+        path = next(name for name, module in backbone.named_modules() if hasattr(module, "checkpoint_rules"))
+        self.checkpoint_rules = Rules(converters=(partial(_from_torchvision, f"backbone.{path}."),))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each map, by name."""
+        return (self.out_channels,) * len(self.names)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What the backbone takes as input."""
+        return self.backbone.input_spec
 
     def forward(self, x: Tensor) -> "OrderedDict[str, Tensor]":
         """Compute the pyramid.
@@ -123,8 +140,22 @@ class FeaturePyramid(nn.Module):
         found = self.fpn(OrderedDict((name, maps[i]) for name, i in zip(self._own, self._order, strict=True)))
         return OrderedDict(zip(self.names, found.values(), strict=True))
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the backbone's activations in the backward pass instead of keeping them.
+
+        Raises
+        ------
+        UnsupportedError
+            If the architecture cannot.
+        """
+        self.backbone.set_grad_checkpointing(enable)
+
     def anchor_generator(
-        self, scales: Sequence[float] = (8,), aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0)
+        self,
+        scales: str | Sequence[float] | None = None,
+        aspect_ratios: Sequence[float] | Sequence[Sequence[float]] | None = None,
+        *,
+        sizes: Sequence[Sequence[float]] | None = None,
     ) -> AnchorGenerator:
         """Return torchvision's anchor generator for the strides of this pyramid.
 
@@ -134,51 +165,67 @@ class FeaturePyramid(nn.Module):
         Parameters
         ----------
         scales
-            Sides of the square anchors in strides: ``(8,)`` is Faster R-CNN's, ``(4, 4 * 2 ** (1 / 3), 4 * 2 ** (2 /
-            3))`` RetinaNet's, and ``(1,)``, with ``aspect_ratios=(1.0,)``, FCOS's.
+            Sides of the square anchors in strides: one sequence for all levels, ``(8,)`` if neither this nor `sizes` is
+            given. Or the detector whose published anchors they are, its aspect ratios included: ``"faster_rcnn"``,
+            ``"retinanet"`` (three octaves of 4 strides, truncated to whole pixels) or ``"fcos"``. At the strides that
+            these are published with, they are torchvision's own.
         aspect_ratios
-            Height by width.
+            Height by width: one sequence for all levels, or one for each; ``(0.5, 1.0, 2.0)`` unless `scales` names a
+            detector.
+        sizes
+            Instead of `scales`, sides in pixels, a sequence for each level, as torchvision takes them:
+            ``((32,), (64,), (128,), (256,), (512,))``.
 
         Raises
         ------
         ConfigError
-            If these are no sequences of numbers above 0.
+            If these are no sequences of numbers above 0, are not as many as the levels, or make more anchors at one
+            level than at another.
         """
-        for name, values in (("scales", scales), ("aspect_ratios", aspect_ratios)):
-            given: Any = values
-            if not isinstance(given, Sequence) or isinstance(given, str) or not given or not all(v > 0 for v in given):
-                msg = f"{name} must be a sequence of numbers above 0, such as (8,), got {values!r}."
-                raise ConfigError(msg)
-        sizes = tuple(tuple(scale * stride for scale in scales) for stride in self.strides)
-        return _Anchors(sizes, (tuple(aspect_ratios),) * len(sizes), self.strides)
+        return anchor_generator(self.strides, scales, aspect_ratios, sizes)
 
-    def roi_align(self, output_size: int | tuple[int, int], sampling_ratio: int = 2) -> MultiScaleRoIAlign:
+    def roi_align(
+        self,
+        output_size: int | tuple[int, int],
+        sampling_ratio: int = 2,
+        *,
+        canonical_scale: float = 224,
+        canonical_level: int = 4,
+    ) -> MultiScaleRoIAlign:
         """Return torchvision's RoI pooling over the backbone's own levels.
 
         Parameters
         ----------
         output_size
-            Cells of each region: 7 for boxes, 14 for masks.
+            Cells of each region: 7 for boxes, 14 for masks and keypoints.
         sampling_ratio
-            Points sampled in each cell and direction.
+            Points sampled in each cell and direction; 0 for as many as fit.
+        canonical_scale, canonical_level
+            A region of ``canonical_scale`` pixels square is pooled from the level with stride ``2**canonical_level``,
+            one of twice the side from the next; regions that are larger or smaller than there are levels for, from the
+            last or first.
 
         Raises
         ------
         ConfigError
-            If the strides are not powers of two, each twice the one before, by which regions are given to levels.
+            If an argument is none of these, or the strides are not powers of two, each twice the one before, by which
+            regions are given to levels.
         """
-        strides = self.strides[: len(self._own)]
-        if strides[0].bit_count() != 1 or any(b != 2 * a for a, b in pairwise(strides)):
-            msg = (
-                f"RoI pooling gives regions to levels by powers of two, and the strides are {strides}; ask the "
-                "backbone for strides such as (4, 8, 16, 32)."
-            )
-            raise ConfigError(msg)
-        pooling = MultiScaleRoIAlign(list(self._own), output_size, sampling_ratio)
-        pooling.scales = [1 / stride for stride in strides]
-        first, last = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
-        pooling.map_levels = initLevelMapper(first, last, pooling.canonical_scale, pooling.canonical_level)
-        return pooling
+        count = len(self._own)
+        return roi_align(self._own, self.strides[:count], output_size, sampling_ratio, canonical_scale, canonical_level)
+
+    def _describe(self, levels: list[FeatureLevel], *, bare: bool) -> tuple[FeatureLevel, ...]:
+        """Return the levels of the pyramid, made of the backbone's, which are sorted."""
+        described = []
+        for i, (name, stride) in enumerate(zip(self.names, self.strides, strict=True)):
+            origin = levels[min(i, len(levels) - 1)]
+            is_extra = i >= len(levels)
+            module = "fpn.extra_blocks" if is_extra else f"fpn.layer_blocks.{i}"
+            made_by = "fpn"
+            if bare and not is_extra:
+                module, made_by = origin.module, origin.made_by
+            described.append(FeatureLevel(name, origin.index, self.out_channels, stride, module, origin.exact, made_by))
+        return tuple(described)
 
     def _added_strides(self, strides: list[int]) -> list[int]:
         """Return the strides of the extra levels, from the shapes that they have."""
@@ -214,22 +261,6 @@ class _NoFPN(nn.Module):
         return OrderedDict(zip(names, results, strict=True))
 
 
-class _Anchors(AnchorGenerator):  # type: ignore[misc]
-    """Anchors at known strides."""
-
-    def __init__(self, sizes: Any, aspect_ratios: Any, strides: tuple[int, ...]) -> None:
-        super().__init__(sizes, aspect_ratios)
-        self._strides = strides
-
-    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Return the anchors of each image, ``(N, 4)``, as x1, y1, x2, y2 in pixels."""
-        like = feature_maps[0]
-        self.set_cell_anchors(like.dtype, like.device)
-        steps = [[torch.tensor(stride, device=like.device)] * 2 for stride in self._strides]
-        anchors = torch.cat(self.grid_anchors([list(y.shape[-2:]) for y in feature_maps], steps))
-        return [anchors for _ in image_list.image_sizes]
-
-
 def _name(stride: int) -> str:
     return f"p{int(math.log2(stride))}" if stride.bit_count() == 1 else f"s{stride}"
 
@@ -243,3 +274,12 @@ def _extra_block(extra_blocks: str | ExtraFPNBlock | None, channels: int) -> Ext
         return LastLevelP6P7(channels, channels)
     msg = f"extra_blocks must be 'pool', 'p6p7', a torchvision ExtraFPNBlock, or None, got {extra_blocks!r}."
     raise ConfigError(msg)
+
+
+def _from_torchvision(network: str, state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor] | None:  # noqa: ARG001
+    """Rename the state dict of a torchvision FPN backbone: its body's names are the network's in ours."""
+    if not any(key.startswith("body.") for key in state) or not any(key.startswith("fpn.") for key in state):
+        return None
+    renamed = {re.sub(r"^body\.", network, key): value for key, value in state.items()}
+    # Before torchvision 0.13, convolutions were not wrapped; the published files are from then.
+    return {re.sub(r"^(fpn\.\w+_blocks\.\d+)\.(\w+)$", r"\1.0.\2", key): value for key, value in renamed.items()}

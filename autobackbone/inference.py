@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError, InputSizeError, UnsupportedError, WeightsError
+from autobackbone.fpn import FeaturePyramid
 from autobackbone.hub import first_line
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import round_up
@@ -23,6 +24,7 @@ from autobackbone.wrappers import unwrap
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2}  # of the largest value; another order of operations
 _ANSI = re.compile(r"\x1b\[\d+m")
+_WITH_LEVELS = (FeatureBackbone, FeaturePyramid)
 _LARGEST = 2**31  # bytes of a protobuf file; larger weights go to a file beside it
 
 
@@ -41,7 +43,7 @@ def export_onnx(
     Parameters
     ----------
     backbone
-        Of either kind; it is exported in evaluation mode, and left in the mode that it was in.
+        Of either kind, or a `FeaturePyramid`; it is exported in evaluation mode, and left in the mode that it was in.
     path
         The file to write, ending in ``.onnx``; one that is there is replaced if all goes well. Weights of more than
         2 GB are put beside it, in a file of the same name with ``.data`` after it.
@@ -70,7 +72,7 @@ def export_onnx(
         raise ConfigError(msg)
     file = _checked_path(path)
     _check_exportable(backbone)
-    whole = 1 if isinstance(backbone, FeatureBackbone) else spec.divisor  # pooled backbones do not pad
+    whole = 1 if isinstance(backbone, _WITH_LEVELS) else spec.divisor  # pooled backbones do not pad
     size = _checked_size(input_size, spec, whole)
     if spec.fixed_size and dynamic_size:
         msg = f"dynamic_size=True: the backbone takes {spec.size[0]}x{spec.size[1]} images only; leave it out."
@@ -138,7 +140,7 @@ def _other_shapes(size: tuple[int, int], whole: int) -> list[tuple[int, int, int
 
 
 def _output_names(backbone: nn.Module) -> list[str]:
-    if isinstance(backbone, FeatureBackbone):
+    if isinstance(backbone, _WITH_LEVELS):
         return [level.name for level in backbone.levels]
     return ["logits" if getattr(backbone, "num_classes", 0) else "features"]
 
@@ -182,7 +184,13 @@ def _compare(backbone: nn.Module, batches: list[Tensor], file: Path, names: list
     for images, outputs in zip(batches, found, strict=True):
         with torch.no_grad():
             expected = backbone(images)
-        maps = [expected] if isinstance(expected, Tensor) else expected
+        maps = (
+            expected.values()
+            if isinstance(expected, dict)
+            else [expected]
+            if isinstance(expected, Tensor)
+            else expected
+        )
         for name, output, y in zip(names, outputs, maps, strict=True):
             error = _error(torch.from_numpy(output), y.cpu())
             if not error < _TOLERANCES[images.dtype]:
@@ -202,4 +210,5 @@ def _error(given: Tensor, expected: Tensor) -> float:
 
 
 def _called(backbone: nn.Module) -> str:
-    return repr(backbone.config.model_name) if isinstance(backbone, FeatureBackbone) else type(backbone).__name__
+    inner = backbone.backbone if isinstance(backbone, FeaturePyramid) else backbone
+    return repr(inner.config.model_name) if isinstance(inner, FeatureBackbone) else type(inner).__name__

@@ -62,7 +62,7 @@ class FeatureLevel:
         Whether its cells are those of the architecture's own grid, or halves and doubles of them; ``False`` if the map
         is resampled to the contract's size.
     made_by
-        ``"native"``, or the pyramid that makes it of the native level: ``"resample"`` or ``"simple"``.
+        ``"native"``, or the pyramid that makes it of the native level: ``"resample"``, ``"simple"`` or ``"fpn"``.
     """
 
     name: str

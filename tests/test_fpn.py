@@ -84,7 +84,9 @@ def test_it_is_where_and_what_the_backbone_is():
     assert all(p.is_meta for p in FeaturePyramid(meta, 8, "p6p7").parameters())
 
 
-@pytest.mark.parametrize("arguments", [(8,), ((8,), 2.0), ((), (1.0,)), ((-1,),)])
+@pytest.mark.parametrize(
+    "arguments", [(8,), ((8,), 2.0), ((), (1.0,)), ((-1,),), (("8",),), (((32,), (64,)),), ((True,),), ((10**400,),)]
+)
 def test_bad_anchors(arguments):
     with pytest.raises(ConfigError, match="must be a sequence of numbers above 0"):
         FeaturePyramid(make(), 8).anchor_generator(*arguments)

@@ -82,6 +82,7 @@ def test_modules_import_downward_only():
         "backbone",
         "wrappers",
         "create",
+        "detection",
         "fpn",
         "freezing",
         "training",
