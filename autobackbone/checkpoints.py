@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from autobackbone.errors import WeightsCorruptedError, WeightsError, WeightsNotFoundError
 from autobackbone.hub import fetch, fetch_url, first_line
-from autobackbone.names import split_repo
+from autobackbone.names import REPO_RULES, is_address, repo_of, split_repo
 
 # What weights are called in folders and repositories, in the order of preference; shards are named in an index.
 WEIGHT_FILES = (
@@ -66,12 +66,13 @@ def find_files(source: str, *, cache_dir: str | Path | None = None) -> list[Path
     if source == "":
         msg = "weights='' names nothing; give a path, 'hf-hub:owner/repo', or an https:// address."
         raise WeightsNotFoundError(msg)
-    if source.startswith(("https://", "http://")):
+    if is_address(source):
         return [fetch_url(source)]
-    if source.startswith("hf-hub:"):
-        found = split_repo(source.removeprefix("hf-hub:"))
+    repo = repo_of(source)
+    if repo is not None:
+        found = split_repo(repo)
         if found is None:
-            msg = f"weights={source!r} is no Hub repository; write 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'."
+            msg = f"weights={source!r} is no Hub repository; {REPO_RULES}"
             raise WeightsNotFoundError(msg)
         return fetch_weights(found[0], revision=found[1], cache_dir=cache_dir)
     path = Path(source)
@@ -131,7 +132,7 @@ def read_checkpoint(files: Sequence[Path], source: str) -> Mapping[str, Any]:
         try:
             found = _read(path, source)
         except WeightsCorruptedError:
-            if source.startswith(("https://", "http://")):
+            if is_address(source):
                 path.unlink(missing_ok=True)  # or it would be found in the cache for ever
             raise
         if not isinstance(found, Mapping):

@@ -123,14 +123,14 @@ def fetch_url(url: str) -> Path:
     """
     try:
         parsed = urlparse(url)
-        valid = bool(parsed.hostname) and (parsed.port is None or parsed.port > 0)
+        valid = bool(parsed.hostname) and (parsed.port is None or parsed.port > 0) and url.isprintable()
     except ValueError:
         valid = False
     if not valid:
         msg = f"weights={url!r} is no address; write 'https://host/path'."
         raise WeightsNotFoundError(msg)
     digest = hashlib.sha256(url.encode()).hexdigest()[:16]  # files of different addresses may share a name
-    name = f"{digest}-{Path(parsed.path).name or 'weights'}"
+    name = f"{digest}-{Path(parsed.path).name[-100:] or 'weights'}"  # longer ones a file system may refuse
     path = Path(torch.hub.get_dir(), "checkpoints", name)
     if not path.is_file():
         with explained(f"Fetching {url!r}"):

@@ -1,12 +1,12 @@
 """Names: text becomes a typed reference once, at the edge."""
 
-import difflib
-import functools
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from autobackbone.errors import UnknownBackboneError
+from autobackbone.likeness import likeness, most_like, nearest_tags
+from autobackbone.values import as_path, shown
 
 DINOV3 = {
     "dinov3_vits16": "facebook/dinov3-vits16-pretrain-lvd1689m",
@@ -33,10 +33,17 @@ _ALIASES = {
     "mobilenetv3small": "mobilenetv3_small_100",
     "dla46": "dla46_c",
 }
-# How sizes are written for short -> how timm's names have them.
-_SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 _SOURCES = {"hf-hub": "hf-hub", "hf_hub": "hf-hub", "local-dir": "local-dir"}
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_REVISION = re.compile(r"[\w#%+=,!(){}][\w#%+=,!(){}.-]*(/[\w#%+=,!(){}][\w#%+=,!(){}.-]*)*")
+REPO_RULES = (
+    "write 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'; a name has letters, digits, '-', '_' and '.', has no "
+    "'--' or '..', and does not end in '.git'."
+)
+_MAX_REVISION = 200  # characters; it becomes a file's name
+_PATH = re.compile(r"[A-Za-z]:[\\/]|[\\/~.]|[^/]*\\")  # what only paths begin with
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_CLOSE = 0.95  # from it on, what looks like a repository is taken for the name of an architecture
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,15 @@ def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
     UnknownBackboneError
         If the name fits nothing, or fits several; the message lists spellings that would work.
     """
+    if as_path(text) is None:
+        msg = f"There is no backbone {shown(text)}; a name is text such as 'resnet50'."
+        raise UnknownBackboneError(msg)
+    if _ADDRESS.match(text):
+        msg = (
+            f"{text!r} is an address, and no model name; weights= takes https:// addresses of files, and a repository "
+            "of the Hugging Face Hub is named 'hf-hub:owner/repo'."
+        )
+        raise UnknownBackboneError(msg)
     prefix, colon, rest = text.partition(":")
     if colon and len(prefix) > 1:
         return _parse_prefixed(text, prefix.lower(), rest)
@@ -96,11 +112,7 @@ def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
     if repo in DINOV3_REPOS and bool(at) == bool(revision):
         return ModelRef("dinov3", DINOV3_REPOS[repo], repo, revision or None)
     if "/" in text or "\\" in text:
-        msg = (
-            f"{text!r} looks like a repository or a path; write 'hf-hub:{text}' for the Hugging Face Hub or "
-            f"'local-dir:{text}' for a folder."
-        )
-        raise UnknownBackboneError(msg)
+        raise UnknownBackboneError(_about_slashes(text, known))
     short = text.lower().replace("-", "_")
     if short in DINOV3:
         return ModelRef("dinov3", short)
@@ -115,11 +127,50 @@ def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
 
 
 def split_repo(text: str) -> tuple[str, str | None] | None:
-    """Split ``owner/repo[@revision]``; ``None`` if it is not that."""
+    """Split ``owner/repo[@revision]``; ``None`` if it is not that, by the rules of the Hugging Face Hub."""
     repo, at, revision = text.partition("@")
-    if not _REPO.fullmatch(repo) or ".." in repo or (at and not revision):
+    if not _REPO.fullmatch(repo) or (at and not _is_revision(revision)):
+        return None
+    from huggingface_hub.utils import HFValidationError, validate_repo_id  # for those who name repositories
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
         return None
     return repo, revision or None
+
+
+def is_address(text: str) -> bool:
+    """Whether text is an address of the web."""
+    return text.lower().startswith(("https://", "http://"))
+
+
+def repo_of(text: str) -> str | None:
+    """Return what stands after ``hf-hub:``; ``None`` if that is not what text begins with."""
+    prefix, colon, rest = text.partition(":")
+    return rest if colon and _SOURCES.get(prefix.lower()) == "hf-hub" else None
+
+
+def _is_revision(text: str) -> bool:
+    """Whether text can be a branch, a tag or a commit of git, and a path below a cache."""
+    return len(text) <= _MAX_REVISION and ".." not in text and _REVISION.fullmatch(text) is not None
+
+
+def _about_slashes(text: str, known: Mapping[str, Collection[str]]) -> str:
+    """Say what a text with slashes may mean: a path, an architecture of a paper (ViT-B/16), or a repository."""
+    if _PATH.match(text):
+        return f"{text!r} looks like a path; write {f'local-dir:{text}'!r} for a folder with a timm config."
+    written = f"write {f'hf-hub:{text}'!r} for the Hugging Face Hub or {f'local-dir:{text}'!r} for a folder."
+    whole = nearest(text.replace("/", "_"), known)
+    if whole and likeness(text, whole[0]) >= _CLOSE:
+        return f"There is no backbone {text!r}; did you mean {_listed(whole)}? For a repository or a path, {written}"
+    last = [name for name in nearest(text, known) if likeness(text.rpartition("/")[2], name) >= _CLOSE]
+    meant = f" If timm's own is meant: {_listed(last)}." if last else ""
+    return f"{text!r} looks like a repository or a path; {written}{meant}"
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _parse_prefixed(text: str, prefix: str, rest: str) -> ModelRef:
@@ -134,7 +185,7 @@ def _parse_prefixed(text: str, prefix: str, rest: str) -> ModelRef:
         return ModelRef(source, rest)
     found = split_repo(rest)
     if found is None:
-        msg = f"{text!r} is no Hub repository; write 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'."
+        msg = f"{text!r} is no Hub repository; {REPO_RULES}"
         raise UnknownBackboneError(msg)
     if found[0] in DINOV3_REPOS:  # a config of transformers, not of timm
         return ModelRef("dinov3", DINOV3_REPOS[found[0]], found[0], found[1])
@@ -147,7 +198,10 @@ def _parse_timm(name: str, text: str, known: Mapping[str, Collection[str]]) -> M
     if not tag:
         return ModelRef("timm", architecture)
     if tag not in known[architecture]:
-        tags = [f"'{architecture}.{near}'" for near in _nearest_tags(tag, known[architecture])]
+        alike = [other for other in known[architecture] if other.lower() == tag.lower()]
+        if len(alike) == 1:
+            return ModelRef("timm", architecture, alike[0])
+        tags = [f"'{architecture}.{near}'" for near in nearest_tags(tag, known[architecture])]
         have = f"it has {', '.join(tags)}" if tags else "it has no published weights"
         msg = f"{text!r}: {architecture!r} has no weights tagged {tag!r}; {have}."
         raise UnknownBackboneError(msg)
@@ -177,7 +231,7 @@ def _architecture(stem: str, text: str, known: Mapping[str, Collection[str]]) ->
         msg = f"{text!r} could mean {' or '.join(map(repr, matches))}; write the one that you mean."
         raise UnknownBackboneError(msg)
     close = nearest(text, known)
-    remedy = f"did you mean {', '.join(map(repr, close))}?" if close else "list_backbones() lists the names there are."
+    remedy = f"did you mean {_listed(close)}?" if close else "list_backbones() lists the names there are."
     msg = f"There is no backbone {text!r}; {remedy}"
     raise UnknownBackboneError(msg)
 
@@ -195,52 +249,17 @@ def nearest(text: str, known: Mapping[str, Collection[str]], count: int = 3) -> 
         How many names to return at most.
     """
     stem, _, tag = text.rpartition("/")[2].partition(".")
-    given = _words(stem)
-    if not given:
-        return []
-    scores = {name: _likeness(given, _words(name)) for name in (*known, *DINOV3)}
+    names: dict[str, list[str]] = {name: [] for name in (*known, *DINOV3)}
     for alias, name in _ALIASES.items():
-        if name in scores:
-            scores[name] = max(scores[name], _likeness(given, _words(alias)))
-    found = sorted(scores, key=lambda name: (-scores[name], len(name), name))[:count]
-    found = [name for name in found if scores[name] >= 0.65]
+        if name in names:
+            names[name].append(alias)
+    found = most_like(stem, names, count)
     if not tag:
         return found
     tagged = []
     for name in found:
-        tagged += [f"{name}.{near}" for near in _nearest_tags(tag, known.get(name, ()))[:count]] or [name]
+        tagged += [f"{name}.{near}" for near in nearest_tags(tag, known.get(name, ()))[:count]] or [name]
     return tagged[:count]
-
-
-def _nearest_tags(tag: str, tags: Iterable[str]) -> list[str]:
-    return sorted(tags, key=lambda other: (not other.startswith(tag), -_ratio(tag, other)))
-
-
-def _words(name: str) -> list[str]:
-    """Split a name into words and numbers, with sizes in the words that timm has for them."""
-    words = re.findall(r"vit(?=[tsblhg]\d)|[tsblhg](?=\d+plus)|[a-z]+|\d+", name.lower())
-    return [_SIZES.get(word, word) for word in words]
-
-
-def _likeness(given: list[str], words: list[str]) -> float:
-    """Return how well words fit those of a name, from 0 to 1: letter by letter, or word by word whatever is between."""
-    whole = difflib.SequenceMatcher(None, "".join(given), "".join(words)).ratio()
-    left = list(words)
-    fit = 0.0
-    for word in given:
-        best = max(left, key=lambda other: _ratio(word, other), default=None)
-        if best is not None:
-            fit += _ratio(word, best)
-            left.remove(best)
-    by_word = fit / len(given) - 0.01 * len(left)
-    return max(whole, by_word)
-
-
-@functools.cache
-def _ratio(word: str, other: str) -> float:
-    if word.isdigit() or word == other:
-        return float(word == other)
-    return difflib.SequenceMatcher(None, word, other).ratio()
 
 
 def _squash(name: str) -> str:

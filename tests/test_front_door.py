@@ -54,6 +54,7 @@ def test_modules_import_downward_only():
         "values",
         "config_base",
         "config",
+        "likeness",
         "names",
         "levels",
         "input_spec",

@@ -55,6 +55,42 @@ feature_configs = st.one_of(
     )
 )
 
+# What model names, repositories and addresses are made of, well and badly.
+_prefixes = [
+    "",
+    "timm/",
+    "torchvision/",
+    "hf-hub:",
+    "HF_HUB:",
+    "local-dir:",
+    "https://",
+    "HTTP://127.0.0.1:1/",
+    "s3://",
+    "C:",
+]
+_parts = [
+    "resnet50",
+    "ViT-B",
+    "owner",
+    "repo",
+    "..",
+    "--",
+    ".git",
+    ".",
+    "/",
+    "\\",
+    "@",
+    "@v1",
+    "refs/pr/1",
+    ":",
+    "dinov3_vits14",
+]
+references = st.builds(
+    lambda prefix, parts: prefix + "".join(parts),
+    st.sampled_from(_prefixes),
+    st.lists(st.sampled_from([*_parts, "a\0b", "\n", " ", "\ud800", "é", "x" * 300]) | st.text(max_size=3), max_size=6),
+)
+
 # Values that a field may be given, of every kind that a user's code, a JSON or a YAML file can hold, and some others.
 _scalars = st.one_of(
     st.none(),

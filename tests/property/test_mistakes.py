@@ -1,6 +1,7 @@
 """Laws of mistakes: whatever is given, what comes out is what was asked for, or an error of this package."""
 
 import dataclasses
+import re
 import tempfile
 from pathlib import Path
 
@@ -8,12 +9,24 @@ import pytest
 import strategies as some
 import timm
 import torch
+from huggingface_hub.utils import validate_repo_id
 from hypothesis import given
 from hypothesis import strategies as st
 from timm.models import PretrainedCfg
 
-from autobackbone import BackboneConfig, ConfigError, FeatureBackboneConfig, create_backbone, create_feature_backbone
+from autobackbone import (
+    BackboneConfig,
+    ConfigError,
+    FeatureBackboneConfig,
+    UnknownBackboneError,
+    WeightsError,
+    create_backbone,
+    create_feature_backbone,
+)
+from autobackbone.checkpoints import find_files
+from autobackbone.names import parse_name, repo_of, split_repo
 from autobackbone.sources.published import check_published, known_fields
+from autobackbone.sources.registry import architectures
 
 KINDS = st.sampled_from([BackboneConfig, FeatureBackboneConfig])
 FIELDS = sorted(BackboneConfig().to_dict().keys() | FeatureBackboneConfig().to_dict().keys())
@@ -48,6 +61,30 @@ def survives_or_is_refused(kind, values):
             assert len(str(err)) < 1000
         else:
             assert kind.from_dict(config.to_dict()) == config
+
+
+@given(some.references)
+def test_any_reference_is_parsed_or_refused(text):
+    try:
+        ref = parse_name(text, architectures())
+    except UnknownBackboneError as err:
+        assert "\n" not in str(err)
+    else:
+        assert parse_name(str(ref), architectures()) == ref
+        if ref.source == "hf-hub":
+            validate_repo_id(ref.name)
+
+
+@some.SETTINGS
+@given(some.references)
+def test_any_address_of_weights_is_found_or_refused(text):
+    text = re.sub(r"^(https?)://(?!127)", r"\1://127.0.0.1:1/", text)  # a port that nothing listens at
+    try:
+        find_files(text if split_repo(repo_of(text) or "") is None else "hf-hub:")
+    except (WeightsError, ConfigError) as err:
+        assert "\n" not in str(err)
+    else:
+        assert Path(text).exists()
 
 
 @given(st.dictionaries(st.sampled_from(PUBLISHED) | st.text(), some.anything, max_size=2) | some.anything)
