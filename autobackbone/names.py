@@ -93,7 +93,7 @@ def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
         If the name fits nothing, or fits several; the message lists spellings that would work.
     """
     if as_path(text) is None:
-        msg = f"There is no backbone {shown(text)}; a name is text such as 'resnet50'."
+        msg = f"There is no backbone {shown(text)}; list_backbones() lists the names there are."
         raise UnknownBackboneError(msg)
     if _ADDRESS.match(text):
         msg = (

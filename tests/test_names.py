@@ -68,7 +68,7 @@ BAD = [
     ("hf-hub:owner/repo@a b", "is no Hub repository"),
     (f"hf-hub:owner/{'x' * 260}", "is no Hub repository"),
     ("hf-hub:owner/repo\n", r"'hf-hub:owner/repo\n' is no Hub repository"),
-    ("a\0b", r"no backbone 'a\x00b'; a name is text such as 'resnet50'"),
+    ("a\0b", r"no backbone 'a\x00b'; list_backbones() lists the names"),
     ("x" * 10_000, "list_backbones() lists the names there are"),
     ("https://huggingface.co/timm/resnet50", "is an address, and no model name; weights= takes https:// addresses"),
     ("HTTPS://host/file", "is an address, and no model name"),
