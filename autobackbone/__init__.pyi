@@ -76,6 +76,7 @@ from .freezing import freeze_stages as freeze_stages
 from .inference import export_onnx as export_onnx
 from .input_spec import InputSpec as InputSpec
 from .levels import FeatureLevel as FeatureLevel
+from .materialize import init_non_persistent_buffers as init_non_persistent_buffers
 from .training import get_blocks as get_blocks
 from .training import layer_decay_param_groups as layer_decay_param_groups
 from .weights import WeightsReport as WeightsReport

@@ -12,8 +12,10 @@ from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
+from autobackbone.matching import Rules
+from autobackbone.materialize import load_on_meta, materialize
 from autobackbone.sources.choose import choose_source
-from autobackbone.weights import Rules, WeightsReport, find_part, load_checkpoint, load_part
+from autobackbone.weights import WeightsReport, apply_weights, find_part, find_weights, load_part
 from autobackbone.wrappers import find_backbones, unwrap
 
 _C = TypeVar("_C", BackboneConfig, FeatureBackboneConfig)
@@ -171,8 +173,17 @@ def load_weights(
     rules = getattr(taken, "checkpoint_rules", Rules())
     content = read_checkpoint(find_files(text), text)
     pyramid = model.pyramid if isinstance(model, FeatureBackbone) else None
-    found = {} if pyramid is None else find_part(pyramid, "pyramid", content, text, strict=strict)
-    report = load_checkpoint(taken, content, text, rules, strict=strict)
+    match = find_weights(taken, content, text, rules, strict=strict)
+    found = {}
+    if pyramid is not None:
+        where = {"entry": match.entry, "prefix": match.prefix}
+        found = find_part(pyramid, "pyramid", content, text, **where, strict=strict)
+    if rules.build is not None and any(t.is_meta for t in taken.state_dict().values()):
+        report = load_on_meta(taken, match, text, rules)
+        if pyramid is not None:
+            materialize(pyramid)
+    else:
+        report = apply_weights(taken, match, text, rules)
     if pyramid is not None:
         report = load_part(pyramid, "pyramid", found, report)
     if isinstance(getattr(model, "input_spec", None), InputSpec):

@@ -1,15 +1,19 @@
 """Building models that are about to be loaded: no random weights, and the checkpoint's tensors taken as they are."""
 
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
+from autobackbone.matching import same_kind
 from autobackbone.weights import WeightsReport, load_checkpoint
 
 _M = TypeVar("_M", bound=nn.Module)
@@ -33,6 +37,9 @@ class SkipInit(TorchFunctionMode):
     that tensor: a file mapped into memory stays mapped. All else runs as it is, so buffers and constants are what the
     model's own code computes. Applies to the current thread.
 
+    A tensor of another kind of number is not loaded at all: torch would make numbers of codes, and real numbers of
+    complex ones.
+
     Afterwards `is_loaded` tells of a parameter or buffer whether a state dict gave it its values.
     """
 
@@ -40,11 +47,16 @@ class SkipInit(TorchFunctionMode):
         super().__init__()
         self._empty: dict[int, Tensor] = {}  # by id; holding the tensor keeps the id from being used again
         self._loaded: dict[int, Tensor] = {}
+        self._sources: dict[int, Tensor] = {}
         self._taken: set[int] = set()  # addresses
 
     def is_loaded(self, tensor: Tensor) -> bool:
         """Whether a state dict gave a tensor its values, and no initialisation was left out since."""
         return id(tensor) in self._loaded
+
+    def source_of(self, tensor: Tensor) -> Tensor:
+        """Return the tensor of the state dict that gave a loaded one its values."""
+        return self._sources[id(tensor)]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -52,7 +64,10 @@ class SkipInit(TorchFunctionMode):
         kwargs = kwargs or {}
         target: Any = args[0] if args else kwargs.get("tensor")
         if func is Tensor.copy_ and sys._getframe(1).f_code is _LOADING:  # noqa: SLF001 - who copies is what matters
+            if not same_kind(args[1], target):
+                return target
             self._loaded[id(target)] = target
+            self._sources[id(target)] = args[1]
             self._empty.pop(id(target), None)
             if isinstance(target, nn.Parameter) and self._can_be(target, args[1]):
                 target.data = args[1].detach()
@@ -75,6 +90,31 @@ class SkipInit(TorchFunctionMode):
             return False
         self._taken.add(address)
         return True
+
+
+@contextmanager
+def unexpected_keys() -> Iterator[list[str]]:
+    """Collect what state dicts hold that the modules built in this context and thread have no place for."""
+    left: list[list[str]] = []
+    names: list[str] = []
+    thread = threading.get_ident()
+    watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+    def watch(parent: nn.Module, _name: str, _module: nn.Module | None) -> None:
+        if threading.get_ident() == thread and parent not in watched:
+            watched.add(parent)
+            parent.register_load_state_dict_post_hook(collect)
+
+    def collect(_module: nn.Module, keys: Any) -> None:
+        if not any(keys.unexpected_keys is known for known in left):  # one list for a module and all in it
+            left.append(keys.unexpected_keys)
+
+    handle = register_module_module_registration_hook(watch)
+    try:
+        yield names
+    finally:
+        handle.remove()
+        names += dict.fromkeys(name for keys in left for name in keys)
 
 
 def is_loading(config: BackboneConfig | FeatureBackboneConfig) -> bool:

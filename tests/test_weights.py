@@ -462,7 +462,7 @@ def test_what_load_weights_cannot_take(model, tmp_path):
         load_weights(backbone, "https://[")
     torch.save(model.state_dict(), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="on the meta device can hold no weights"):
-        load_weights(create_feature_backbone("test_resnet", pretrained=False).to("meta"), tmp_path / "w.pth")
+        load_weights(timm.create_model("test_resnet").to("meta"), tmp_path / "w.pth")
     assert load_weights(torch.compile(backbone), tmp_path / "w.pth").coverage == 1
     eight = {k: v.to(torch.float8_e4m3fn) if v.is_floating_point() else v for k, v in model.state_dict().items()}
     save_file(eight, tmp_path / "eight.safetensors")

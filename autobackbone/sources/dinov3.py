@@ -5,7 +5,8 @@ O. Siméoni et al., "DINOv3", 2025, https://arxiv.org/abs/2508.10104. The sizes 
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -24,11 +25,13 @@ from autobackbone.fast_init import build_from, is_loading
 from autobackbone.hub import fetch
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel
+from autobackbone.matching import Rules
+from autobackbone.materialize import watch
 from autobackbone.names import DINOV3, DINOV3_REPOS, ModelRef
 from autobackbone.sources import NativeModel
 from autobackbone.sources.dinov3_names import StateDict, to_transformers
 from autobackbone.sources.unused import make_buffers
-from autobackbone.weights import Rules, WeightsReport, with_new_head
+from autobackbone.weights import WeightsReport, with_new_head
 
 # Short name -> width, heads, width inside the MLP, blocks, whether the MLP is gated, and timm's name.
 _VITS = {
@@ -145,15 +148,34 @@ class DINOv3Source:
         module, report = self._build(create, depth=len(self.levels))
         module.input_spec = self._input_spec(min_size=size, divisor=1)  # after the weights, which say what is wrong
         if module.num_classes != classes:
+            before = module.state_dict(keep_vars=True)
             module.reset_classifier(classes)
-            report = report and with_new_head(report, module, ("head.",))
+            report = report and with_new_head(report, module, before)
         return NativeModel(module, module.input_spec, None, report, LICENSE)
 
-    def _rules(self, depth: int) -> Rules:
-        """Return how checkpoints are matched to a backbone of the first `depth` blocks or stages."""
-        cut = "model.layer" if self.is_vit else "model.stages"
-        deeper = (f"{cut}.{i}." for i in range(depth, len(self.levels)))
-        return Rules(optional=("head.",), known=(*deeper, "norm.", "layer_norm."), converters=(_convert,))
+    def _rules(self, create: Callable[[Any], Any], cut: _HFConfig) -> Rules:
+        """Return how checkpoints are matched to a backbone of the first blocks or stages, which `cut` has."""
+        return Rules(
+            optional=("head.",),
+            known=frozenset(self._names()),
+            converters=(_convert,),
+            build=partial(_create, create, cut),
+        )
+
+    def _names(self) -> Iterator[str]:
+        """Yield the names of the whole model's tensors, which a checkpoint has whatever a backbone was made without."""
+        whole: Any = self.hf_config
+        depths = [len(self.levels)] if self.is_vit else whole.depths
+        with torch.device("meta"):  # blocks are alike: one of each kind is enough
+            first: Any = DINOv3ViTModel if self.is_vit else DINOv3ConvNextModel
+            short = self._kind(**self._arguments | ({"num_hidden_layers": 1} if self.is_vit else {"depths": [1] * 4}))
+            names = list(first(short).state_dict())
+        for name in names:
+            block = re.fullmatch(r"(model\.(?:stages\.(\d+)\.)?layers?\.)0(\..*)", name)
+            if block is None:
+                yield name
+            else:
+                yield from (f"{block[1]}{i}{block[3]}" for i in range(depths[int(block[2] or 0)]))
 
     def _check_features(self, config: FeatureBackboneConfig) -> None:
         if config.output_stride != 32:
@@ -214,15 +236,16 @@ class DINOv3Source:
 
     def _build(self, create: Any, depth: int) -> tuple[Any, WeightsReport | None]:
         """Build the first blocks or stages, and load them."""
-        model: Any = DINOv3ViTModel if self.is_vit else DINOv3ConvNextModel
+        cut = self._shortened(depth)
 
         def build() -> Any:
             try:
-                module = create(model(self._shortened(depth)))
+                module = _create(create, cut)
             except _FAILURES as err:
                 msg = f"transformers cannot build {self.name!r} with {self.config.extra_kwargs}: {err}"
                 raise ConfigError(msg) from err
-            module.checkpoint_rules = self._rules(depth)
+            module.checkpoint_rules = self._rules(create, cut)
+            watch(module)
             return module
 
         if not is_loading(self.config):
@@ -281,6 +304,11 @@ class DINOv3Source:
             return tuple(found["image_mean"]), tuple(found["image_std"]), size
         except (WeightsError, OSError, ValueError, KeyError, TypeError):  # optional: what is published is known
             return values
+
+
+def _create(create: Callable[[Any], Any], config: _HFConfig) -> Any:
+    """Build transformers' model, and what is made of it."""
+    return create(DINOv3ViTModel(config) if isinstance(config, DINOv3ViTConfig) else DINOv3ConvNextModel(config))
 
 
 class _Network(nn.Module):

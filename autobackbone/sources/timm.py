@@ -1,17 +1,16 @@
 """The timm source: any architecture of timm's registry, or a timm config on the Hub or in a folder."""
 
 import logging
-import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autobackbone.catalog import Row
 from autobackbone.checkpoints import fetch_weights, find_files, read_checkpoint
@@ -20,12 +19,15 @@ from autobackbone.errors import (
     ConfigError,
     InputSizeError,
     UnsupportedError,
+    WeightsMismatchError,
     WeightsNotFoundError,
 )
-from autobackbone.fast_init import SkipInit, build_from, build_loaded, is_loading
+from autobackbone.fast_init import SkipInit, build_from, build_loaded, is_loading, unexpected_keys
 from autobackbone.hub import fetch_url
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel, round_up
+from autobackbone.matching import COUNTER, Rules, state_dicts
+from autobackbone.materialize import watch
 from autobackbone.names import ModelRef
 from autobackbone.sources import NativeModel
 from autobackbone.sources.dinov3_names import StateDict, to_timm
@@ -35,7 +37,7 @@ from autobackbone.sources.timm_config import arguments_of, overlay_of, portable_
 from autobackbone.sources.timm_facts import TimmFacts, encode
 from autobackbone.sources.timm_measure import FAILURES, Levels, measure, meta_device, unused_parameters
 from autobackbone.sources.unused import make_buffers
-from autobackbone.weights import COUNTER, Rules, WeightsReport, with_new_head
+from autobackbone.weights import WeightsReport, with_new_head
 
 
 class TimmSource:
@@ -98,7 +100,7 @@ class TimmSource:
         """
         deepest = self.levels[indices[-1]]
         built = self._built_size(deepest)
-        module, report = self._loaded(built, partial(self._cut, indices=indices))
+        module, report = self._loaded(built, indices)
         if self.facts.branches:
             self._set_unused_aside(module, deepest, built)
         return self._native(module, self._input_spec(module.model, deepest, built), built, report)
@@ -130,8 +132,9 @@ class TimmSource:
             msg = f"{self.architecture!r} is an encoder without pooled output; use create_feature_backbone()."
             raise UnsupportedError(msg)
         if model.num_classes != self.num_classes:
+            before = model.state_dict(keep_vars=True)
             model.reset_classifier(self.num_classes)
-            report = report and with_new_head(report, model, self._heads())
+            report = report and with_new_head(report, model, before)
         spec = self._input_spec(model, deepest, built)
         spec = replace(spec, min_size=round_up(spec.min_size, spec.divisor))  # nothing is padded here
         return self._native(model, spec, built, report)
@@ -202,41 +205,81 @@ class TimmSource:
         return (max(built), max(built)) if self.facts.square else built
 
     def _loaded(
-        self, built: tuple[int, int] | None, then: Callable[[Any], Any] = lambda model: model
+        self, built: tuple[int, int] | None, indices: tuple[int, ...] | None = None
     ) -> tuple[Any, WeightsReport | None]:
-        """Create the timm model, do something to it, and give it the weights that the config asks for."""
+        """Create the timm model, cut at its deepest level if levels are asked for, with the weights of the config."""
         if not is_loading(self.config):
-            return then(self._create(built)), None
+            return self._cut(self._create(built, indices), indices), None
         source = self.config.weights
         if source is None:
-            name, weights = self._published_weights()
-
-            def published(loading: AbstractContextManager[Any]) -> Any:
-                with loading:
-                    return then(self._create(built, weights))
-
-            model = build_loaded(published)
-            total = sum(t.numel() for t in model.state_dict().values())
-            return model, WeightsReport(source=name, loaded=total, total=total)
-
+            return self._load_published(built, indices)
         content = self._checkpoint = read_checkpoint(find_files(source, cache_dir=self._cache_dir), source)
 
         def build() -> tuple[Any, Any]:
-            model = self._create(built)
-            return then(model), model
+            network = self._create(built, indices)
+            return self._cut(network, indices), network
 
         return build_from(content, source, build)
 
-    def _heads(self) -> tuple[str, ...]:
-        """Return what the names of the classifier's parameters begin with."""
-        heads = self.published.get("classifier") or ()
-        return tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+    def _load_published(
+        self, built: tuple[int, int] | None, indices: tuple[int, ...] | None
+    ) -> tuple[Any, WeightsReport]:
+        """Create the timm model with published weights, which timm loads."""
+        source, content, weights = self._published_weights()
+        empty: list[str] = []
+        network: Any = None
 
-    def _published_weights(self) -> tuple[str, dict[str, Any]]:
-        """Return what to call the published weights, and where they are, in the terms of timm's pretrained_cfg."""
+        def create(loading: AbstractContextManager[Any]) -> Any:
+            nonlocal network
+            with loading:
+                network = self._create(built, indices, weights)
+                module = self._cut(network, indices)
+            if isinstance(loading, SkipInit):
+                tensors = network.state_dict(keep_vars=True)
+                empty.extend(name for name, tensor in tensors.items() if not loading.is_loaded(tensor))
+                self._check_published(empty, tensors, source, content)
+            return module
+
+        module = build_loaded(create)
+        sizes = {name: tensor.numel() for name, tensor in network.state_dict().items()}
+        missing = tuple(name for name in empty if not name.endswith(COUNTER))
+        total = sum(sizes.values())
+        loaded = total - sum(sizes[name] for name in empty)
+        return module, WeightsReport(source=source, loaded=loaded, total=total, missing=missing)
+
+    def _check_published(
+        self, empty: list[str], tensors: Mapping[str, Tensor], source: str, content: Mapping[str, Any]
+    ) -> None:
+        """Refuse to leave out what is there: a tensor of another kind of number, a stem for other channels."""
+        there = {key: value for _, state in state_dicts(content) for key, value in state.items()}
+        stems = self.published.get("first_conv") or ()
+        stems = tuple(f"{stem}.weight" for stem in ([stems] if isinstance(stems, str) else stems))
+        for name in empty:
+            if name in there or name in stems:
+                kind = (
+                    f"{there[name].dtype} of shape {tuple(there[name].shape)}" if name in there else "of other channels"
+                )
+                msg = (
+                    f"The weights in {source!r} are not those of {self.architecture!r}: {name!r} is {kind}, and "
+                    f"{tensors[name].dtype} of shape {tuple(tensors[name].shape)} is needed. Nothing was loaded."
+                )
+                raise WeightsMismatchError(msg)
+
+    def _heads(self, network: Any) -> tuple[str, ...]:
+        """Return what the names of the classifier's parameters begin with: what timm says, or where it has it."""
+        heads = self.published.get("classifier") or ()
+        names = [heads] if isinstance(heads, str) else list(heads)
+        if not names and hasattr(network, "get_classifier"):
+            head = network.get_classifier()
+            parts = head if isinstance(head, tuple | list) else (head,)
+            names = [name for name, module in network.named_modules() if name and any(module is p for p in parts)]
+        return tuple(f"{name}." for name in names)
+
+    def _published_weights(self) -> tuple[str, Mapping[str, Any], dict[str, Any]]:
+        """Return what to call the published weights, what they hold, and what timm's pretrained_cfg says of them."""
         cfg = self.published
         if cfg.get("state_dict"):
-            return "state_dict", {"state_dict": cfg["state_dict"]}
+            return "state_dict", cfg["state_dict"], {"state_dict": cfg["state_dict"]}
         if cfg.get("file"):
             source = str(cfg["file"])
             files = find_files(source)
@@ -255,8 +298,7 @@ class TimmSource:
             )
             raise WeightsNotFoundError(msg)
         content = read_checkpoint(files, source)  # says what is wrong with a damaged file
-        where = {"file": str(files[0])} if len(files) == 1 else {"state_dict": dict(content)}
-        return source, where | {"source": "", "custom_load": False}
+        return source, content, {"file": str(files[0])} if len(files) == 1 else {"state_dict": dict(content)}
 
     def _model_arguments(self, built: tuple[int, int] | None) -> dict[str, Any]:
         """Return the arguments that make the headless timm model."""
@@ -267,32 +309,40 @@ class TimmSource:
             arguments["img_size"] = built
         return arguments
 
-    def _create(self, built: tuple[int, int] | None, weights: Mapping[str, Any] | None = None) -> Any:
-        """Create the timm model, with weights or random."""
-        arguments = self._model_arguments(built)
-        if weights is not None:  # with the head that they were made with, timm loads them whole or not at all
-            del arguments["num_classes"]
+    def _create(
+        self,
+        built: tuple[int, int] | None,
+        indices: tuple[int, ...] | None = None,
+        weights: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Create the timm model, with published weights or random; it is not cut yet."""
         known = self.ref.source == "timm"
-        overlay = self._overlay | dict(weights or {})
-        with told(self.architecture, arguments):
-            model = timm.create_model(
-                str(self.ref) if known else self.architecture,
-                pretrained=weights is not None,
-                pretrained_cfg=None if known else self.published,
-                pretrained_cfg_overlay=overlay,
-                **arguments,
-            )
-        model.pretrained_cfg["state_dict"] = None  # else it would be kept for as long as the model
-        model.checkpoint_rules = Rules(
-            optional=self._heads(),
-            known=tuple(model.state_dict()),
-            converters=(partial(_convert, self.architecture, self._model_arguments(built), self._heads()),),
+        recipe = _Recipe(
+            name=str(self.ref) if known else self.architecture,
+            cfg=None if known else self.published | {"state_dict": None},
+            overlay=self._overlay | {"state_dict": None},
+            arguments=self._model_arguments(built),
+            indices=indices,
+            norm=self._norm,
+            patch=None if self.facts.output_fmt == "NCHW" else self.levels[-1].stride,
         )
-        return model
+        with told(self.architecture, recipe.arguments):
+            network = recipe.create(weights, has_own_head=weights is not None)
+        heads = self._heads(network)
+        network.checkpoint_rules = Rules(
+            optional=heads,
+            known=frozenset(network.state_dict()),
+            converters=(partial(_convert, recipe, heads),),
+            build=recipe,
+        )
+        watch(network)
+        return network
 
-    def _cut(self, model: nn.Module, indices: tuple[int, ...]) -> Levels:
+    def _cut(self, network: nn.Module, indices: tuple[int, ...] | None) -> Any:
+        if indices is None:
+            return network
         patch = None if self.facts.output_fmt == "NCHW" else self.levels[-1].stride
-        return Levels(model, indices, norm=self._norm, patch=patch)
+        return Levels(network, indices, norm=self._norm, patch=patch)
 
     def _set_unused_aside(self, module: Levels, deepest: NativeLevel, built: tuple[int, int] | None) -> None:
         """Make what no requested level gives a gradient no parameter, found on a twin without storage."""
@@ -319,9 +369,50 @@ class TimmSource:
         )
 
 
-def _convert(
-    architecture: str, arguments: dict[str, Any], heads: tuple[str, ...], state: StateDict, own: StateDict
-) -> StateDict | None:
+@dataclass(frozen=True)
+class _Recipe:
+    """How to make a timm model once more: the arguments of ``timm.create_model``, and where it is cut."""
+
+    name: str
+    cfg: Mapping[str, Any] | None
+    overlay: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    indices: tuple[int, ...] | None
+    norm: bool
+    patch: int | None
+
+    def __call__(self) -> nn.Module:
+        """Return the model without weights, cut."""
+        network = self.create()
+        if self.indices is not None:
+            Levels(network, self.indices, norm=self.norm, patch=self.patch)  # cuts it in place
+        return network
+
+    def create(self, weights: Mapping[str, Any] | None = None, *, has_own_head: bool = False) -> Any:
+        """Return the whole model.
+
+        Parameters
+        ----------
+        weights
+            Where they are, in the terms of timm's pretrained_cfg; ``None`` for random ones.
+        has_own_head
+            With the head that the weights were made with: timm loads that whole or not at all.
+        """
+        overlay = dict(self.overlay)
+        if weights is not None:  # these, whatever else the config names
+            overlay |= {"source": "", "custom_load": False, **weights}
+        network = timm.create_model(
+            self.name,
+            pretrained=weights is not None,
+            pretrained_cfg=None if self.cfg is None else dict(self.cfg),
+            pretrained_cfg_overlay=overlay,
+            **{k: v for k, v in self.arguments.items() if k != "num_classes" or not has_own_head},
+        )
+        network.pretrained_cfg["state_dict"] = None  # else it would be kept for as long as the model
+        return network
+
+
+def _convert(recipe: _Recipe, heads: tuple[str, ...], state: StateDict, own: StateDict) -> StateDict | None:
     """Let timm make a state dict of another library, size or number of channels one of its own.
 
     timm's conversions belong to its models' builders; so one more model is built with the state dict, not strictly,
@@ -334,36 +425,33 @@ def _convert(
     }
     if not state:
         return None  # timm would fetch its own
-    overlay = {"state_dict": state, "num_classes": -1, "classifier": (), "label_offset": 0}
-    overlay |= {"source": "", "custom_load": False}
-    with torch.device("cpu"), _builders_log() as log, SkipInit() as mode:
+    with torch.device("cpu"), _silence(), unexpected_keys() as left, SkipInit() as mode:
         try:
-            twin = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
+            twin = recipe.create({"state_dict": state, "num_classes": -1, "classifier": (), "label_offset": 0})
         except (*FAILURES, OSError):  # not of a kind that timm knows, or a hybrid whose parts it wants from the Hub
             return None
-    loaded = {name: t.detach() for name, t in twin.state_dict(keep_vars=True).items() if mode.is_loaded(t)}
-    for names in re.findall(r"Unexpected keys \((.*)\)", "\n".join(log)):
-        loaded |= {name: torch.empty(0) for name in names.split(", ")}
-    if not any(name.endswith(COUNTER) for name in state):  # torch makes them up
-        loaded = {name: t for name, t in loaded.items() if not name.endswith(COUNTER)}
-    return loaded
+    given = {id(tensor) for tensor in state.values()}
+    loaded = {
+        name: tensor.detach()
+        for name, tensor in twin.state_dict(keep_vars=True).items()
+        # torch makes up counters that are not there
+        if mode.is_loaded(tensor) and (not name.endswith(COUNTER) or id(mode.source_of(tensor)) in given)
+    }
+    return loaded | {name: torch.empty(0) for name in left}
 
 
 @contextmanager
-def _builders_log() -> Iterator[list[str]]:
-    """Take what timm's builder logs in this thread; it is the one place where timm says what it has no place for."""
+def _silence() -> Iterator[None]:
+    """Keep timm's builder from warning in this thread of what is tried, and may well not fit."""
     logger = logging.getLogger("timm.models._builder")
     thread = threading.get_ident()
-    messages: list[str] = []
 
     def is_elsewhere(record: logging.LogRecord) -> bool:
-        if record.thread == thread:
-            messages.append(record.getMessage())
         return record.thread != thread
 
     logger.addFilter(is_elsewhere)
     try:
-        yield messages
+        yield
     finally:
         logger.removeFilter(is_elsewhere)
 
