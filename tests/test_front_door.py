@@ -10,8 +10,8 @@ BackboneCard BackboneConfig BackboneError ConfigError FeatureBackbone FeatureBac
 GatedWeightsError InputError InputSizeError InputSpec UnknownBackboneError UnsupportedError WeightsCorruptedError
 WeightsError WeightsMismatchError WeightsNotFoundError WeightsReport WeightsUnavailableError count_parameters
 create_backbone create_feature_backbone describe_backbone export_onnx freeze_norms freeze_stages get_blocks
-get_feature_channels get_feature_info get_feature_strides get_input_spec layer_decay_param_groups list_backbones
-load_weights
+get_feature_channels get_feature_info get_feature_strides get_input_spec init_non_persistent_buffers
+layer_decay_param_groups list_backbones load_weights
 """.split()
 
 
@@ -61,8 +61,10 @@ def test_modules_import_downward_only():
         "catalog",
         "hub",
         "checkpoints",
+        "matching",
         "weights",
         "fast_init",
+        "materialize",
         "sources",
         "sources.unused",
         "sources.dinov3_names",
