@@ -47,16 +47,11 @@ class SkipInit(TorchFunctionMode):
         super().__init__()
         self._empty: dict[int, Tensor] = {}  # by id; holding the tensor keeps the id from being used again
         self._loaded: dict[int, Tensor] = {}
-        self._sources: dict[int, Tensor] = {}
         self._taken: set[int] = set()  # addresses
 
     def is_loaded(self, tensor: Tensor) -> bool:
         """Whether a state dict gave a tensor its values, and no initialisation was left out since."""
         return id(tensor) in self._loaded
-
-    def source_of(self, tensor: Tensor) -> Tensor:
-        """Return the tensor of the state dict that gave a loaded one its values."""
-        return self._sources[id(tensor)]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -64,10 +59,9 @@ class SkipInit(TorchFunctionMode):
         kwargs = kwargs or {}
         target: Any = args[0] if args else kwargs.get("tensor")
         if func is Tensor.copy_ and sys._getframe(1).f_code is _LOADING:  # noqa: SLF001 - who copies is what matters
-            if not same_kind(args[1], target):
+            if args[1] is target or not same_kind(args[1], target):  # torch gives counters that are not there their own
                 return target
             self._loaded[id(target)] = target
-            self._sources[id(target)] = args[1]
             self._empty.pop(id(target), None)
             if isinstance(target, nn.Parameter) and self._can_be(target, args[1]):
                 target.data = args[1].detach()

@@ -169,15 +169,15 @@ def with_new_head(report: WeightsReport, model: nn.Module, before: StateDict) ->
     """
     now = model.state_dict(keep_vars=True)
     new = [name for name, value in now.items() if value is not before.get(name)]
-    gone = {name for name, value in before.items() if value is not now.get(name)}
-    empty = {*report.missing, *report.mismatched}
+    kept = now.keys() - set(new)
+    loaded = before.keys() - kept - {*report.missing, *report.mismatched}
     return replace(
         report,
-        loaded=report.loaded - sum(before[name].numel() for name in gone - empty),
+        loaded=report.loaded - sum(before[name].numel() for name in loaded),
         total=sum(value.numel() for value in now.values()),
-        missing=(*(name for name in report.missing if name not in gone), *new),
-        mismatched=tuple(name for name in report.mismatched if name not in gone),
-        nonfinite=tuple(name for name in report.nonfinite if name not in gone),
+        missing=(*(name for name in report.missing if name in kept), *new),
+        mismatched=tuple(name for name in report.mismatched if name in kept),
+        nonfinite=tuple(name for name in report.nonfinite if name in kept),
     )
 
 

@@ -76,6 +76,7 @@ def test_modules_import_downward_only():
         "sources.registry",
         "sources.timm_arguments",
         "sources.timm_config",
+        "sources.timm_build",
         "sources.timm",
         "sources.choose",
         "sources.anatomy",

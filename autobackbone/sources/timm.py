@@ -1,10 +1,8 @@
 """The timm source: any architecture of timm's registry, or a timm config on the Hub or in a folder."""
 
-import logging
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +20,7 @@ from autobackbone.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from autobackbone.fast_init import SkipInit, build_from, build_loaded, is_loading, unexpected_keys
+from autobackbone.fast_init import SkipInit, build_from, build_loaded, is_loading
 from autobackbone.hub import fetch_url
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel, round_up
@@ -30,12 +28,12 @@ from autobackbone.matching import COUNTER, Rules, state_dicts
 from autobackbone.materialize import watch
 from autobackbone.names import ModelRef
 from autobackbone.sources import NativeModel
-from autobackbone.sources.dinov3_names import StateDict, to_timm
 from autobackbone.sources.registry import facts_of, family, input_of
 from autobackbone.sources.timm_arguments import check_taken, told, unexpected
+from autobackbone.sources.timm_build import Recipe, convert
 from autobackbone.sources.timm_config import arguments_of, overlay_of, portable_arguments, resolve, with_saved
 from autobackbone.sources.timm_facts import TimmFacts, encode
-from autobackbone.sources.timm_measure import FAILURES, Levels, measure, meta_device, unused_parameters
+from autobackbone.sources.timm_measure import Levels, measure, meta_device, unused_parameters
 from autobackbone.sources.unused import make_buffers
 from autobackbone.weights import WeightsReport, with_new_head
 
@@ -317,7 +315,7 @@ class TimmSource:
     ) -> Any:
         """Create the timm model, with published weights or random; it is not cut yet."""
         known = self.ref.source == "timm"
-        recipe = _Recipe(
+        recipe = Recipe(
             name=str(self.ref) if known else self.architecture,
             cfg=None if known else self.published | {"state_dict": None},
             overlay=self._overlay | {"state_dict": None},
@@ -332,7 +330,7 @@ class TimmSource:
         network.checkpoint_rules = Rules(
             optional=heads,
             known=frozenset(network.state_dict()),
-            converters=(partial(_convert, recipe, heads),),
+            converters=(partial(convert, recipe, heads),),
             build=recipe,
         )
         watch(network)
@@ -367,93 +365,6 @@ class TimmSource:
             fixed_size=built is not None,
             divisor=deepest.divisor or 1,
         )
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """How to make a timm model once more: the arguments of ``timm.create_model``, and where it is cut."""
-
-    name: str
-    cfg: Mapping[str, Any] | None
-    overlay: Mapping[str, Any]
-    arguments: Mapping[str, Any]
-    indices: tuple[int, ...] | None
-    norm: bool
-    patch: int | None
-
-    def __call__(self) -> nn.Module:
-        """Return the model without weights, cut."""
-        network = self.create()
-        if self.indices is not None:
-            Levels(network, self.indices, norm=self.norm, patch=self.patch)  # cuts it in place
-        return network
-
-    def create(self, weights: Mapping[str, Any] | None = None, *, has_own_head: bool = False) -> Any:
-        """Return the whole model.
-
-        Parameters
-        ----------
-        weights
-            Where they are, in the terms of timm's pretrained_cfg; ``None`` for random ones.
-        has_own_head
-            With the head that the weights were made with: timm loads that whole or not at all.
-        """
-        overlay = dict(self.overlay)
-        if weights is not None:  # these, whatever else the config names
-            overlay |= {"source": "", "custom_load": False, **weights}
-        network = timm.create_model(
-            self.name,
-            pretrained=weights is not None,
-            pretrained_cfg=None if self.cfg is None else dict(self.cfg),
-            pretrained_cfg_overlay=overlay,
-            **{k: v for k, v in self.arguments.items() if k != "num_classes" or not has_own_head},
-        )
-        network.pretrained_cfg["state_dict"] = None  # else it would be kept for as long as the model
-        return network
-
-
-def _convert(recipe: _Recipe, heads: tuple[str, ...], state: StateDict, own: StateDict) -> StateDict | None:
-    """Let timm make a state dict of another library, size or number of channels one of its own.
-
-    timm's conversions belong to its models' builders; so one more model is built with the state dict, not strictly,
-    and what was loaded is read off.
-    """
-    state = {
-        name: value
-        for name, value in (to_timm(state, own) or state).items()
-        if not name.startswith(heads) or (name in own and own[name].shape == value.shape)
-    }
-    if not state:
-        return None  # timm would fetch its own
-    with torch.device("cpu"), _silence(), unexpected_keys() as left, SkipInit() as mode:
-        try:
-            twin = recipe.create({"state_dict": state, "num_classes": -1, "classifier": (), "label_offset": 0})
-        except (*FAILURES, OSError):  # not of a kind that timm knows, or a hybrid whose parts it wants from the Hub
-            return None
-    given = {id(tensor) for tensor in state.values()}
-    loaded = {
-        name: tensor.detach()
-        for name, tensor in twin.state_dict(keep_vars=True).items()
-        # torch makes up counters that are not there
-        if mode.is_loaded(tensor) and (not name.endswith(COUNTER) or id(mode.source_of(tensor)) in given)
-    }
-    return loaded | {name: torch.empty(0) for name in left}
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep timm's builder from warning in this thread of what is tried, and may well not fit."""
-    logger = logging.getLogger("timm.models._builder")
-    thread = threading.get_ident()
-
-    def is_elsewhere(record: logging.LogRecord) -> bool:
-        return record.thread != thread
-
-    logger.addFilter(is_elsewhere)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_elsewhere)
 
 
 def _rounded(size: tuple[int, int], level: NativeLevel) -> tuple[int, int]:
