@@ -153,29 +153,30 @@ class DINOv3Source:
             report = report and with_new_head(report, module, before)
         return NativeModel(module, module.input_spec, None, report, LICENSE)
 
-    def _rules(self, create: Callable[[Any], Any], cut: _HFConfig) -> Rules:
-        """Return how checkpoints are matched to a backbone of the first blocks or stages, which `cut` has."""
+    def _rules(self, module: nn.Module, create: Callable[[Any], Any], cut: _HFConfig) -> Rules:
+        """Return how checkpoints are matched to `module`, which has the first blocks or stages: those of `cut`."""
         return Rules(
             optional=("head.",),
-            known=frozenset(self._names()),
+            known=frozenset(self._names(list(module.state_dict()))),
             converters=(_convert,),
             build=partial(_create, create, cut),
         )
 
-    def _names(self) -> Iterator[str]:
-        """Yield the names of the whole model's tensors, which a checkpoint has whatever a backbone was made without."""
-        whole: Any = self.hf_config
-        depths = [len(self.levels)] if self.is_vit else whole.depths
-        with torch.device("meta"):  # blocks are alike: one of each kind is enough
-            first: Any = DINOv3ViTModel if self.is_vit else DINOv3ConvNextModel
-            short = self._kind(**self._arguments | ({"num_hidden_layers": 1} if self.is_vit else {"depths": [1] * 4}))
-            names = list(first(short).state_dict())
+    def _names(self, names: Sequence[str]) -> Iterator[str]:
+        """Yield the names of the whole model's tensors, from those of one that was cut: blocks and stages are alike."""
+        depths = range(len(self.levels))
         for name in names:
-            block = re.fullmatch(r"(model\.(?:stages\.(\d+)\.)?layers?\.)0(\..*)", name)
-            if block is None:
-                yield name
-            else:
-                yield from (f"{block[1]}{i}{block[3]}" for i in range(depths[int(block[2] or 0)]))
+            block = re.fullmatch(r"(model\.layer\.)0(\..*)", name)
+            stage = re.fullmatch(r"(model\.stages\.)0(\.(?:(layers\.)0\.)?(.*))", name)
+            if block is not None:
+                yield from (f"{block[1]}{i}{block[2]}" for i in depths)
+            elif stage is not None and stage[3]:
+                whole: Any = self.hf_config
+                yield from (f"{stage[1]}{i}.layers.{j}.{stage[4]}" for i in depths for j in range(whole.depths[i]))
+            elif stage is not None:
+                yield from (f"{stage[1]}{i}{stage[2]}" for i in depths)
+        norm = "norm" if self.is_vit else "layer_norm"
+        yield from (*names, f"{norm}.weight", f"{norm}.bias")
 
     def _check_features(self, config: FeatureBackboneConfig) -> None:
         if config.output_stride != 32:
@@ -244,7 +245,7 @@ class DINOv3Source:
             except _FAILURES as err:
                 msg = f"transformers cannot build {self.name!r} with {self.config.extra_kwargs}: {err}"
                 raise ConfigError(msg) from err
-            module.checkpoint_rules = self._rules(create, cut)
+            module.checkpoint_rules = self._rules(module, create, cut)
             watch(module)
             return module
 
