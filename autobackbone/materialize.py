@@ -83,7 +83,7 @@ def load_on_meta(network: nn.Module, match: Match, source: str, rules: Rules) ->
             new = other.get_parameter(name)
             setattr(module, name, new.requires_grad_(parameter.requires_grad))
         for name, _ in module.named_buffers(recurse=False):
-            setattr(module, name, other.get_buffer(name))
+            setattr(module, name, getattr(other, name).detach())  # a parameter there, if no output depends on it
         _take_constants(module, other)
     return reports[-1]
 
