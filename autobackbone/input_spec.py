@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from autobackbone.errors import InputError, InputSizeError
+from autobackbone.pixels import convert
+from autobackbone.values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +32,7 @@ class InputSpec:
     interpolation
         How images are resized: ``"bicubic"``, ``"bilinear"``, ``"nearest"`` ...
     crop_pct
-        Share of the resized image that the evaluation crop keeps, in (0, 1].
+        Share of the resized image that the evaluation crop keeps, above 0; above 1, a border is added to it.
     crop_mode
         How the evaluation crop is taken: ``"center"``, ``"squash"`` or ``"border"``.
     min_size
@@ -120,8 +122,13 @@ class InputSpec:
         Raises
         ------
         InputError
-            If `x` is not floating point, or C is not `in_chans`.
+            If `x` is no tensor, or not floating point, or C is not `in_chans`.
         """
+        from torch import Tensor
+
+        if not isinstance(x, Tensor):
+            msg = f"normalize() takes a tensor, got {type(x).__name__}; torch.as_tensor() makes one of an array."
+            raise InputError(msg)
         if not x.is_floating_point():
             msg = f"normalize() takes floating point images in [0, 1], got {x.dtype}; divide by its maximum first."
             raise InputError(msg)
@@ -138,6 +145,9 @@ class InputSpec:
     def transform(self, *, training: bool = False) -> Callable[[Any], Tensor]:
         """Return timm's image transform for this input: a PIL image in, a normalised ``(C, H, W)`` tensor out.
 
+        The image may be of any mode, of 16 bits, too. One with 32-bit pixels outside the range of 16 bits, or with
+        floating point ones, is refused: its range is not known.
+
         Parameters
         ----------
         training
@@ -146,10 +156,14 @@ class InputSpec:
         Raises
         ------
         InputError
-            If `in_chans` is neither 1 nor 3: PIL images have no other count.
+            If `in_chans` is neither 1 nor 3: PIL images have no other count; if `training` is no bool. When called: if
+            what is given is no PIL image, or has pixels whose range is not known.
         """
         from timm.data import create_transform
 
+        if not isinstance(training, bool):
+            msg = f"training must be True or False, got {shown(training)}."
+            raise InputError(msg)
         if self.in_chans not in _PIL_MODES:
             msg = f"transform() makes 1 or 3 channels of a PIL image, this input has {self.in_chans}; use normalize()."
             raise InputError(msg)
@@ -173,7 +187,7 @@ class _Converted:
     then: Callable[[Any], Tensor]
 
     def __call__(self, image: Any) -> Tensor:
-        return self.then(image.convert(self.mode))
+        return self.then(convert(image, self.mode))
 
 
 def _hint(x: Tensor) -> str:

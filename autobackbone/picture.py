@@ -1,6 +1,7 @@
 """Pictures of features: an image in, and beside it each level's map as colours."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from autobackbone.errors import InputError
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import FeatureLevel
+from autobackbone.pixels import convert
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,21 +30,26 @@ def load_image(path: Path) -> Image.Image:
         If there is no such file, or it is not an image.
     """
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            upright.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata, and of sizes that Pillow takes nevertheless
+            with Image.open(path) as image:
+                upright = ImageOps.exif_transpose(image)
+                upright.load()
     except FileNotFoundError as err:
         msg = f"There is no image {str(path)!r}; check the path."
         raise InputError(msg) from err
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
-        msg = f"{str(path)!r} is not an image that can be read ({str(err).splitlines()[0]})."
+        unknown = "its content is of no format that Pillow knows"
+        reason = (
+            unknown if isinstance(err, UnidentifiedImageError) else (str(err) or type(err).__name__).splitlines()[0]
+        )
+        msg = f"{str(path)!r} is not an image that can be read ({reason})."
         raise InputError(msg) from err
-    if upright.mode in ("I", "F"):
-        msg = f"{str(path)!r} has 32-bit pixels, whose range is not known; save it with 8 or 16 bits."
-        raise InputError(msg)
-    if upright.mode.startswith("I;16"):  # Pillow alone would clip to the lowest 256 values
-        upright = upright.point(lambda value: value / 257, "L")
-    return upright.convert("RGB")
+    try:
+        return convert(upright, "RGB")
+    except InputError as err:
+        msg = f"{str(path)!r}: {err}"
+        raise InputError(msg) from err
 
 
 def load_tensor(image: Image.Image, spec: InputSpec, max_side: int) -> "tuple[Tensor, Image.Image]":

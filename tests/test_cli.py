@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from autobackbone import create_feature_backbone, describe_backbone, list_backbones
+from autobackbone import InputError, create_feature_backbone, describe_backbone, list_backbones
 from autobackbone.cli import app, main
 from autobackbone.picture import load_image, principal_colours
 
@@ -224,6 +224,32 @@ def test_any_kind_of_image(tmp_path, mode):
         assert image.convert("L").tobytes() == grey.tobytes()
 
 
+@pytest.mark.parametrize(("mode", "ending"), [("I;16", "tif"), ("I;16B", "tif"), ("I", "pgm"), ("I", "tif")])
+def test_sixteen_bits_are_scaled(tmp_path, mode, ending):
+    grey = Image.radial_gradient("L").resize((50, 40))
+    order = "big" if mode == "I;16B" else "little"
+    size = 4 if mode == "I" else 2
+    pixels = b"".join((257 * value).to_bytes(size, order) for value in grey.tobytes())
+    path = tmp_path / f"deep.{ending}"
+    Image.frombytes(mode, grey.size, pixels).save(path)
+    assert load_image(path).convert("L").tobytes() == grey.tobytes()
+
+
+def test_a_palette_with_transparency(tmp_path):
+    image = Image.radial_gradient("L").convert("RGB").quantize(8)
+    image.save(tmp_path / "clear.png", transparency=bytes([0, 128, 255]))
+    assert load_image(tmp_path / "clear.png").tobytes() == image.convert("RGB").tobytes()
+
+
+def test_a_large_image_is_no_reason_to_warn(tmp_path, monkeypatch):
+    Image.new("L", (100, 100)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6_000)
+    assert load_image(tmp_path / "large.png").size == (100, 100)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4_000)
+    with pytest.raises(InputError, match=r"not an image that can be read .*decompression bomb"):
+        load_image(tmp_path / "large.png")
+
+
 def test_a_thin_image(tmp_path):
     Image.new("RGB", (2000, 1)).save(tmp_path / "thin.png")
     run("features", tmp_path / "thin.png", *MODEL, "-o", tmp_path)
@@ -251,7 +277,10 @@ def test_principal_colours_separate_what_differs():
 
 MISTAKES = [
     (["features", "absent.png", *MODEL, "-o", "out"], "There is no image 'absent.png'; check the path."),
-    (["features", "text.png", *MODEL, "-o", "out"], "'text.png' is not an image that can be read"),
+    (
+        ["features", "text.png", *MODEL, "-o", "out"],
+        "'text.png' is not an image that can be read (its content is of no format that Pillow knows).",
+    ),
     (["features", "cut.jpg", *MODEL, "-o", "out"], "'cut.jpg' is not an image that can be read"),
     (["features", ".", *MODEL, "-o", "out"], "is not an image that can be read"),
     (["features", "good.png", *MODEL, "-o", "text.png"], "--out 'text.png' is a file; name a folder."),

@@ -57,6 +57,7 @@ def test_modules_import_downward_only():
         "likeness",
         "names",
         "levels",
+        "pixels",
         "input_spec",
         "catalog",
         "hub",

@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -48,6 +49,8 @@ def test_normalize():
     assert spec.normalize(x.half()).dtype == torch.float16
     with pytest.raises(InputError, match=r"floating point images in \[0, 1\], got torch.uint8"):
         spec.normalize(torch.zeros(3, 4, 4, dtype=torch.uint8))
+    with pytest.raises(InputError, match="takes a tensor, got ndarray"):
+        spec.normalize(np.zeros((3, 4, 4), np.float32))
     with pytest.raises(InputError, match=r"takes \(B, 3, H, W\) or \(3, H, W\) images, got shape \(4, 5, 5\)"):
         spec.normalize(torch.rand(4, 5, 5))
 

@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 import numpy as np
+import skimage.color
 import torch
 from families import SMALL
 from hypothesis import settings
@@ -54,6 +55,31 @@ feature_configs = st.one_of(
         {"out_strides": st.lists(st.integers(1, 128), min_size=1, unique=True)},
     )
 )
+
+# Of every mode of PIL but F, whose range nobody says: how a pixel of a brightness from 0 to 1 is written.
+PIXELS = {
+    "1": lambda b: round(b) * 255,
+    "L": lambda b: round(255 * b),
+    "P": lambda b: round(255 * b),  # with the palette of greys
+    "LA": lambda b: (round(255 * b), 255),
+    "La": lambda b: (round(255 * b), 255),
+    "PA": lambda b: (round(255 * b), 255),
+    "RGB": lambda b: (round(255 * b),) * 3,
+    "RGBA": lambda b: (*(round(255 * b),) * 3, 255),
+    "RGBa": lambda b: (*(round(255 * b),) * 3, 255),
+    "RGBX": lambda b: (*(round(255 * b),) * 3, 0),
+    "CMYK": lambda b: (0, 0, 0, 255 - round(255 * b)),
+    "YCbCr": lambda b: (round(255 * b), 128, 128),
+    "HSV": lambda b: (0, 0, round(255 * b)),
+    "LAB": lambda b: (round(2.55 * lightness(b)), 128, 128),
+    **dict.fromkeys(("I", "I;16", "I;16L", "I;16B", "I;16N"), lambda b: round(65535 * b)),
+}
+
+
+def lightness(brightness: float) -> float:
+    """CIE lightness, from 0 to 100, of a grey of sRGB from 0 to 1."""
+    return float(skimage.color.rgb2lab(np.full((1, 1, 3), brightness))[0, 0, 0])
+
 
 # What model names, repositories and addresses are made of, well and badly.
 _prefixes = [
