@@ -197,7 +197,7 @@ class FeatureBackbone(nn.Module):
         """Save config, weights and a model card to a folder, made if need be.
 
         The weights are a safetensors file of ``state_dict()``. Files that are there are replaced whole, so a backbone
-        can be saved to the folder that it came from.
+        can be saved to the folder that it came from. Freezing is not saved.
 
         Raises
         ------

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from autobackbone.errors import ConfigError
+from autobackbone.values import MAX_COUNT, as_integer, as_real, as_size, shown
 
 # Sides in strides, truncated to whole pixels, and aspect ratios: what torchvision's detectors are published with.
 _PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -59,12 +59,12 @@ def anchor_generator(
     ratios = _PUBLISHED["faster_rcnn"][1]
     if sizes is not None:
         if scales is not None:
-            msg = f"scales={scales!r} and sizes={sizes!r} both say how large anchors are; give one of them."
+            msg = f"scales={shown(scales)} and sizes={shown(sizes)} both say how large anchors are; give one of them."
             raise ConfigError(msg)
         by_level = _by_level("sizes", sizes, len(strides))
     elif isinstance(scales, str):
         if scales not in _PUBLISHED:
-            msg = f"scales={scales!r} is none of {', '.join(map(repr, _PUBLISHED))}; name one, or give numbers."
+            msg = f"scales={shown(scales)} is none of {', '.join(map(repr, _PUBLISHED))}; name one, or give numbers."
             raise ConfigError(msg)
         published, ratios = _PUBLISHED[scales]
         by_level = [[int(stride * scale) for scale in published] for stride in strides]
@@ -93,20 +93,19 @@ def roi_align(
     canonical_level: int = 4,
 ) -> MultiScaleRoIAlign:
     """Return RoI pooling over the levels `names` at `strides`; `FeaturePyramid.roi_align` says the rest."""
-    size: Any = output_size
-    sides = size if _is_sequence(size) else (size, size)
-    if len(sides) != 2 or not all(_is_integer(side) and side > 0 for side in sides):
-        msg = f"output_size must be a positive integer, or two of them, such as 7 or (7, 7), got {output_size!r}."
-        raise ConfigError(msg)
-    if not _is_integer(sampling_ratio) or sampling_ratio < -1:
-        msg = f"sampling_ratio must be a positive integer, or 0 for as many points as fit, got {sampling_ratio!r}."
-        raise ConfigError(msg)
-    if not _is_number(canonical_scale):
-        msg = f"canonical_scale must be a number of pixels above 0, got {canonical_scale!r}."
-        raise ConfigError(msg)
-    if not _is_integer(canonical_level) or not 0 <= canonical_level <= 32:
-        msg = f"canonical_level must be the base 2 logarithm of a stride, such as 4 for 16, got {canonical_level!r}."
-        raise ConfigError(msg)
+    size = as_size(output_size)
+    ratio = as_integer(sampling_ratio, -1, MAX_COUNT)
+    scale = as_real(canonical_scale)
+    level = as_integer(canonical_level, 0, 16)
+    for name, value, is_good, expected in (
+        ("output_size", output_size, size, "a positive integer, or two of them, such as 7 or (7, 7)"),
+        ("sampling_ratio", sampling_ratio, ratio is not None, "a positive integer, or 0 for as many points as fit"),
+        ("canonical_scale", canonical_scale, scale is not None and scale > 0, "a number of pixels above 0"),
+        ("canonical_level", canonical_level, level is not None, "the base 2 logarithm of a stride, such as 4 for 16"),
+    ):
+        if not is_good:
+            msg = f"{name} must be {expected}, got {shown(value)}."
+            raise ConfigError(msg)
     if strides[0].bit_count() != 1 or any(b != 2 * a for a, b in pairwise(strides)):
         msg = (
             f"RoI pooling gives regions to levels by powers of two, and the strides are {tuple(strides)}; ask the "
@@ -115,10 +114,10 @@ def roi_align(
         raise ConfigError(msg)
     pooling = MultiScaleRoIAlign(
         list(names),
-        tuple(int(side) for side in sides),
-        int(sampling_ratio),
-        canonical_scale=canonical_scale,
-        canonical_level=int(canonical_level),
+        size,
+        ratio,
+        canonical_scale=scale,
+        canonical_level=level,
     )
     pooling.scales = [1 / stride for stride in strides]
     first, last = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
@@ -127,32 +126,19 @@ def roi_align(
 
 
 def _numbers(name: str, values: Any, hint: str = "") -> list[float]:
-    if not _is_sequence(values) or not values or not all(map(_is_number, values)):
-        msg = f"{name} must be a sequence of numbers above 0, such as (8,), got {values!r}.{hint}"
+    numbers = [number for value in values if (number := as_real(value))] if _is_sequence(values) else []
+    if not numbers or len(numbers) < len(values) or min(numbers) < 0:
+        msg = f"{name} must be a sequence of numbers above 0, such as (8,), got {shown(values)}.{hint}"
         raise ConfigError(msg)
-    return [float(value) for value in values]
+    return numbers
 
 
 def _by_level(name: str, values: Any, count: int) -> list[list[float]]:
     if not _is_sequence(values) or len(values) != count or not all(map(_is_sequence, values)):
-        msg = f"{name} must have a sequence of numbers for each of the {count} levels, got {values!r}."
+        msg = f"{name} must have a sequence of numbers for each of the {count} levels, got {shown(values)}."
         raise ConfigError(msg)
     return [_numbers(f"{name}[{i}]", each) for i, each in enumerate(values)]
 
 
 def _is_sequence(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number above 0."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return False
-    try:
-        return 0 < float(value) < math.inf
-    except OverflowError:
-        return False

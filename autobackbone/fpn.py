@@ -5,7 +5,6 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from autobackbone.detection import anchor_generator, roi_align
 from autobackbone.errors import ConfigError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, ceil_div
+from autobackbone.values import MAX_COUNT, as_integer, shown
 from autobackbone.weights import Rules
 
 
@@ -77,9 +77,9 @@ class FeaturePyramid(nn.Module):
                 f"{type(given).__name__}; compile the pyramid rather than the backbone."
             )
             raise ConfigError(msg)
-        width: Any = backbone.channels[0] if out_channels is None else out_channels
-        if isinstance(width, bool) or not isinstance(width, Integral) or width < 1:
-            msg = f"out_channels must be a positive integer, or None for no FPN, got {out_channels!r}."
+        width = as_integer(backbone.channels[0] if out_channels is None else out_channels, 1, MAX_COUNT)
+        if width is None:
+            msg = f"out_channels must be a positive integer, or None for no FPN, got {shown(out_channels)}."
             raise ConfigError(msg)
         if out_channels is None and len(set(backbone.channels)) > 1:
             msg = (
@@ -94,7 +94,7 @@ class FeaturePyramid(nn.Module):
             )
             raise ConfigError(msg)
         self.backbone = backbone
-        self.out_channels = width = int(width)
+        self.out_channels = width
         self._order = sorted(range(len(backbone.levels)), key=backbone.strides.__getitem__)
         levels = [backbone.levels[i] for i in self._order]
         self._own = tuple(f"p{level.name[1:]}" if level.name[0] == "c" else level.name for level in levels)
@@ -272,7 +272,7 @@ def _extra_block(extra_blocks: str | ExtraFPNBlock | None, channels: int) -> Ext
         return LastLevelMaxPool()
     if extra_blocks == "p6p7":
         return LastLevelP6P7(channels, channels)
-    msg = f"extra_blocks must be 'pool', 'p6p7', a torchvision ExtraFPNBlock, or None, got {extra_blocks!r}."
+    msg = f"extra_blocks must be 'pool', 'p6p7', a torchvision ExtraFPNBlock, or None, got {shown(extra_blocks)}."
     raise ConfigError(msg)
 
 

@@ -1,14 +1,13 @@
 """Freezing: stages of a backbone, and the statistics of its norms."""
 
 from collections.abc import Sequence
-from numbers import Integral
-from typing import Any
 
 from torch import nn
 
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError, UnsupportedError
 from autobackbone.sources.anatomy import stem
+from autobackbone.values import as_integer, shown
 from autobackbone.wrappers import Place
 
 
@@ -50,11 +49,11 @@ def freeze_stages(backbone: nn.Module, n: int | None, *, name: str | Sequence[st
     (10493440, 11176512)
     """
     owners = _feature_backbones("freeze_stages", backbone, name)
-    count: Any = n
-    if n is not None and (isinstance(count, bool) or not isinstance(count, Integral)):
-        msg = f"freeze_stages() takes a number of stages, -1 for all, or None to thaw; got {n!r}."
+    count = as_integer(n)
+    if n is not None and count is None:
+        msg = f"freeze_stages() takes a number of stages, -1 for all, or None to thaw; got {shown(n)}."
         raise ConfigError(msg)
-    frozen = [set() if n is None else _first_stages(place, int(count)) for _, place in owners]
+    frozen = [set() if count is None else _first_stages(place, count) for _, place in owners]
     for (owner, place), parameters in zip(owners, frozen, strict=True):  # all of them can be
         modules = _resting(owner.body, parameters, place.traced[1]) if parameters else set()
         owner.freeze(parameters, modules)

@@ -1,15 +1,14 @@
 """Training: learning rates that decay from the head to the stem, and the blocks to shard by."""
 
 import fnmatch
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 from torch import nn
 
 from autobackbone.errors import ConfigError
 from autobackbone.sources.anatomy import list_blocks
+from autobackbone.values import as_real, shown
 from autobackbone.wrappers import Place
 
 
@@ -71,14 +70,18 @@ def layer_decay_param_groups(
     >>> sorted({round(group["scale"], 3) for group in optimizer.param_groups})[-3:]
     [0.512, 0.64, 0.8]
     """
+    rate, decay, factor = as_real(lr), as_real(weight_decay), as_real(layer_decay)
     for argument, value, is_good, expected in (
-        ("lr", lr, _is_real(lr) and lr > 0, "above 0"),
-        ("weight_decay", weight_decay, _is_real(weight_decay) and weight_decay >= 0, "of at least 0"),
-        ("layer_decay", layer_decay, _is_real(layer_decay) and 0 < layer_decay <= 1, "above 0 and at most 1"),
+        ("lr", lr, rate is not None and rate > 0, "above 0"),
+        ("weight_decay", weight_decay, decay is not None and decay >= 0, "of at least 0"),
+        ("layer_decay", layer_decay, factor is not None and 0 < factor <= 1, "above 0 and at most 1"),
     ):
         if not is_good:
-            msg = f"{argument} must be a finite number {expected}, got {value!r}."
+            msg = f"{argument} must be a finite number {expected}, got {shown(value)}."
             raise ConfigError(msg)
+    assert rate is not None, "checked above"
+    assert decay is not None, "checked above"
+    assert factor is not None, "checked above"
     layer_of: dict[str, tuple[int, int]] = {}  # by full name: the layer, and that of a head
     exempt: set[str] = set()
     for place in Place.find(model, name):
@@ -95,8 +98,8 @@ def layer_decay_param_groups(
         # What multiplies features is called weight in torch and in both libraries; tokens, tables and gains are not.
         decays = parameter.ndim > 1 and "weight" in key.rpartition(".")[2] and key not in exempt
         if (-below, decays) not in groups:
-            scale = float(layer_decay) ** below
-            rates = {"lr": float(lr) * scale, "weight_decay": float(weight_decay) if decays else 0.0}
+            scale = factor**below
+            rates = {"lr": rate * scale, "weight_decay": decay if decays else 0.0}
             groups[-below, decays] = {"params": [], **rates, "scale": scale}
         groups[-below, decays]["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
@@ -132,7 +135,3 @@ def get_blocks(model: nn.Module, *, name: str | Sequence[str] | None = None) -> 
     """
     places = Place.find(model, name)
     return [block for place in places for block in list_blocks(place.body, place.layers()[0], place.traced[1])]
-
-
-def _is_real(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)

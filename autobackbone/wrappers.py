@@ -10,6 +10,7 @@ from torch import nn
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError
 from autobackbone.sources.anatomy import layers, stages
+from autobackbone.values import shown
 
 # What wrappers call what they wrap: torch.compile; DataParallel, DDP, AveragedModel and their like; FSDP1.
 _WRAPPED = ("_orig_mod", "module", "_fsdp_wrapped_module")
@@ -64,7 +65,7 @@ def find_backbones(model: nn.Module, name: str | Sequence[str] | None = None) ->
         return found
     names: Any = [name] if isinstance(name, str) else name
     if not isinstance(names, list | tuple) or not names or not all(isinstance(each, str) for each in names):
-        msg = f"name must be the name of a backbone in the model, or a list of names, got {name!r}."
+        msg = f"name must be the name of a backbone in the model, or a list of names, got {shown(name)}."
         raise ConfigError(msg)
     return {full: found[full] for full in dict.fromkeys(_full_name(each, list(found)) for each in names)}
 
@@ -143,6 +144,6 @@ def _full_name(name: str, found: list[str]) -> str:
     if len(fits) != 1:
         those = ", ".join(repr(_short(full)) for full in found)
         fault = "names none" if not fits else f"names {len(fits)}"
-        msg = f"name={name!r} {fault} of the backbones in the model, which are {those}."
+        msg = f"name={shown(name)} {fault} of the backbones in the model, which are {those}."
         raise ConfigError(msg)
     return fits[0]

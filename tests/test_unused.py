@@ -5,8 +5,10 @@ import copy
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from autobackbone import (
     FeatureBackbone,
@@ -53,6 +55,18 @@ def test_every_parameter_gets_a_gradient_after_thawing(case):
     assert unused(model)
     grouped = [p for group in layer_decay_param_groups(model, 0.1, include_frozen=True) for p in group["params"]]
     assert len(grouped) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("case", ["hrnet", "dinov3"])
+def test_ddp_waits_for_no_gradient_that_never_comes(case):
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        model = make(case).requires_grad_(requires_grad=False).requires_grad_(requires_grad=True)
+        wrapped = DistributedDataParallel(model)
+        for _ in range(2):  # a gradient that did not come is an error in the second step
+            sum(y.square().mean() for y in wrapped(torch.randn(2, 3, 64, 64))).backward()
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("case", ["hrnet", "dinov3", "dinov3, pooled"])
