@@ -1,6 +1,8 @@
 """Creating backbones: config to reference to source to contract; and what can be asked of the result."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -9,14 +11,15 @@ from torch import nn
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.checkpoints import find_files, read_checkpoint
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
-from autobackbone.errors import ConfigError
+from autobackbone.errors import ConfigError, WeightsMismatchError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
 from autobackbone.matching import Rules
 from autobackbone.materialize import load_on_meta, materialize
 from autobackbone.sources.choose import choose_source
+from autobackbone.values import shown
 from autobackbone.weights import WeightsReport, apply_weights, find_part, find_weights, load_part
-from autobackbone.wrappers import find_backbones, unwrap
+from autobackbone.wrappers import backbone_names, find_backbones, unwrap
 
 _C = TypeVar("_C", BackboneConfig, FeatureBackboneConfig)
 
@@ -163,9 +166,7 @@ def load_weights(
         msg = f"load_weights() takes a path, a repository or an address, got {kind}; load_state_dict() takes tensors."
         raise ConfigError(msg)
     text = os.fspath(source)
-    if name is not None:
-        (model,) = find_backbones(model, name).values()
-    model = unwrap(model)
+    model = unwrap(model if name is None else _one_backbone(model, name))
     owner = next((m for m in model.modules() if hasattr(m, "checkpoint_rules")), None)
     taken: nn.Module = model
     if isinstance(model, FeatureBackbone) and owner is not None:
@@ -173,7 +174,8 @@ def load_weights(
     rules = getattr(taken, "checkpoint_rules", Rules())
     content = read_checkpoint(find_files(text), text)
     pyramid = model.pyramid if isinstance(model, FeatureBackbone) else None
-    match = find_weights(taken, content, text, rules, strict=strict)
+    with _naming_backbones(model):
+        match = find_weights(taken, content, text, rules, strict=strict)
     found = {}
     if pyramid is not None:
         where = {"entry": match.entry, "prefix": match.prefix}
@@ -248,3 +250,25 @@ def _levels(backbone: nn.Module) -> tuple[FeatureLevel, ...]:
         msg = f"A FeatureBackbone is needed, got {type(backbone).__name__}; make it with create_feature_backbone()."
         raise ConfigError(msg)
     return levels
+
+
+def _one_backbone(model: nn.Module, name: str) -> nn.Module:
+    found = list(find_backbones(model, name).values())
+    if len(found) != 1:
+        msg = f"name={shown(name)}: load_weights() loads one backbone at a time; call it for each."
+        raise ConfigError(msg)
+    return found[0]
+
+
+@contextmanager
+def _naming_backbones(model: nn.Module) -> Iterator[None]:
+    """Where weights do not fit a model as a whole, say which backbones in it they may be meant for."""
+    try:
+        yield
+    except WeightsMismatchError as err:
+        names = [name for name in backbone_names(model) if name]
+        if not names:
+            raise
+        those = ", ".join(map(repr, names))
+        msg = f"{err} Backbones in the model: {those}; to load one alone, name it, as in name={names[0]!r}."
+        raise WeightsMismatchError(msg) from err

@@ -30,6 +30,11 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def backbone_names(model: nn.Module) -> list[str]:
+    """Return the names of the backbones of this package in a model, without what wrappers add to them."""
+    return [_short(name) for name, module in model.named_modules() if _is_backbone(module)]
+
+
 def find_backbones(model: nn.Module, name: str | Sequence[str] | None = None) -> dict[str, nn.Module]:
     """Return the backbones of this package in a model that are meant, by their full names in it.
 

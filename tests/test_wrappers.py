@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from autobackbone import (
     ConfigError,
     FeaturePyramid,
+    WeightsMismatchError,
     create_backbone,
     create_feature_backbone,
     freeze_norms,
@@ -201,3 +202,19 @@ def test_something_with_one_backbone_in_it_names_it():
     model = nn.ModuleDict({"first": FeaturePyramid(make(), 8), "second": FeaturePyramid(make(), 8)})
     freeze_stages(model, 0, name="second")
     assert {n.split(".")[0] for n in frozen(model)} == {"second"}
+
+
+def test_weights_of_one_backbone_do_not_go_into_a_model_with_two(tmp_path):
+    torch.save(make().body.model.state_dict(), tmp_path / "one.pt")
+    model = two()
+    before = copy.deepcopy(model.state_dict())
+    for strict in (True, False):
+        with pytest.raises(WeightsMismatchError) as err:
+            load_weights(model, tmp_path / "one.pt", strict=strict)
+        assert "Backbones in the model: 'rgb', 'neck.0'; to load one alone, name it, as in name='rgb'." in str(
+            err.value
+        )
+    with pytest.raises(ConfigError, match="loads one backbone at a time; call it for each"):
+        load_weights(model, tmp_path / "one.pt", name=["rgb", "neck"])
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert load_weights(model, tmp_path / "one.pt", name="rgb").coverage == 1
