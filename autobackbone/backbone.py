@@ -333,8 +333,8 @@ class FeatureBackbone(nn.Module):
         backbone = cls(native, ladder, levels, config)
         report = native.weights_report
         if backbone.pyramid is not None and report is not None:
-            where = {"entry": report.entry, "prefix": report.prefix}
-            found = find_part(backbone.pyramid, "pyramid", native.checkpoint or {}, report.source, **where)
+            content, entry, prefix = native.checkpoint or {}, report.entry, report.prefix
+            found = find_part(backbone.pyramid, "pyramid", content, report.source, entry=entry, prefix=prefix)
             backbone.weights_report = load_part(backbone.pyramid, "pyramid", found, report)
         return backbone
 

@@ -178,8 +178,8 @@ def load_weights(
         match = find_weights(taken, content, text, rules, strict=strict)
     found = {}
     if pyramid is not None:
-        where = {"entry": match.entry, "prefix": match.prefix}
-        found = find_part(pyramid, "pyramid", content, text, **where, strict=strict)
+        entry, prefix = match.entry, match.prefix
+        found = find_part(pyramid, "pyramid", content, text, entry=entry, prefix=prefix, strict=strict)
     if rules.build is not None and any(t.is_meta for t in taken.state_dict().values()):
         report = load_on_meta(taken, match, text, rules)
         if pyramid is not None:

@@ -97,7 +97,7 @@ def unexpected_keys() -> Iterator[list[str]]:
     def watch(parent: nn.Module, _name: str, _module: nn.Module | None) -> None:
         if threading.get_ident() == thread and parent not in watched:
             watched.add(parent)
-            parent.register_load_state_dict_post_hook(collect)
+            parent.register_load_state_dict_post_hook(collect)  # type: ignore[no-untyped-call]
 
     def collect(_module: nn.Module, keys: Any) -> None:
         if not any(keys.unexpected_keys is known for known in left):  # one list for a module and all in it

@@ -55,7 +55,7 @@ def init_non_persistent_buffers(model: nn.Module) -> None:
 def watch(network: nn.Module) -> None:
     """Have whatever loads a state dict into a network without storage compute its other tensors as well."""
     if any(p.is_meta for p in network.parameters()):
-        network.register_load_state_dict_post_hook(_after_loading)
+        network.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
 
 
 def load_on_meta(network: nn.Module, match: Match, source: str, rules: Rules) -> WeightsReport:
@@ -92,8 +92,9 @@ def materialize(part: nn.Module) -> None:
     """Give a part that is made of torch's own layers memory on the default device, initialized by their own code."""
     part.to_empty(device=torch.get_default_device())
     for module in part.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        initialize: Any = getattr(module, "reset_parameters", None)
+        if initialize is not None:
+            initialize()
 
 
 def _after_loading(network: nn.Module, _: object) -> None:

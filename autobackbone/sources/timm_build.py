@@ -30,7 +30,7 @@ class Recipe:
 
     def __call__(self) -> nn.Module:
         """Return the model without weights, cut."""
-        network = self.create()
+        network: nn.Module = self.create()
         if self.indices is not None:
             Levels(network, self.indices, norm=self.norm, patch=self.patch)  # cuts it in place
         return network
