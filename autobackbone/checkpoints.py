@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from autobackbone.cache import quarantine
 from autobackbone.errors import WeightsCorruptedError, WeightsError, WeightsNotFoundError
 from autobackbone.hub import fetch, fetch_url, first_line
 from autobackbone.names import REPO_RULES, is_address, repo_of, split_repo
@@ -129,16 +130,11 @@ def read_checkpoint(files: Sequence[Path], source: str) -> Mapping[str, Any]:
     """
     content: dict[str, Any] = {}
     for path in files:
-        try:
-            found = _read(path, source)
-        except WeightsCorruptedError:
-            if is_address(source):
-                path.unlink(missing_ok=True)  # or it would be found in the cache for ever
-            raise
+        found = _read(path, source)
         if not isinstance(found, Mapping):
             msg = (
                 f"The weights file {source!r} holds {type(found).__name__} and no tensors by name; save a model's "
-                "state_dict()."
+                f"state_dict().{quarantine(path)}"
             )
             raise WeightsCorruptedError(msg)
         content |= found
@@ -162,7 +158,10 @@ def _read(path: Path, source: str) -> Any:
                 with torch.serialization.safe_globals(list(ours)):
                     return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as err:
-        msg = f"The weights file {source!r} is damaged or cut off ({first_line(err)}); fetch or save it again."
+        msg = (
+            f"The weights file {source!r} is damaged or cut off ({first_line(err)}); fetch or save it again."
+            f"{quarantine(path)}"
+        )
         raise WeightsCorruptedError(msg) from err
     except MemoryError:
         raise
@@ -184,11 +183,11 @@ def _unreadable(path: Path, source: str, err: Exception) -> str:
         )
     with path.open("rb") as file:
         if file.read(256).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-            return f"The weights file {source!r} is a web page; fetch the file itself."
+            return f"The weights file {source!r} is a web page; fetch the file itself.{quarantine(path)}"
     cause = type(err).__name__ if "weights_only" in str(err) else first_line(err)  # torch advises to run its code
     return (
         f"The weights file {source!r} could not be read: it is cut off, damaged, or neither a safetensors file nor a "
-        f"state dict that torch.save wrote ({cause}). Fetch or save it again."
+        f"state dict that torch.save wrote ({cause}). Fetch or save it again.{quarantine(path)}"
     )
 
 
@@ -220,7 +219,10 @@ def _shards(index: Path) -> list[str]:
         names = sorted(set(files))
         outside = any(Path(name).name != name for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        msg = f"The index of shards {os.fspath(index)!r} could not be read ({first_line(err)}); fetch it again."
+        msg = (
+            f"The index of shards {os.fspath(index)!r} could not be read ({first_line(err)}); fetch it again."
+            f"{quarantine(index)}"
+        )
         raise WeightsCorruptedError(msg) from err
     if outside:
         msg = f"The index of shards {os.fspath(index)!r} names files outside its folder; it was refused."

@@ -16,12 +16,17 @@
         └── WeightsMismatchError                a readable checkpoint of something else
 
 Each message names the value, the fault and the remedy. Where another library's error is behind it,
-that error is the ``__cause__``.
+that error is the ``__cause__``. Passwords and signatures in addresses are hidden.
 """
+
+from autobackbone.addresses import redacted_in
 
 
 class BackboneError(Exception):
     """Base of every error of this package."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted_in(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UnknownBackboneError(BackboneError, ValueError):

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from autobackbone.cache import is_no_json, quarantine
 from autobackbone.config import FeatureBackboneConfig
 from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsError, WeightsNotFoundError
 from autobackbone.hub import explained, fetch, first_line
@@ -155,6 +156,7 @@ def read_config(
         raise WeightsNotFoundError(msg) from err
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         msg = f"The {CONFIG_FILE} of {source!r} is not that of a saved backbone: {type(err).__name__}: {err}"
+        msg += f".{quarantine(path)}" if is_no_json(err) else ""
         raise WeightsCorruptedError(msg) from err
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from autobackbone.addresses import redacted
 from autobackbone.errors import WeightsCorruptedError, WeightsError, WeightsMismatchError
 from autobackbone.matching import COUNTER, Match, Rules, StateDict, best_match, match_below, quantized, state_dicts
 
@@ -19,6 +20,7 @@ class WeightsReport:
     ----------
     source
         What the weights were asked for by: a path, an address, a repository, or the name of published weights.
+        Passwords and signatures in an address are hidden.
     entry
         Where in the checkpoint the state dict was, such as ``"state_dict"``; empty if it is the checkpoint.
     prefix
@@ -48,6 +50,9 @@ class WeightsReport:
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
     nonfinite: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", redacted(self.source))
 
     @property
     def coverage(self) -> float:

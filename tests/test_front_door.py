@@ -50,6 +50,7 @@ def test_modules_import_downward_only():
     from pathlib import Path
 
     order = [
+        "addresses",
         "errors",
         "values",
         "config_base",
@@ -60,6 +61,8 @@ def test_modules_import_downward_only():
         "pixels",
         "input_spec",
         "catalog",
+        "transfer",
+        "cache",
         "hub",
         "checkpoints",
         "matching",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTConfig, DINOv3ViTModel
 
+from autobackbone.cache import is_no_json, quarantine
 from autobackbone.catalog import Row
 from autobackbone.checkpoints import fetch_weights, find_files, read_checkpoint
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
@@ -303,7 +304,9 @@ class DINOv3Source:
             found = json.loads(path.read_text(encoding="utf-8"))
             size = (int(found["size"]["height"]), int(found["size"]["width"]))
             return tuple(found["image_mean"]), tuple(found["image_std"]), size
-        except (WeightsError, OSError, ValueError, KeyError, TypeError):  # optional: what is published is known
+        except (WeightsError, OSError, ValueError, KeyError, TypeError) as err:  # optional: what is published is known
+            if is_no_json(err):
+                quarantine(path)
             return values
 
 

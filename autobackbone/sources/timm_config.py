@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import timm
 from timm.models._hub import load_model_config_from_path
 
+from autobackbone.cache import is_no_json, quarantine
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError, UnknownBackboneError, WeightsNotFoundError
 from autobackbone.hub import fetch
@@ -57,7 +58,7 @@ def resolve(ref: ModelRef, cache_dir: str | None = None) -> tuple[str, dict[str,
     except (*FAILURES, OSError) as err:
         msg = (
             f"{str(ref)!r} holds no timm config that can be read: a config.json as timm writes it is needed "
-            f"({type(err).__name__}: {err})."
+            f"({type(err).__name__}: {err}).{quarantine(folder / 'config.json') if is_no_json(err) else ''}"
         )
         raise WeightsNotFoundError(msg) from err
     where = {"file": str(folder), "source": "local-dir"}

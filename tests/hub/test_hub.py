@@ -1,6 +1,5 @@
 """The Hub, as a stand-in on loopback: what works, and how each failure is told."""
 
-import errno
 import os
 import pty
 import select
@@ -9,6 +8,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -16,7 +16,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save
-from server import COMMIT, Hub, Repo
+from server import COMMIT, Repo
 
 from autobackbone import (
     FeatureBackbone,
@@ -28,47 +28,15 @@ from autobackbone import (
     WeightsUnavailableError,
     create_backbone,
     create_feature_backbone,
+    transfer,
 )
 
 TOKEN = "hf_of_nobody"  # noqa: S105
 PATIENCE = 15  # seconds within which a failure is to be told
 
 
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """Start a Hub, and make it the one that is asked."""
-    served = Hub()
-    _point_at(monkeypatch, served.url)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
-    yield served
-    served.close()
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(1)
-    return timm.create_model("test_resnet").eval()
-
-
-@pytest.fixture(scope="module")
-def weights(model) -> bytes:
-    return save(model.state_dict())
-
-
-@pytest.fixture
-def repo(hub, weights) -> Repo:
-    hub.repos["owner/repo"] = Repo({"model.safetensors": weights})
-    return hub.repos["owner/repo"]
-
-
 def _create(**fields):
     return create_feature_backbone("test_resnet", **({"weights": "hf-hub:owner/repo"} | fields))
-
-
-def _point_at(monkeypatch, url):
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 def _is_loaded(backbone, model) -> bool:
@@ -138,7 +106,8 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_failures_of_the_hub(hub, name):
+def test_failures_of_the_hub(hub, name, monkeypatch):
+    monkeypatch.setattr(transfer, "PATIENCE", 3.0)
     repo, error, remedy = FAILURES[name]
     if repo is not None:
         hub.repos["owner/repo"] = repo
@@ -175,8 +144,8 @@ def test_gated_dinov3_names_the_open_weights(hub):
         create_backbone("dinov3_convnext_tiny")
 
 
-def test_no_server(monkeypatch, tmp_path):
-    _point_at(monkeypatch, "http://127.0.0.1:9")
+def test_no_server(monkeypatch, point_at, tmp_path):
+    point_at("http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     start = time.monotonic()
     with pytest.raises(WeightsUnavailableError, match=r"'hf download' fills the cache"):
@@ -198,11 +167,11 @@ def test_offline_nothing_is_asked(repo, hub, model, monkeypatch):
     assert repo
 
 
-def test_what_is_cached_needs_no_server(hub, model, monkeypatch, tmp_path):
+def test_what_is_cached_needs_no_server(hub, model, point_at, tmp_path):
     torch.save(model.state_dict(), tmp_path / "w")  # not the first name that is looked for
     hub.repos["owner/repo"] = Repo({"pytorch_model.bin": (tmp_path / "w").read_bytes()})
     _create()
-    _point_at(monkeypatch, "http://127.0.0.1:9")
+    point_at("http://127.0.0.1:9")
     start = time.monotonic()
     assert _is_loaded(_create(), model)
     assert time.monotonic() - start < PATIENCE
@@ -245,10 +214,12 @@ def test_weights_of_something_else(repo):
 
 
 def test_a_full_disk(repo, monkeypatch):
-    def full(*_args, **_kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    opened = Path.open
 
-    monkeypatch.setattr(huggingface_hub.file_download, "http_get", full)
+    def full(path, *args, **kwargs):
+        return opened(Path("/dev/full") if path.suffix == ".incomplete" else path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(WeightsError, match="the disk is full; free some space, or set HF_HOME"):
         _create()
     assert repo
@@ -272,7 +243,7 @@ def _start(hub, tmp_path, stderr=subprocess.PIPE, **variables):
 
 def test_two_processes_at_once(repo, hub, model, tmp_path):
     children = [_start(hub, tmp_path) for _ in range(2)]
-    answers = [child.communicate(timeout=120) for child in children]
+    answers = [child.communicate(timeout=900) for child in children]
     assert [child.returncode for child in children] == [0, 0], answers
     expected = float(model.conv1[0].weight.detach().double().sum())
     assert [float(out) for out, _ in answers] == [expected, expected]
@@ -285,7 +256,7 @@ def test_a_progress_bar_on_a_terminal(repo, hub, tmp_path, disabled):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
     child = _start(hub, tmp_path, stderr=theirs, HF_HUB_DISABLE_PROGRESS_BARS=disabled)
-    child.communicate(timeout=120)
+    child.communicate(timeout=900)
     shown = os.read(ours, 10_000) if select.select([ours], [], [], 0)[0] else b""
     os.close(ours)
     os.close(theirs)
@@ -383,14 +354,14 @@ def test_a_backbone_goes_to_the_hub_and_comes_back(hub, tmp_path):
     assert "trial" in hub.repos["me/mine"].revisions
 
 
-def test_uploads_that_fail(hub, monkeypatch):
+def test_uploads_that_fail(hub, point_at):
     backbone = create_feature_backbone("test_resnet", pretrained=False)
     with pytest.raises(WeightsError, match=r"Uploading to 'me/mine' failed: .*token that may write"):
         backbone.push_to_hub("me/mine")
     with pytest.raises(WeightsNotFoundError, match="'mine' is no Hub repository; write 'owner/repo'"):
         backbone.push_to_hub("mine")
     assert hub.repos == {}
-    _point_at(monkeypatch, "http://127.0.0.1:9")
+    point_at("http://127.0.0.1:9")
     start = time.monotonic()
     with pytest.raises(WeightsUnavailableError, match=r"Uploading to 'me/mine' failed"):
         backbone.push_to_hub("me/mine", token=TOKEN)

@@ -147,6 +147,28 @@ anything = st.recursive(
 
 
 @st.composite
+def addresses(draw):
+    """Draw an address, and the secrets in it."""
+    secrets = []
+
+    def secret(alphabet: str = "aZ09-._~%+") -> str:
+        secrets.append(f"hush{draw(st.text(alphabet, min_size=1, max_size=9))}hush")
+        return secrets[-1]
+
+    userinfo = ""
+    if draw(st.booleans()):
+        userinfo = f"{secret()}:{secret('aZ09!$@:')}@" if draw(st.booleans()) else f"{secret()}@"
+    names = st.sampled_from(["X-Amz-Signature", "sig", "token", "key", "Expires", "se", "v", "id"])
+    query = draw(st.lists(names.map(lambda name: f"{name}={secret()}") | st.builds(secret), max_size=3))
+    url = f"{draw(st.sampled_from(['https', 'http', 'HTTPS', 's3']))}://{userinfo}host"
+    url += draw(st.sampled_from(["", ":80"]))
+    url += draw(st.sampled_from(["", "/w.pth", "/a/@b/w.safetensors"]))
+    if query:
+        url += f"?{draw(st.sampled_from(['&', ';'])).join(query)}"
+    return url + (f"#{secret()}" if draw(st.booleans()) else ""), secrets
+
+
+@st.composite
 def ladders(draw):
     """Ladders of native levels with strides that do not fall."""
     rungs = sorted(draw(st.lists(st.sampled_from([1, 2, 4, 7, 8, 12, 14, 16, 17, 28, 32, 64]), min_size=1, max_size=9)))

@@ -1,0 +1,63 @@
+"""Web addresses as they may be shown: without passwords, and without what signs or authorizes a request."""
+
+import re
+from urllib.parse import urlsplit
+
+HIDDEN = "***"
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]*://[^\s<>]*[^\s<>'\"`),.;:]", re.IGNORECASE)  # not what follows it
+_SAFE_VALUE = re.compile(r"[0-9]{1,4}|true|false|yes|no|raw|file|main", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"auth|code|cred|key|pass|pin|pwd|secret|sig|token", re.IGNORECASE)
+
+
+def redacted(source: str) -> str:
+    """Return what weights are asked for by, as it may be shown in messages, reports and logs.
+
+    In an address, the user's name and password are hidden, and the values in its query and fragment but for short ones
+    that are no secret. Anything else is returned as it is.
+
+    Parameters
+    ----------
+    source
+        A path, a repository, or an address.
+
+    Examples
+    --------
+    >>> redacted("https://me:password@host/w.pth?download=true&X-Amz-Signature=0123456789abcdef")
+    'https://***@host/w.pth?download=true&X-Amz-Signature=***'
+    >>> redacted("hf-hub:owner/repo")
+    'hf-hub:owner/repo'
+    """
+    start = _ADDRESS.match(source)
+    if start is None:
+        return source
+    try:
+        parts = urlsplit(source)
+        userinfo, at, host = parts.netloc.rpartition("@")
+        _ = parts.port
+    except ValueError:  # nothing can be fetched from it, and a password with a slash in it looks like that
+        return f"{start[0]}{HIDDEN}"
+    shown = f"{start[0]}{HIDDEN if userinfo else ''}{at}{host}{parts.path}"
+    if parts.query:
+        shown += f"?{_values_hidden(parts.query)}"
+    if parts.fragment:
+        shown += f"#{_values_hidden(parts.fragment)}"
+    return shown
+
+
+def redacted_in(message: str) -> str:
+    """Return a message in which every address is shown as `redacted` shows it."""
+    return _IN_TEXT.sub(lambda match: redacted(match[0]), message)
+
+
+def _values_hidden(query: str) -> str:
+    return re.sub(r"[^&;]+", lambda part: _value_hidden(part[0]), query)
+
+
+def _value_hidden(part: str) -> str:
+    name, equals, value = part.partition("=")
+    if not equals:  # a flag, or a token that stands alone
+        return part if _SAFE_VALUE.fullmatch(part) or part in ("download", HIDDEN) else HIDDEN
+    if _SAFE_VALUE.fullmatch(value) and not _SECRET_NAME.search(name):
+        return part
+    return f"{name}={HIDDEN}" if value else part

@@ -1,0 +1,193 @@
+"""The Hub's cache: files found in it, laid into it, and moved out of it again where they are damaged."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import huggingface_hub
+from filelock import FileLock, Timeout
+from huggingface_hub import constants, errors
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # lazily
+from huggingface_hub.utils.tqdm import tqdm
+
+from autobackbone.transfer import Patience, answer_timeout, transfer
+
+
+class CachedPath(type(Path())):  # type: ignore[misc]  # before Python 3.12 the class is chosen by system
+    """A file of a cache, which can be fetched again; the paths that users give are none."""
+
+
+@dataclass(frozen=True)
+class HubCache:
+    """A repository in the Hub's cache.
+
+    huggingface_hub asks for metadata, keeps the cache's books and links files into it. Their bytes it would fetch with
+    its own patience, so they are laid there, where it looks first: as ``blobs/<etag>``, by its documented layout.
+    """
+
+    repo: str
+    folder: Path
+
+    def find(self, name: str, revision: str | None) -> CachedPath | None:
+        """Return a file of a revision, if it is there."""
+        path = huggingface_hub.try_to_load_from_cache(self.repo, name, cache_dir=self.folder, revision=revision)
+        return CachedPath(path) if isinstance(path, str) else None
+
+    def fetch(self, name: str, revision: str | None, patience: Patience) -> CachedPath:
+        """Return a file of what a revision is now, downloaded if it is not there.
+
+        Raises
+        ------
+        httpx.HTTPError, OSError
+            If the Hub is out of reach or has no such file, or the file cannot be stored.
+        """
+        path = self.find(name, revision)
+        if path is not None and re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+            return path
+        url = huggingface_hub.hf_hub_url(self.repo, name, revision=revision)
+        found = patience.call(
+            huggingface_hub.get_hf_file_metadata, url, timeout=answer_timeout(), library_name="autobackbone"
+        )
+        commit, etag = found.commit_hash, found.etag
+        if not commit or not etag or Path(etag).name != etag:
+            msg = f"{urlsplit(url).netloc!r} answers as no Hub does"
+            raise errors.FileMetadataError(msg)
+        if path is not None and path == self.find(name, commit):
+            return path
+        blob = self.folder / f"models--{self.repo.replace('/', '--')}" / "blobs" / etag
+        if self.find(name, commit) is None:
+            self._download(url, name, blob, partial(_check_commit, commit), found.size, patience)
+        # It asks once more, finds the file there, and links to it from the commit and the revision; nothing else could
+        # come of it if it were left alone.
+        linked = patience.call(
+            huggingface_hub.hf_hub_download,
+            self.repo,
+            name,
+            revision=revision,
+            cache_dir=self.folder,
+            etag_timeout=answer_timeout(),
+            library_name="autobackbone",
+            tqdm_class=_NoDownload,
+        )
+        path = CachedPath(linked)
+        if not path.is_symlink():  # where there are no links, it is a copy
+            blob.unlink(missing_ok=True)
+        return path
+
+    def _download(
+        self, url: str, name: str, blob: Path, check: Callable[[Any], None], size: int | None, patience: Patience
+    ) -> None:
+        headers = patience.call(build_hf_headers, library_name="autobackbone")  # it may ask the Hub as well
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        lock = self.folder / ".locks" / blob.parent.parent.name / f"{blob.name}.lock"  # huggingface_hub's own
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        part = blob.with_name(f"{blob.name}.{os.urandom(4).hex()}.incomplete")
+        with _turn(lock, blob, patience):
+            if blob.is_file():
+                return
+            try:
+                headers |= {"Accept-Encoding": "identity"}
+                transfer(url, part, patience, name=name, size=size, check=check, is_immutable=True, headers=headers)
+                _check_digest(part, blob.name)
+                part.replace(blob)
+                patience.renew()
+            finally:
+                part.unlink(missing_ok=True)
+
+
+class _NoDownload(tqdm):  # type: ignore[misc]
+    """The progress bar of a download that must not be: a file was fetched, and the Hub now has another."""
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        msg = "the repository changed during the download; try again"
+        raise ConnectionError(msg)
+
+
+@contextmanager
+def _turn(lock: Path, blob: Path, patience: Patience) -> Iterator[None]:
+    """Wait while another process downloads the same file, as long as its part of it grows."""
+    turn = FileLock(lock)
+    size = _partial_size(blob)
+    while not turn.is_locked:
+        try:
+            turn.acquire(timeout=0.1)
+        except Timeout:
+            before, size = size, _partial_size(blob)
+            if size > before:
+                patience.renew()
+            if patience.left < 0:
+                msg = f"another process is at it, and gets nowhere; end it, or wait until it lets go of {str(lock)!r}"
+                raise TimeoutError(msg) from None
+        except (OSError, NotImplementedError):  # a file system without locks
+            break
+    try:
+        yield
+    finally:
+        turn.release()
+
+
+def _partial_size(blob: Path) -> int:
+    """Return the bytes of a file that are there so far."""
+    parts = (p for p in blob.parent.iterdir() if p.name.startswith(blob.name) and p.suffix == ".incomplete")
+    size = 0
+    for path in parts:
+        with suppress(FileNotFoundError):  # it is whole by now
+            size += path.stat().st_size
+    return size
+
+
+def _check_commit(commit: str, response: Any) -> None:
+    """Compare the commit of a response, or of what led to it, with the one whose metadata is known."""
+    hf_raise_for_status(response)
+    commits = {r.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT) for r in (*response.history, response)}
+    if not commits <= {commit, None}:
+        msg = "the repository changed during the download; try again"
+        raise ConnectionError(msg)
+
+
+def _check_digest(path: Path, etag: str) -> None:
+    """Compare a file with its entity tag, which is the SHA-256 of all files of some size on the Hub."""
+    if re.fullmatch(r"[0-9a-f]{64}", etag):
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != etag:
+                msg = "what arrived is not what the Hub announced (its SHA-256 differs); try again"
+                raise ConnectionError(msg)
+
+
+def quarantine(path: Path) -> str:
+    """Move a damaged file out of the cache that it is in, so that it is fetched again, and say so.
+
+    Parameters
+    ----------
+    path
+        Moved only if it is a `CachedPath`; what a user gave by path is left alone.
+
+    Returns
+    -------
+    str
+        A sentence for a message, after a space; empty for a file of no cache.
+    """
+    if not isinstance(path, CachedPath):
+        return ""
+    try:
+        blob = path.parent.resolve() / path.readlink() if path.is_symlink() else path
+        aside = Path(os.path.normpath(f"{blob}.damaged"))
+        blob.replace(aside)  # kept: without a network it is the only one
+        if blob is not path:
+            path.unlink()
+    except OSError as err:
+        return f" It is in the cache as {str(path)!r}, and could not be moved away ({err.strerror or err}); delete it."
+    return f" It was moved out of the cache, to {str(aside)!r}; the next call fetches it again."
+
+
+def is_no_json(err: Exception) -> bool:
+    """Whether an error says that a file is not JSON: damaged then, whatever it was for."""
+    return isinstance(err, json.JSONDecodeError | UnicodeDecodeError)
