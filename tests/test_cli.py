@@ -112,6 +112,22 @@ def test_a_narrow_terminal_has_fewer_columns(width):
     assert max(map(len, lines)) <= width
 
 
+@pytest.mark.parametrize("width", [20, 30, 40])
+@pytest.mark.parametrize(
+    ("args", "values"),
+    [
+        (["list", "resnet18"], ["legacy_seresnet18", "skresnet18"]),
+        (["info", "resnet18"], ["512", "32", "resnet18.tv_in1k", "create_feature_backbone('resnet18')"]),
+        (["compare", "resnet18", "test_vit"], ["test_vit", "resnet18", "11.2 M", "512 channels"]),
+    ],
+)
+def test_a_very_narrow_terminal_shows_what_it_can(args, values, width):
+    text = on_a_terminal(*args, COLUMNS=str(width), NO_COLOR="1")
+    words = re.sub(r"\x1b\[\d*m", "", text)
+    assert [value for value in values if value not in words] == []
+    assert width == 20 or "\u2026" not in words  # nothing is cut off
+
+
 def test_the_group_without_a_command_is_help(monkeypatch, capsys):
     for arguments in ([], ["catalog"]):
         monkeypatch.setattr(sys, "argv", ["autobackbone", *arguments])
@@ -123,6 +139,28 @@ def test_the_group_without_a_command_is_help(monkeypatch, capsys):
 
 def test_a_long_list_on_a_terminal_goes_through_the_pager():
     assert on_a_terminal("list", PAGER="sed 's/^.*$/paged/'").split() == ["paged"] * (len(list_backbones()) + 1)
+
+
+def test_a_pager_that_is_not_there():
+    lines = on_a_terminal("list", "vit_*", PAGER="no-such-pager -x").splitlines()
+    assert lines[-1] == "autobackbone: there is no pager 'no-such-pager -x'; set PAGER to another."
+    assert [line.split()[0] for line in lines[1:-1]] == list_backbones("vit_*")
+
+
+@pytest.mark.parametrize(
+    ("redirected", "status", "message"),
+    [
+        (">&-", 2, "autobackbone: standard output is closed; write to /dev/null what is not wanted.\n"),
+        (">/dev/full", 2, "autobackbone: [Errno 28] No space left on device\n"),
+        (">&- 2>&-", 2, ""),
+        ("| head -n 1", 0, ""),
+    ],
+)
+def test_where_output_goes_nowhere(redirected, status, message):
+    for command in ("list resnet50", "info test_vit"):
+        line = f"{sys.executable} -m autobackbone {command} {redirected}"
+        done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (status, message)
 
 
 def test_info():

@@ -98,6 +98,7 @@ def test_modules_import_downward_only():
         "survey",
         "discovery",
         "picture",
+        "cli.pager",
         "cli.options",
         "cli.models",
         "cli.discovery",

@@ -1,7 +1,10 @@
 """The command line: list, info, compare, features, export, catalog build."""
 
 import logging
+import os
 import sys
+from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -27,18 +30,39 @@ catalog.add_command(discovery.build)
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    if sys.stdout is None:  # what is opened next would take its place
+        _stop("standard output is closed; write to /dev/null what is not wanted.")
     logging.basicConfig(format="autobackbone: %(message)s")
     try:
         status = app.main(sys.argv[1:] or ["--help"], prog_name="autobackbone", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as err:
         print(err.format_message())  # noqa: T201
         sys.exit(0)
     except click.ClickException as err:
-        print(f"autobackbone: {err.format_message()} See --help.", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        _stop(f"{err.format_message()} See --help.")
+    except BrokenPipeError:  # who reads has read enough
+        _drop_output()
+        sys.exit(1)
     except (BackboneError, OSError) as err:
-        print(f"autobackbone: {' '.join(str(err).split())}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        _stop(str(err))
     except click.Abort:
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _stop(message: str) -> NoReturn:
+    print(f"autobackbone: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    _drop_output()
+    sys.exit(2)
+
+
+def _drop_output() -> None:
+    """Drop what standard output does not take, which would be said again when Python ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

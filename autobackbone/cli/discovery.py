@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,9 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from autobackbone.cli import options
-from autobackbone.cli.options import by, complete_name, integers, level_fields, level_table, new_console, number, words
+from autobackbone.cli.options import (
+    by,
+    complete_name,
+    integers,
+    level_fields,
+    new_console,
+    number,
+    print_fitted,
+    print_levels,
+    words,
+)
+from autobackbone.cli.pager import Pager
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from autobackbone.discovery import BackboneCard
@@ -30,7 +42,9 @@ _COLUMNS: dict[str, Callable[[Any], str]] = {
     "weights": str,
 }
 _NUMBERS = ("params", "macs", "weights")
-_LESSER = ("family", "weights", "any_size", "license")  # left out where the terminal is narrow, in this order
+# Left out where the terminal is narrow, in this order.
+_LESSER, _LAST = ("family", "weights", "any_size", "license"), ("strides", "size", "macs", "params")
+_NARROWEST = 16  # characters of a column of a comparison, at least
 
 
 @click.command("list")
@@ -123,19 +137,15 @@ def info(name: str, strides: str | None, indices: str | None, img_size: str | No
         print(json.dumps(card.to_dict() | {"weights": weights, "request": request}))  # noqa: T201
         return
     from rich.markup import escape
-    from rich.table import Column, Table
 
     console = new_console()
-    console.print(level_table(levels, title=card.name))
+    print_levels(console, levels, title=card.name)
     console.print("\n".join(f"{key:9}{escape(value)}" for key, value in _facts(card).items()), soft_wrap=True)
     console.print(f"{'input':9}{spec.in_chans} channels, {_sizes(card, spec)}", soft_wrap=True)
-    console.print(f"{'':9}mean {spec.mean}, std {spec.std}")
-    console.print(f"{'':9}{spec.interpolation}, crop {spec.crop_pct} {spec.crop_mode}")
+    console.print(f"{'':9}mean {spec.mean}, std {spec.std}", soft_wrap=True)
+    console.print(f"{'':9}{spec.interpolation}, crop {spec.crop_pct} {spec.crop_mode}", soft_wrap=True)
     if weights:
-        table = Table(Column("weights", overflow="fold"), "licence", Column("size", no_wrap=True))
-        for row in weights:
-            table.add_row(escape(row["name"]), escape(row["license"] or "not stated"), by(row["size"]))
-        console.print(table)
+        _print_weights(console, weights)
     else:
         console.print(f"{'weights':9}none published")
     fields = "".join(f", {key}={value!r}" for key, value in asked.items() if value is not None)
@@ -160,14 +170,26 @@ def compare(names: tuple[str, ...], as_json: bool) -> None:
         return
     from rich.table import Column, Table
 
+    strides = sorted({stride for card in cards for stride in card.strides})
+    facts = [
+        _facts(card)
+        | {"input": _sizes(card, card.input_spec)}
+        | {f"stride {stride}": _channels(card, stride) for stride in strides}
+        | {"weights": str(len(card.pretrained_tags))}
+        for card in cards
+    ]
+    console = new_console()
+    if console.width // (len(cards) + 1) < _NARROWEST:  # one under another
+        for card, values in zip(cards, facts, strict=True):
+            console.print(card.name, style="bold", soft_wrap=True)
+            for key, value in values.items():
+                if value:
+                    console.print(f"  {key:10}{value}", soft_wrap=True, markup=False)
+        return
     table = Table("", *(Column(card.name, overflow="fold") for card in cards))
-    facts = [_facts(card) | {"input": _sizes(card, card.input_spec)} for card in cards]
     for key in facts[0]:
         table.add_row(key, *(values[key] for values in facts))
-    for stride in sorted({stride for card in cards for stride in card.strides}):
-        table.add_row(f"stride {stride}", *(_channels(card, stride) for card in cards))
-    table.add_row("weights", *(str(len(card.pretrained_tags)) for card in cards))
-    new_console().print(table)
+    console.print(table)
 
 
 @click.command()
@@ -198,20 +220,37 @@ def build(fresh: bool, path: Path | None) -> None:
 def _page(rows: list[dict[str, Any]]) -> None:
     """Print the list as a table, through the pager if it is longer than the screen."""
     console = new_console()
-    shown = list(_COLUMNS)
-    table = _rows(rows, shown)
-    for heading in _LESSER:
-        if console.measure(table, options=console.options.update(width=10_000)).maximum > console.width:
-            shown.remove(heading)
-            table = _rows(rows, shown)
+
+    def build(shown: Sequence[str], *, framed: bool) -> "Table":  # noqa: ARG001 - a list has no frame
+        return _rows(rows, shown)
+
     if len(rows) + 2 < console.height:
-        console.print(table)
+        print_fitted(console, build, list(_COLUMNS), _LESSER, _LAST)
     else:
-        with console.pager():
-            console.print(table)
+        with console.pager(Pager()):
+            print_fitted(console, build, list(_COLUMNS), _LESSER, _LAST)
 
 
-def _rows(rows: list[dict[str, Any]], shown: list[str]) -> "Table":
+def _print_weights(console: "Console", weights: list[dict[str, Any]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    rows = [(escape(row["name"]), escape(row["license"] or "not stated"), by(row["size"])) for row in weights]
+    columns = ("weights", "licence", "size")
+
+    def build(shown: Sequence[str], *, framed: bool) -> Table:
+        look: dict[str, Any] = {} if framed else {"box": None, "pad_edge": False}
+        table = Table(**look)
+        for column in shown:
+            table.add_column(column, no_wrap=column != "weights", overflow="fold")
+        for row in rows:
+            table.add_row(*(row[columns.index(column)] for column in shown))
+        return table
+
+    print_fitted(console, build, columns, last=("licence", "size"))
+
+
+def _rows(rows: list[dict[str, Any]], shown: Sequence[str]) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from autobackbone.cli import options
-from autobackbone.cli.options import by, image_size, level_fields, level_table, new_console
+from autobackbone.cli.options import by, image_size, level_fields, new_console, print_levels
 from autobackbone.errors import ConfigError, InputError
 
 
@@ -66,7 +66,7 @@ def features(
         print(json.dumps(answer))  # noqa: T201
         return
     console = new_console()
-    console.print(level_table(backbone.levels, title=title, note=note, shapes=shapes))
+    print_levels(console, backbone.levels, title=title, note=note, shapes=shapes)
     if shown.size != pixels.size:
         console.print(f"the image was resized from {by((pixels.height, pixels.width))}")
     print(path)  # noqa: T201
@@ -108,7 +108,7 @@ def export(
         print(json.dumps({"file": str(out), "random_weights": random_weights, "levels": levels}))  # noqa: T201
         return
     note = "RANDOM WEIGHTS, untrained" if random_weights else ""
-    new_console().print(level_table(backbone.levels, title=backbone.config.model_name, note=note))
+    print_levels(new_console(), backbone.levels, title=backbone.config.model_name, note=note)
     print(out)  # noqa: T201
 
 

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -13,6 +13,9 @@ from autobackbone.levels import FeatureLevel
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    class _Build(Protocol):
+        def __call__(self, shown: Sequence[str], *, framed: bool) -> Table: ...
 
 
 def complete_name(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -30,6 +33,9 @@ weights = click.option("--weights", help="A weights file.")
 strides = click.option("--strides", help="Strides of the levels, such as 4,8,16,32.")
 indices = click.option("--indices", help="Native levels, such as 1,2,3 or -1.")
 img_size = click.option("--img-size", help="Size to build for: 224 or 333x257 (height x width).")
+
+_FOLDED = 24  # characters that are left of a name on a narrow terminal, at least
+_LESSER_OF_LEVELS = ("module", "exact", "index", "shape")
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
@@ -86,18 +92,81 @@ def new_console() -> "Console":
     return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
-def level_table(levels: Sequence[FeatureLevel], *, title: str, note: str = "", shapes: Any = None) -> "Table":
-    """Return levels as a table to print."""
+def print_fitted(
+    console: "Console",
+    build: "_Build",
+    columns: Sequence[str],
+    lesser: Sequence[str] = (),
+    last: Sequence[str] = (),
+) -> None:
+    """Print a table without the columns that a narrow terminal has no room for.
+
+    Parameters
+    ----------
+    console
+        Where to.
+    build
+        Makes the table of some of the columns, with a frame or without.
+    columns
+        All of them; the first one stays, and is folded if need be.
+    lesser
+        Those that are left out before the first column is folded, in this order.
+    last
+        Those that are left out where the first column would be folded to less than `_FOLDED` characters.
+    """
+    shown = list(columns)
+    for heading, folded in (
+        (None, None),
+        *((name, None) for name in lesser),
+        (None, _FOLDED),
+        *((name, _FOLDED) for name in last),
+    ):
+        if heading is not None:
+            shown.remove(heading)
+        table = next((t for framed in (True, False) if _fits(console, t := build(shown, framed=framed), folded)), None)
+        if table is not None:
+            break
+    console.print(table or build(shown, framed=False))
+
+
+def _fits(console: "Console", table: "Table", folded: int | None) -> bool:
+    """Whether a console is as wide as a table, its first column folded to so many characters."""
+    wide = console.options.update(width=10_000)
+    spare = 0
+    if folded is not None:
+        first = table.columns[0]
+        spare = max(console.measure(cell, options=wide).maximum for cell in (first.header, *first.cells)) - folded
+    return console.measure(table, options=wide).maximum - max(0, spare) <= console.width
+
+
+def print_levels(
+    console: "Console", levels: Sequence[FeatureLevel], *, title: str, note: str = "", shapes: Any = None
+) -> None:
+    """Print levels as a table, as wide as there is room."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), caption=note or None, caption_style="bold red", title_justify="left")
-    for column in ("level", "index", "channels", "stride", "exact", "module"):
-        table.add_column(column, justify="right" if column in ("index", "channels", "stride") else "left")
-    if shapes is not None:
-        table.add_column("shape")
-    for i, level in enumerate(levels):
-        exact = "yes" if level.exact else "resampled"
-        row = [level.name, str(level.index), str(level.channels), str(level.stride), exact, level.module]
-        table.add_row(*row, *([] if shapes is None else [str(shapes[i])]))
-    return table
+    rows = [
+        {
+            "level": level.name,
+            "index": str(level.index),
+            "channels": str(level.channels),
+            "stride": str(level.stride),
+            "exact": "yes" if level.exact else "resampled",
+            "module": level.module,
+        }
+        | ({} if shapes is None else {"shape": str(shapes[i])})
+        for i, level in enumerate(levels)
+    ]
+
+    def build(shown: Sequence[str], *, framed: bool) -> Table:
+        look: dict[str, Any] = {} if framed else {"box": None, "pad_edge": False}
+        table = Table(title=escape(title), caption=note or None, caption_style="bold red", title_justify="left", **look)
+        for column in shown:
+            table.add_column(column, justify="right" if column in ("index", "channels", "stride") else "left")
+        for row in rows:
+            table.add_row(*(row[column] for column in shown))
+        return table
+
+    columns = list(rows[0])
+    print_fitted(console, build, columns, [column for column in _LESSER_OF_LEVELS if column in columns])
