@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from autobackbone.config import PYRAMID_CHANNELS, FeatureBackboneConfig
-from autobackbone.errors import WeightsMismatchError
+from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
 from autobackbone.frozen import Frozen
+from autobackbone.input_spec import repeat_to
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, choose_levels, round_up
+from autobackbone.model_card import model_card
 from autobackbone.pyramid import SimplePyramid, crop, fit, pad, resample
-from autobackbone.saving import push, read_config, write
+from autobackbone.saved_files import write
+from autobackbone.saving import Saved, check_state, describe, push, read_config, understand
 from autobackbone.sources import NativeModel
 from autobackbone.sources.choose import choose_source
 from autobackbone.weights import find_part, load_part
@@ -247,22 +250,22 @@ class FeatureBackbone(nn.Module):
             If an override cannot be honoured.
         """
         place = None if cache_dir is None else os.fspath(cache_dir)
-        saved, images, weights = read_config(os.fspath(source), revision=revision, cache_dir=place)
+        is_whole = "weights" not in overrides
+        saved, weights = read_config(os.fspath(source), revision=revision, cache_dir=place, with_weights=is_whole)
+        config = saved.config
         if "out_indices" in overrides or "out_strides" in overrides:
-            saved = saved.replace(out_indices=None, out_strides=None)
+            config = config.replace(out_indices=None, out_strides=None)
         if overrides.get("pyramid", "simple") != "simple" or overrides.get("out_indices") is not None:
-            saved = saved.replace(pyramid_channels=None)
-        config = saved.replace(**{"weights": weights, **overrides})
+            config = config.replace(pyramid_channels=None)
+        config = config.replace(**{"weights": weights, **overrides})
         if place is not None:
             config = config.replace(extra_kwargs=config.extra_kwargs | {"cache_dir": place})
-        backbone = cls.from_config(config)
+        backbone = cls._remade(saved, config)
         report = backbone.weights_report
         lost = [name for name in report.missing if name.startswith("pyramid.")] if report else []
-        if lost and saved.pyramid == "simple":
+        if lost and saved.config.pyramid == "simple":
             msg = f"The weights of {os.fspath(source)!r} are without those of its simple pyramid (first {lost[0]!r})."
             raise WeightsMismatchError(msg)
-        if not overrides.keys() & {"model_name", "in_chans", "img_size"}:
-            backbone.input_spec = replace(backbone.input_spec, **images)
         return backbone
 
     def push_to_hub(
@@ -343,10 +346,34 @@ class FeatureBackbone(nn.Module):
         return ", ".join(f"{level.name}: {level.channels}x1/{level.stride}" for level in self.levels)
 
     def _save(self, folder: Path, title: str) -> None:
-        config = self.config.replace(**self._portable)
-        extra = {k: v for k, v in config.extra_kwargs.items() if k != "cache_dir"}
-        config = config.replace(extra_kwargs=extra, weights=None, pretrained=False)
-        write(folder, config, self.state_dict(), self.levels, self.input_spec, self._license, title)
+        config = self.config.replace(**self._portable, weights=None, pretrained=False)
+        values = describe(config, self.levels, self.input_spec)
+        state = self.state_dict()
+        saved = understand(values, "What is to be saved")
+        with torch.device("meta"):
+            twin = self._remade(saved, saved.config)
+        check_state(state, twin.state_dict())
+        if twin.input_spec != self.input_spec:
+            msg = f"The input spec is not saved as it is, but as {twin.input_spec}; it is {self.input_spec}."
+            raise ConfigError(msg)
+        write(folder, values, state, model_card(title, config.model_name, self.levels, self.input_spec, self._license))
+
+    @classmethod
+    def _remade(cls, saved: Saved, config: FeatureBackboneConfig) -> Self:
+        """Make a saved backbone again, or one that differs from it; what does not differ of its images stays."""
+        backbone = cls.from_config(config)
+        if config.pretrained and config.weights is None:
+            return backbone  # of published weights, whose images are known
+        images, spec = dict(saved.images), backbone.input_spec
+        if (config.model_name, config.img_size) != (saved.config.model_name, saved.config.img_size):
+            images.pop("size", None)
+        for name in images.keys() & {"mean", "std"}:
+            images[name] = repeat_to(images[name], config.in_chans)
+        if spec.fixed_size and images.get("size", spec.size) != spec.size:
+            msg = f"The saved input has the size {images['size']}, and the backbone takes {spec.size} only."
+            raise WeightsCorruptedError(msg)
+        backbone.input_spec = replace(spec, **images)
+        return backbone
 
     def _deliver(
         self, y: Tensor, native: NativeLevel, level: FeatureLevel, image: tuple[int, int], full: tuple[int, int]

@@ -1,119 +1,157 @@
-"""Saved backbones: a folder, or a repository on the Hub, with config, weights and model card."""
+"""Saved backbones: what is said of them in a folder, or in a repository on the Hub, and what may be saved."""
 
+import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub import ModelCardData
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from autobackbone.cache import is_no_json, quarantine
+from autobackbone.checkpoints import find_files
 from autobackbone.config import FeatureBackboneConfig
-from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsError, WeightsNotFoundError
-from autobackbone.hub import explained, fetch, first_line
+from autobackbone.errors import (
+    ConfigError,
+    WeightsCorruptedError,
+    WeightsError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
+from autobackbone.hub import explained, fetch
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
 from autobackbone.names import split_repo
+from autobackbone.saved_files import CONFIG_FILE, belonging, id_of
+from autobackbone.sources.choose import check_saved
+from autobackbone.sources.published import check_published
+from autobackbone.weights import COUNTER
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "README.md"
 # What of an InputSpec says how images are made, which the libraries may come to see otherwise.
 _IMAGES = ("size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-# Licences that the Hub knows by their own names.
-_HUB_LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "openrail")
 _LIBRARIES = ("autobackbone", "timm", "transformers", "torch")
 
-_CARD = """---
-{data}
----
 
-# {title}
+@dataclass(frozen=True)
+class Saved:
+    """What a saved backbone says of itself.
 
-A feature backbone made with [autobackbone](https://pypi.org/project/autobackbone/) from `{model_name}`. Level *l* of a
-`(B, {in_chans}, H, W)` batch of images is `(B, channels, ceil(H / stride), ceil(W / stride))`.
+    Attributes
+    ----------
+    config
+        Without weights.
+    images
+        Fields of `InputSpec` that say how its images are made.
+    """
 
-| level | stride | channels | module |
-|---|---|---|---|
-{levels}
-
-Images: mean {mean}, standard deviation {std} of values in [0, 1]; made for {size}.
-
-Licence of the weights that it was made from: {license}.
-
-```python
-from autobackbone import FeatureBackbone
-
-backbone = FeatureBackbone.from_pretrained("{title}")
-features = backbone(backbone.input_spec.normalize(images))
-```
-"""
+    config: FeatureBackboneConfig
+    images: dict[str, Any]
 
 
-def write(
-    folder: Path,
-    config: FeatureBackboneConfig,
-    state: Mapping[str, Tensor],
-    levels: tuple[FeatureLevel, ...],
-    input_spec: InputSpec,
-    license_name: str | None,
-    title: str,
-) -> None:
-    """Write a backbone to a folder; each file is there whole or not at all.
+def describe(config: FeatureBackboneConfig, levels: tuple[FeatureLevel, ...], input_spec: InputSpec) -> dict[str, Any]:
+    """Return what ``config.json`` says of a backbone.
 
     Raises
     ------
     ConfigError
         If the config holds something that JSON cannot.
-    WeightsError
-        If there are no weights, or only a shard of them, or a file cannot be written.
     """
     values = {
         "backbone": config.to_dict(),
         "input": input_spec.to_dict(),
         "levels": [{"name": lv.name, "channels": lv.channels, "stride": lv.stride} for lv in levels],
-        "versions": {name: _version(name) for name in _LIBRARIES},
     }
-    if any(tensor.is_meta for tensor in state.values()):
+    try:
+        text = json.dumps(values, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as err:
+        msg = f"extra_kwargs={config.extra_kwargs!r} cannot be written as JSON: {err}."
+        raise ConfigError(msg) from err
+    versions = {name: _version(name) for name in _LIBRARIES}
+    return {"id": hashlib.sha256(text.encode()).hexdigest()[:32], **json.loads(text), "versions": versions}
+
+
+def understand(values: Any, where: str) -> Saved:
+    """Return what a ``config.json`` says of a backbone: the inverse of `describe`.
+
+    Raises
+    ------
+    WeightsCorruptedError
+        If it is not that of a saved backbone.
+    ConfigError
+        If it sets more than a saved config may.
+    UnknownBackboneError
+        If there is no such architecture.
+    """
+    try:
+        config = FeatureBackboneConfig.from_dict(values["backbone"])
+        images = {name: value for name, value in values["input"].items() if name in _IMAGES}
+        size = images.pop("size", None)
+        images = check_published(images | ({} if size is None else {"input_size": (config.in_chans, *size)}), "input")
+        if size is not None:
+            images["size"] = images.pop("input_size")[1:]
+        for name in images.keys() & {"mean", "std"}:
+            if len(images[name]) != config.in_chans:
+                msg = f"input[{name!r}] must have {config.in_chans} entries, got {images[name]!r}"
+                raise ConfigError(msg)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        msg = f"{where} is not that of a saved backbone: {type(err).__name__}: {err}"
+        raise WeightsCorruptedError(msg) from err
+    check_saved(config, where)
+    return Saved(config.replace(pretrained=False, weights=None), images)
+
+
+def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
+    """Refuse weights that would not be loaded again as they are, or not all of them.
+
+    Parameters
+    ----------
+    state
+        The state dict to save.
+    expected
+        That of the backbone which is made from the config again.
+
+    Raises
+    ------
+    WeightsMismatchError
+        If there are other tensors than expected, or something that is no tensor.
+    WeightsError
+        If there are no weights, or only a shard of them.
+    """
+    tensors = [value for value in state.values() if isinstance(value, Tensor)]
+    if any(tensor.is_meta for tensor in tensors):
         msg = "A backbone on the meta device has no weights to save; create it on another device."
         raise WeightsError(msg)
-    if any(hasattr(tensor, "full_tensor") for tensor in state.values()):  # a DTensor, whose import takes long
+    if any(hasattr(tensor, "full_tensor") for tensor in tensors):  # a DTensor, whose import takes long
         msg = (
             "The weights are sharded over processes: take the full state dict, torch.distributed.checkpoint.state_dict."
             "get_model_state_dict with full_state_dict=True, load it into a plain backbone, and save that."
         )
         raise WeightsError(msg)
-    try:
-        text = json.dumps(values, indent=2) + "\n"
-    except TypeError as err:
-        msg = f"extra_kwargs={config.extra_kwargs!r} cannot be written as JSON: {err}."
-        raise ConfigError(msg) from err
-    card = _card(config, levels, input_spec, license_name, title)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as partial:
-            made = Path(partial)
-            save_file(_apart(state), made / WEIGHTS_FILE, {"format": "pt"})
-            (made / CONFIG_FILE).write_text(text, encoding="utf-8")
-            (made / CARD_FILE).write_text(card, encoding="utf-8")
-            for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
-                (made / name).replace(folder / name)
-    except (OSError, SafetensorError) as err:
-        msg = f"The backbone could not be saved to {os.fspath(folder)!r}: {first_line(err)}."
-        raise WeightsError(msg) from err
+    more = [name for name in state if name not in expected]
+    less = [name for name in expected if name not in state and not name.endswith(COUNTER)]
+    other = [name for name, value in state.items() if name in expected and not _is_like(value, expected[name])]
+    faults = [
+        f"{len(names)} {what} (first {names[0]!r})"
+        for names, what in ((more, "more"), (less, "fewer"), (other, "of another shape or kind"))
+        if names
+    ]
+    if faults:
+        msg = (
+            f"The weights are not those of the backbone that its config makes, and would not be loaded again: of "
+            f"{len(expected)} tensors there are {', '.join(faults)}. Nothing was saved. Merge adapters, remove "
+            "parametrizations, and quantize or compile parts after loading; or save state_dict() yourself."
+        )
+        raise WeightsMismatchError(msg)
 
 
 def read_config(
-    source: str, *, revision: str | None = None, cache_dir: str | Path | None = None
-) -> tuple[FeatureBackboneConfig, dict[str, Any], str]:
-    """Return the config of a saved backbone, how its images are made, and what ``weights=`` takes for its weights.
+    source: str, *, revision: str | None = None, cache_dir: str | Path | None = None, with_weights: bool = True
+) -> tuple[Saved, str]:
+    """Return what a saved backbone says of itself, and what ``weights=`` takes for its weights.
 
     Parameters
     ----------
@@ -123,15 +161,17 @@ def read_config(
         Of the repository; ``None`` for its default.
     cache_dir
         Instead of the Hub's own cache.
+    with_weights
+        Take the config that its weights were saved with.
 
     Raises
     ------
     WeightsNotFoundError
         If there is no such folder or repository.
     WeightsCorruptedError
-        If it holds no config of a saved backbone.
+        If it holds no config of a saved backbone, or weights that were not saved with it.
     ConfigError
-        If a revision of a folder is asked for.
+        If a revision of a folder is asked for, or the config sets more than it may.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -147,17 +187,30 @@ def read_config(
             raise WeightsNotFoundError(msg)
         path = fetch(found[0], [CONFIG_FILE], revision=found[1], cache_dir=cache_dir)
         weights = f"hf-hub:{found[0]}@{path.parent.name}"  # of the same commit
+    where = f"The {CONFIG_FILE} of {source!r}"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        images = {k: tuple(v) if isinstance(v, list) else v for k, v in values["input"].items() if k in _IMAGES}
-        return FeatureBackboneConfig.from_dict(values["backbone"]), images, weights
     except FileNotFoundError as err:
         msg = f"The folder {source!r} holds no {CONFIG_FILE}: no backbone was saved to it."
         raise WeightsNotFoundError(msg) from err
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        msg = f"The {CONFIG_FILE} of {source!r} is not that of a saved backbone: {type(err).__name__}: {err}"
+    except (OSError, ValueError, RecursionError) as err:
+        msg = f"{where} is not that of a saved backbone: {type(err).__name__}: {err}"
         msg += f".{quarantine(path)}" if is_no_json(err) else ""
         raise WeightsCorruptedError(msg) from err
+    is_cut_off = isinstance(values, dict) and "next" in values  # a save was, and the weights tell where
+    saved = None if is_cut_off and with_weights else understand(values, where)
+    if with_weights:
+        saved_id = id_of(find_files(weights, cache_dir=cache_dir)[0])
+        own = belonging(values, saved_id)
+        if own is None:
+            msg = (
+                f"The {CONFIG_FILE} and the weights of {source!r} were not saved together: the ids are "
+                f"{values.get('id')!r} and {saved_id!r}. Save the backbone again, or copy both files."
+            )
+            raise WeightsCorruptedError(msg)
+        saved = saved or understand(own, where)
+    assert saved is not None
+    return saved, weights
 
 
 def push(
@@ -182,44 +235,12 @@ def push(
     return str(commit.repo_url)
 
 
-def _card(
-    config: FeatureBackboneConfig,
-    levels: tuple[FeatureLevel, ...],
-    input_spec: InputSpec,
-    license_name: str | None,
-    title: str,
-) -> str:
-    known = license_name in _HUB_LICENSES
-    data = ModelCardData(
-        library_name="autobackbone",
-        license=license_name if known or license_name is None else "other",
-        license_name=None if known else license_name,
-        tags=["autobackbone", "feature-extraction", "backbone"],
-    )
-    rows = (f"| {lv.name} | {lv.stride} | {lv.channels} | `{lv.module}` |" for lv in levels)
-    return _CARD.format(
-        data=data.to_yaml(),
-        title=title,
-        model_name=config.model_name,
-        in_chans=input_spec.in_chans,
-        levels="\n".join(rows),
-        mean=input_spec.mean,
-        std=input_spec.std,
-        size=f"{input_spec.size[0]}x{input_spec.size[1]} pixels",
-        license=license_name or "not known",
-    )
-
-
-def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors that share no memory, which safetensors does not take."""
-    apart: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in state.items():
-        whole = tensor.detach().contiguous()
-        address = whole.untyped_storage().data_ptr()
-        apart[name] = whole.clone() if address in seen else whole
-        seen.add(address)
-    return apart
+def _is_like(value: Any, expected: Tensor) -> bool:
+    """Whether a value is a plain tensor of the shape and kind of number of another one."""
+    if type(value) not in (Tensor, nn.Parameter) or value.layout != torch.strided or value.is_quantized:
+        return False
+    kinds = [(t.is_floating_point(), t.is_complex()) for t in (value, expected)]
+    return value.shape == expected.shape and kinds[0] == kinds[1]
 
 
 def _version(name: str) -> str | None:

@@ -158,6 +158,57 @@ def test_what_images_it_takes_is_saved_too(tmp_path):
     assert "license: other\nlicense_name: dinov3-license" in card
 
 
+IMAGES = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "lanczos", "crop_pct": 0.5}
+
+
+def saved_with_images(folder, name="test_vit", **fields):
+    backbone = create_feature_backbone(name, pretrained=False, **fields)
+    backbone.input_spec = replace(backbone.input_spec, crop_mode="border", **IMAGES)
+    backbone.save_pretrained(folder)
+    return backbone.input_spec
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changed"),
+    [
+        ({}, {}),
+        ({"img_size": (96, 64)}, {"size": (96, 64)}),
+        ({"in_chans": 3}, {}),
+        ({"in_chans": 5}, {"in_chans": 5, "mean": (0.1, 0.2, 0.3, 0.1, 0.2), "std": (0.4, 0.5, 0.6, 0.4, 0.5)}),
+        ({"in_chans": 1}, {"in_chans": 1, "mean": (pytest.approx(0.2),), "std": (pytest.approx(0.5),)}),
+        ({"out_strides": (16,), "drop_path_rate": 0.5}, {}),
+        ({"model_name": "test_vit.r160_in1k"}, {}),
+    ],
+)
+def test_an_override_changes_nothing_else_of_the_images(overrides, changed, tmp_path):
+    spec = saved_with_images(tmp_path)
+    assert FeatureBackbone.from_pretrained(tmp_path, **overrides).input_spec == replace(spec, **changed)
+
+
+def test_the_images_of_a_backbone_that_is_bound_to_a_size(tmp_path):
+    spec = saved_with_images(tmp_path, "test_coatnet", img_size=(97, 130))
+    again = FeatureBackbone.from_pretrained(tmp_path, img_size=(64, 128), weights=None).input_spec
+    assert again == replace(spec, size=(64, 128), min_size=64)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    values["input"]["size"] = [32, 32]
+    path.write_text(json.dumps(values))
+    with pytest.raises(
+        WeightsCorruptedError, match=r"has the size \(32, 32\), and the backbone takes \(97, 130\) only"
+    ):
+        FeatureBackbone.from_pretrained(tmp_path)
+
+
+def test_images_that_no_backbone_has_are_not_saved(tmp_path):
+    backbone = create_feature_backbone("test_resnet", pretrained=False)
+    spec = backbone.input_spec
+    for field, value in (("std", (0, 1, 1)), ("mean", ("a", "b", "c")), ("mean", (0.5,)), ("min_size", 7)):
+        backbone.input_spec = replace(spec, **{field: value})
+        with pytest.raises((ConfigError, WeightsCorruptedError), match="input"):
+            backbone.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 def test_arguments_that_cannot_be_honoured(tmp_path):
     backbone = create_feature_backbone("test_resnet", pretrained=False)
     backbone.save_pretrained(tmp_path)

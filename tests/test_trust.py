@@ -146,3 +146,107 @@ def test_unknown_arguments_that_are_none(create, name):
 )
 def test_arguments_that_may_be_none(name, argument):
     assert create_feature_backbone(name, pretrained=False, extra_kwargs={argument: None}).levels
+
+
+def edit(folder, **changes):
+    """Change fields of the backbone in a saved config."""
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    values["backbone"] |= changes
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("extra_kwargs", "key"),
+    [
+        ({"cache_dir": "elsewhere"}, "cache_dir"),
+        ({"checkpoint_path": "other.pth"}, "checkpoint_path"),
+        ({"device": "meta"}, "device"),
+        ({"dtype": "float16"}, "dtype"),
+        ({"features_only": True}, "features_only"),
+        ({"pretrained": True}, "pretrained"),
+        ({"pretrained_cfg_overlay": {"file": "other.pth"}}, "file"),
+        ({"pretrained_cfg_overlay": {"state_dict": {}}}, "state_dict"),
+        ({"pretrained_cfg_overlay": {"custom_load": True}}, "custom_load"),
+        ({"no_such_argument": None}, "no_such_argument"),
+        ({"block_args": {"device": "meta"}}, "block_args"),
+    ],
+)
+def test_what_a_saved_config_may_not_set(extra_kwargs, key, tmp_path):
+    create_feature_backbone("test_resnet", pretrained=False).save_pretrained(tmp_path)
+    edit(tmp_path, extra_kwargs=extra_kwargs)
+    with pytest.raises(ConfigError, match=f"The config.json of '{tmp_path}' sets '{key}'"):
+        FeatureBackbone.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("extra_kwargs", "key"),
+    [
+        ({"cache_dir": "elsewhere"}, "cache_dir"),
+        ({"attn_implementation": "kernels-community/flash-attn"}, "attn_implementation"),
+        ({"torch_dtype": "float16"}, "torch_dtype"),
+        ({"auto_map": {"AutoModel": "owner/repo--code.Model"}}, "auto_map"),
+    ],
+)
+def test_what_a_saved_config_of_transformers_may_not_set(extra_kwargs, key, tmp_path):
+    backbone = create_feature_backbone("dinov3_convnext_tiny", pretrained=False, extra_kwargs={"depths": [1, 1, 1, 1]})
+    backbone.save_pretrained(tmp_path)
+    edit(tmp_path, extra_kwargs=extra_kwargs)
+    with pytest.raises(ConfigError, match=f"The config.json of '{tmp_path}' sets '{key}'"):
+        FeatureBackbone.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/else", "local-dir:elsewhere", "hf_hub:someone/else"])
+def test_a_saved_config_names_an_architecture_and_no_place(name, tmp_path):
+    create_feature_backbone("test_resnet", pretrained=False).save_pretrained(tmp_path)
+    edit(tmp_path, model_name=name)
+    with pytest.raises(ConfigError, match=f"sets model_name='{name}'"):
+        FeatureBackbone.from_pretrained(tmp_path)
+
+
+def test_weights_beside_a_saved_config_are_those(tmp_path):
+    backbone = create_feature_backbone("test_resnet", pretrained=False)
+    backbone.save_pretrained(tmp_path)
+    edit(tmp_path, weights="https://example.com/other.pth", pretrained=True)
+    again = FeatureBackbone.from_pretrained(tmp_path)
+    assert again.weights_report.source == str(tmp_path)
+    assert not FeatureBackbone.from_pretrained(tmp_path, weights=None).config.pretrained
+
+
+def test_what_says_where_and_how_is_not_saved(tmp_path):
+    said = {
+        "cache_dir": str(tmp_path / "cache"),
+        "exportable": True,
+        "act_layer": "gelu",
+        "pretrained_cfg_overlay": {"file": "other.pth", "mean": (0.1, 0.2, 0.3)},
+    }
+    backbone = create_feature_backbone("test_resnet", pretrained=False, extra_kwargs=said)
+    backbone.save_pretrained(tmp_path / "saved")
+    values = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert values["backbone"]["extra_kwargs"] == {
+        "act_layer": "gelu",
+        "pretrained_cfg_overlay": {"mean": [0.1, 0.2, 0.3]},
+    }
+    again = FeatureBackbone.from_pretrained(tmp_path / "saved")
+    assert again.input_spec == backbone.input_spec
+    assert type(again.body.model.layer1[0].act1).__name__ == "GELU"
+
+    kernels = {"depths": [1, 1, 1, 1], "cache_dir": str(tmp_path / "cache")}
+    create_feature_backbone("dinov3_convnext_tiny", pretrained=False, extra_kwargs=kernels).save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["backbone"]["extra_kwargs"] == {"depths": [1, 1, 1, 1]}
+
+
+@pytest.mark.parametrize("create", [create_backbone, create_feature_backbone])
+def test_the_device_is_no_argument(create):
+    for device in ("cpu", "meta"):
+        with pytest.raises(ConfigError, match=r"extra_kwargs\['device'\]: the device is the default one"):
+            create("test_resnet", pretrained=False, extra_kwargs={"device": device})
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path):
+    """A builder's own argument is for the user to give, and not for a file."""
+    backbone = create_feature_backbone("test_resnet", pretrained=False, extra_kwargs={"pretrained_strict": False})
+    with pytest.raises(ConfigError, match="What is to be saved sets 'pretrained_strict'"):
+        backbone.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()

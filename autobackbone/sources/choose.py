@@ -1,10 +1,12 @@
 """From a config to the source that has its model."""
 
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
+from autobackbone.errors import ConfigError
 from autobackbone.names import parse_name
 from autobackbone.sources import Source
 from autobackbone.sources.registry import architectures
 from autobackbone.sources.timm import TimmSource
+from autobackbone.sources.timm_config import check_saved_arguments
 
 
 def choose_source(config: BackboneConfig | FeatureBackboneConfig) -> Source:
@@ -25,3 +27,32 @@ def choose_source(config: BackboneConfig | FeatureBackboneConfig) -> Source:
 
         return DINOv3Source(ref, config)
     return TimmSource(ref, config)
+
+
+def check_saved(config: FeatureBackboneConfig, where: str) -> None:
+    """Refuse a saved config that says more than the architecture and its arguments.
+
+    Parameters
+    ----------
+    config
+        As it was read.
+    where
+        What to call the file in messages.
+
+    Raises
+    ------
+    UnknownBackboneError
+        If there is no such architecture.
+    ConfigError
+        If it names a folder or another repository, or sets what a file may not.
+    """
+    ref = parse_name(config.model_name, architectures())
+    if ref.source == "dinov3":
+        from autobackbone.sources import dinov3  # transformers takes seconds to import
+
+        dinov3.check_saved_arguments(ref.name, config.extra_kwargs, where)
+    elif ref.source == "timm":
+        check_saved_arguments(ref.name, config.extra_kwargs, where)
+    else:
+        msg = f"{where} sets model_name={config.model_name!r}; a saved backbone names an architecture, and no place."
+        raise ConfigError(msg)

@@ -66,6 +66,8 @@ _FIELDS_OF = {"num_channels": "in_chans", "image_size": "img_size"}
 _LOADING = ("cache_dir",)
 # Arguments of the HF config that say what transformers' own backbones return; norm says it here.
 _WITHOUT_USE = ("apply_layernorm", "reshape_hidden_states")
+# Ways to compute attention that are transformers' own; other names are of code on the Hub.
+_ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _WITH_LAST = (99999,)  # in timm's patterns: belongs to the layer before
 _FAILURES = (AttributeError, TypeError, ValueError, ZeroDivisionError)
 
@@ -130,7 +132,8 @@ class DINOv3Source:
         kind = ViTLevels if self.is_vit else ConvNeXtLevels
         module, report = self._build(partial(kind, indices=indices, norm=self._norm), depth=indices[-1] + 1)
         spec = self._input_spec(min_size=1, divisor=deepest.divisor)
-        return NativeModel(module, spec, None, report, LICENSE, checkpoint=self._content)
+        portable = {"extra_kwargs": _portable_arguments(self.config.extra_kwargs)}
+        return NativeModel(module, spec, None, report, LICENSE, portable, self._content)
 
     def build_pooled(self) -> NativeModel:
         """Build the whole backbone, with pooled output or a head.
@@ -195,8 +198,7 @@ class DINOv3Source:
 
     def _arguments_of(self, config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
         """Return the arguments of the HF config."""
-        known = [name for name in self._kind.__annotations__ if not name.startswith("_") and name not in _WITHOUT_USE]
-        known.append("attn_implementation")
+        known = _argument_names(self._kind)
         ours = {f.name for f in fields(config)}
         arguments = _published_sizes(self.name)
         for name, value in config.extra_kwargs.items():
@@ -535,6 +537,34 @@ def _published_sizes(name: str) -> dict[str, Any]:
         "num_register_tokens": 4,
         "pos_embed_rescale": None,  # a random augmentation in training; the features are to be the same each time
     }
+
+
+def _argument_names(kind: Any) -> list[str]:
+    """Return the arguments of an HF config that are of use here."""
+    own = [name for name in kind.__annotations__ if not name.startswith("_") and name not in _WITHOUT_USE]
+    return [*own, "attn_implementation"]
+
+
+def check_saved_arguments(name: str, extra_kwargs: Mapping[str, Any], where: str) -> None:
+    """Refuse what a saved config says beyond the arguments of an architecture.
+
+    Raises
+    ------
+    ConfigError
+        If there is such a thing.
+    """
+    allowed = _argument_names(DINOv3ViTConfig if name in _VITS else DINOv3ConvNextConfig)
+    for argument, value in extra_kwargs.items():
+        if argument not in allowed or (argument == "attn_implementation" and value not in _ATTENTIONS):
+            msg = f"{where} sets {argument!r} to {value!r}, which is no argument of {name!r} that a file may set."
+            raise ConfigError(msg)
+
+
+def _portable_arguments(extra_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is of the architecture, wherever and however it is run."""
+    elsewhere = extra_kwargs.get("attn_implementation", "sdpa") not in _ATTENTIONS
+    dropped = (*_LOADING, *(["attn_implementation"] if elsewhere else []))
+    return {name: value for name, value in extra_kwargs.items() if name not in dropped}
 
 
 def _level(index: int, channels: int, stride: int, module: str) -> NativeLevel:

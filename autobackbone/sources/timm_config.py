@@ -1,5 +1,6 @@
 """A reference and a config in timm's terms: the architecture, what is published of its weights, and arguments."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ _LOADING = ("cache_dir", "pretrained_cfg_overlay")
 _LEVELS = "levels are chosen by out_indices or out_strides of FeatureBackboneConfig"
 _REFUSED = dict.fromkeys(("features_only", "out_indices", "feature_cls", "feature_cfg"), _LEVELS) | {
     "checkpoint_path": "weights files are given by the field weights",
+    "device": "the device is the default one; write 'with torch.device(...):' around the call",
     "pretrained_cfg": "published weights are chosen by a tag in the model name, as in 'resnet50.a1_in1k'",
 }
 # What a timm config says of a network that a field of ours says as well. The classes are those of the head that was
@@ -130,3 +132,20 @@ def portable_arguments(config: BackboneConfig | FeatureBackboneConfig, overlay: 
     arguments = {k: v for k, v in config.extra_kwargs.items() if k not in (*TRANSIENT, *_LOADING, *FIELDS)}
     described = descriptive_fields(overlay)
     return arguments | ({"pretrained_cfg_overlay": described} if described else {})
+
+
+def check_saved_arguments(architecture: str, extra_kwargs: Mapping[str, Any], where: str) -> None:
+    """Refuse what `portable_arguments` would not have saved.
+
+    Raises
+    ------
+    ConfigError
+        If there is such a thing.
+    """
+    arguments = dict(extra_kwargs)
+    overlay = check_published(arguments.pop("pretrained_cfg_overlay", {}), f"{where}: pretrained_cfg_overlay")
+    locating = overlay.keys() - descriptive_fields(overlay).keys()
+    if locating:
+        msg = f"{where} sets {min(locating)!r} of pretrained_cfg_overlay; where weights are is not for a file to say."
+        raise ConfigError(msg)
+    check_file_arguments(architecture, arguments, where)
