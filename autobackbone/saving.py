@@ -25,11 +25,11 @@ from autobackbone.errors import (
 from autobackbone.hub import explained, fetch
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
+from autobackbone.matching import COUNTER
 from autobackbone.names import split_repo
 from autobackbone.saved_files import CONFIG_FILE, belonging, id_of
 from autobackbone.sources.choose import check_saved
 from autobackbone.sources.published import check_published
-from autobackbone.weights import COUNTER
 
 # What of an InputSpec says how images are made, which the libraries may come to see otherwise.
 _IMAGES = ("size", "mean", "std", "interpolation", "crop_pct", "crop_mode")

@@ -144,7 +144,7 @@ def _constructor_arguments(
     for kind in type(model).__mro__:
         if "__init__" not in vars(kind):
             continue
-        parameters = inspect.signature(kind.__init__).parameters.values()
+        parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
         for parameter in parameters:
             names.add(parameter.name)
             names.update(_config_fields(parameter.annotation))

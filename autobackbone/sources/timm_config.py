@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import timm
 from timm.models._hub import load_model_config_from_path
@@ -17,8 +17,6 @@ from autobackbone.sources.published import check_published, descriptive_fields, 
 from autobackbone.sources.registry import architectures, published_cfg
 from autobackbone.sources.timm_arguments import FIELDS, TRANSIENT, check_file_arguments
 from autobackbone.sources.timm_measure import FAILURES
-
-_C = TypeVar("_C", BackboneConfig, FeatureBackboneConfig)
 
 # Arguments of timm.create_model that say where weights come from, and nothing of the architecture.
 _LOADING = ("cache_dir", "pretrained_cfg_overlay")
@@ -74,7 +72,9 @@ def resolve(ref: ModelRef, cache_dir: str | None = None) -> tuple[str, dict[str,
     return architecture, cfg, arguments
 
 
-def with_saved(ref: ModelRef, config: _C, saved: dict[str, Any]) -> tuple[_C, dict[str, Any]]:
+def with_saved(
+    ref: ModelRef, config: BackboneConfig | FeatureBackboneConfig, saved: dict[str, Any]
+) -> tuple[BackboneConfig | FeatureBackboneConfig, dict[str, Any]]:
     """Return a config with what was saved for the fields that it leaves at their defaults, and the other arguments.
 
     A default cannot be told from a value that was chosen to be the same, unless ``extra_kwargs`` has it as well.
