@@ -11,6 +11,7 @@ from autobackbone.errors import UnsupportedError
 from autobackbone.levels import NativeLevel, ceil_div, round_up
 from autobackbone.sources.shapes import quick_shapes
 from autobackbone.sources.timm_facts import TimmFacts
+from autobackbone.sources.trial_sizes import closest_stride, divisors_to_try, sizes_to_try
 
 # What timm and torch raise where a size or an argument does not suit a model.
 FAILURES = (
@@ -27,8 +28,6 @@ FAILURES = (
 _Size = tuple[int, int]
 _Shapes = list[tuple[int, int, int]]  # channels, height, width by level
 
-# What height and width may have to be multiples of, tried in this order.
-_DIVISORS = (1, 2, 4, 7, 8, 12, 14, 16, 28, 32, 48, 56, 64, 96, 112, 120, 128, 204, 224, 240, 256)
 # Ways of timm's to accept any size, tried in this order.
 _KNOBS: tuple[dict[str, bool], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
 
@@ -126,6 +125,8 @@ class _Measurement:
         self.kind = type(model).__name__
         self.declared = [dict(entry) for entry in model.feature_info]
         self.strides = [entry["reduction"] for entry in self.declared]
+        self.grids = _sides(model, "patch_size"), _sides(model, "window_size")
+        self.divisors = divisors_to_try(self.strides, *self.grids)
         self.in_chans, height, width = model.pretrained_cfg["input_size"]
         self.default = (height, width)
         # The deepest level of each run of equal strides: where networks are cut.
@@ -135,23 +136,14 @@ class _Measurement:
         self.knobs: dict[str, bool] = {}
         self.square = False
         self.patch: int | None = None
-        if self._maps(self.cuts[-1], self.default, bound=True) is None:
-            self.nets.clear()
-            self.shapes.clear()
-            self.patch = self.strides[-1]
-        self.knobs = self._find_knobs()
+        self._find_usual()
+        self.knobs, self.large = self._find_knobs()
+        self.usual = self._find_usual()
 
     def facts(self) -> TimmFacts:
-        candidates = ((round_up(self.default[0], d), round_up(self.default[1], d)) for d in _DIVISORS)
-        usual = next((size for size in candidates if self._maps(self.cuts[-1], size, bound=True) is not None), None)
-        if usual is None:
-            msg = f"timm's {self.kind} ran at no size that was tried, from {self.default} on."
-            raise UnsupportedError(msg)
-        shapes = self._maps(self.cuts[-1], usual, bound=True) or []
-        for i, (_, height, _) in enumerate(shapes):
-            if abs(usual[0] / height / self.strides[i] - 1) > 0.2:
-                self.strides[i] = round(usual[0] / height)
-
+        shapes = self._maps(self.cuts[-1], self.usual, bound=True) or []
+        self._correct_strides()
+        self.divisors = divisors_to_try(self.strides, *self.grids)
         sizes = {cut: self._sizes(cut) for cut in reversed(self.cuts)}  # deepest first: the others reuse its maps
         levels = []
         for i, shape in enumerate(shapes):
@@ -165,33 +157,51 @@ class _Measurement:
             square=self.square,
             knobs=self.knobs,
             output_fmt="NCHW" if self.patch is None else "NLC",
-            norm_channels=self._norm_channels(self._images(usual)),
-            branches=self._branches(self._images(usual)),
+            norm_channels=self._norm_channels(self._images(self.usual)),
+            branches=self._branches(self._images(self.usual)),
         )
 
-    def _find_knobs(self) -> dict[str, bool]:
-        """Return the first way of timm's by which the whole network takes any of several sizes."""
+    def _find_usual(self) -> _Size:
+        """Return a size that the network can be built for, the default one or about it, and settle on a format."""
+        for size in dict.fromkeys((round_up(self.default[0], d), round_up(self.default[1], d)) for d in self.divisors):
+            for patch in (None, self.strides[-1]):
+                self.patch = patch
+                if self._maps(self.cuts[-1], size, bound=True) is not None:
+                    return size
+        msg = f"timm's {self.kind} ran at no size that was tried, from {self.default} on."
+        raise UnsupportedError(msg)
+
+    def _find_knobs(self) -> tuple[dict[str, bool], _Size | None]:
+        """Return the first way of timm's by which the whole network takes any of several sizes, and such a size."""
         for knobs in _KNOBS:
             self.knobs = knobs
-            if any(self._follows(self.cuts[-1], divisor) for divisor in reversed(_DIVISORS)):
-                return knobs
-        return {}
+            for divisor in reversed(self.divisors):
+                if self._follows(self.cuts[-1], divisor):
+                    return knobs, sizes_to_try(divisor)[-1]
+        return {}, None
+
+    def _correct_strides(self) -> None:
+        """Put right the strides that the maps of a large image contradict, by a cell or more."""
+        size = self.large or self.usual
+        shapes = self._maps(self.cuts[-1], size, bound=self.large is None) or []
+        for i, (_, *cells) in enumerate(shapes):
+            self.strides[i] = closest_stride(size, cells, self.strides[i], finer=self.strides[i - 1] if i else 1)
 
     def _follows(self, cut: int, divisor: int) -> bool:
         """Whether maps grow and shrink with the image; CrossViT takes any size, and resizes it to its own."""
-        sizes = _multiples(divisor)
+        sizes = sizes_to_try(divisor)
         small, large = (self._maps(cut, size) for size in (sizes[0], sizes[-1]))
         return small is not None and large is not None and small != large
 
     def _sizes(self, cut: int) -> tuple[int, bool, list[bool]]:
         """Return divisor, whether bound, and exactness by level, of the network that ends at `cut`."""
         for bound, square in ((False, False), (True, False), (True, True)):
-            found = self._finest(cut, _DIVISORS, bound=bound, square=square)
+            found = self._finest(cut, self.divisors, bound=bound, square=square)
             if found is None:
                 continue
             if not bound and found[0] > self.strides[cut]:
                 # MaxViT takes multiples of 224, but can be built for multiples of 32: then it counts as bound.
-                finer = [d for d in _DIVISORS if d < found[0]]
+                finer = [d for d in self.divisors if d < found[0]]
                 built = self._finest(cut, finer, bound=True, square=False)
                 if built is not None and built[1] == found[1]:
                     return built[0], True, built[1]
@@ -200,7 +210,7 @@ class _Measurement:
         return 0, True, [True] * (cut + 1)  # at its default size alone
 
     def _finest(self, cut: int, divisors: Sequence[int], *, bound: bool, square: bool) -> tuple[int, list[bool]] | None:
-        """Return the first divisor that makes every level exact that any of them makes so, and exactness by level."""
+        """Return the first divisor that makes as many levels exact as any of them does, and exactness by level."""
         ran = {}
         for divisor in divisors:
             exact = self._exactness(cut, divisor, bound=bound, square=square, first_only=True)
@@ -210,12 +220,9 @@ class _Measurement:
                 ran[divisor] = exact
                 if all(exact):
                     return divisor, exact
-        for divisor in list(ran):
-            ran[divisor] = self._exactness(cut, divisor, bound=bound, square=square) or [False] * (cut + 1)
-        if not ran:
-            return None
-        possible = [any(flags) for flags in zip(*ran.values(), strict=True)]
-        return next(d for d, flags in ran.items() if flags == possible), possible
+        everywhere = ((d, self._exactness(cut, d, bound=bound, square=square)) for d in ran)
+        taken = [(d, exact) for d, exact in everywhere if exact is not None]
+        return max(taken, key=lambda pair: sum(pair[1]), default=None)  # the first of those that make the most exact
 
     def _exactness(
         self, cut: int, divisor: int, *, bound: bool, square: bool, first_only: bool = False
@@ -224,7 +231,7 @@ class _Measurement:
         if not bound and not self._follows(cut, divisor):
             return None
         exact = [True] * (cut + 1)
-        for height, width in _multiples(divisor)[: 1 if first_only else 2 if bound else None]:
+        for height, width in sizes_to_try(divisor)[: 1 if first_only else 2 if bound else None]:
             size = (height, height if square else width)
             shapes = self._maps(cut, size, bound=bound)
             if shapes is None:
@@ -278,7 +285,7 @@ class _Measurement:
 
     def _net(self, cut: int, img_size: _Size | None = None) -> nn.Module | None:
         """Return the network that ends at `cut` and gives every level up to there; ``None`` if it cannot be."""
-        key = (cut, tuple(self.knobs), img_size)
+        key = (cut, tuple(self.knobs), self.patch, img_size)
         if key not in self.nets:
             arguments = self.knobs | ({} if img_size is None else {"img_size": img_size})
             try:
@@ -291,10 +298,10 @@ class _Measurement:
     def _maps(self, cut: int, size: _Size, *, bound: bool = False, batch: int = 2) -> _Shapes | None:
         """Return the shapes of the maps up to `cut`, from a network built for `size` if `bound`; ``None``: refused."""
         for deeper in (c for c in reversed(self.cuts) if c >= cut):  # its first levels are the same network
-            shapes = self.shapes.get((deeper, tuple(self.knobs), size, bound, batch))
+            shapes = self.shapes.get((deeper, tuple(self.knobs), self.patch, size, bound, batch))
             if shapes is not None:
                 return shapes[: cut + 1]
-        key = (cut, tuple(self.knobs), size, bound, batch)
+        key = (cut, tuple(self.knobs), self.patch, size, bound, batch)
         if key not in self.shapes:
             net = self._net(cut, size if bound and size != self.default else None)
             self.shapes[key] = None
@@ -307,8 +314,7 @@ class _Measurement:
         return torch.empty(batch, self.in_chans, *size, device="meta")
 
 
-def _multiples(divisor: int) -> list[_Size]:
-    """Return four sizes, H != W, whose quotients by `divisor` take every remainder by 8 and spread over many by 64."""
-    step = 11 if divisor < 8 else 5 if divisor < 32 else 3  # odd, so that eight of them take every remainder by 8
-    quotients = [ceil_div(200, divisor) + step * i for i in range(8)]
-    return [(quotients[i] * divisor, quotients[j] * divisor) for i, j in ((0, 5), (3, 6), (1, 4), (7, 2))]
+def _sides(model: nn.Module, name: str) -> set[int]:
+    """Return the heights and widths that modules of a model have by an attribute: of patches, or windows."""
+    values = (getattr(module, name, None) for module in model.modules())
+    return {n for v in values for n in (v if isinstance(v, tuple | list) else (v,)) if isinstance(n, int) and n > 0}
