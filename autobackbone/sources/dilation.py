@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 # Arguments that say where weights come from, and what is done with features: nothing of the layers.
-_NOT_OF_LAYERS = ("output_stride", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "num_classes")
+_NOT_OF_LAYERS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "num_classes")
 
 
 def create_model(name: str, **arguments: Any) -> Any:
@@ -24,7 +24,7 @@ def create_model(name: str, **arguments: Any) -> Any:
         layers = {k: v for k, v in arguments.items() if k not in _NOT_OF_LAYERS}
         with torch.device("meta"):
             try:
-                dilated = timm.create_model(name, features_only=True, output_stride=arguments["output_stride"], **layers)
+                dilated = timm.create_model(name, features_only=True, **layers)
             except Exception:  # noqa: BLE001 - whatever it is, the first error says what is wrong
                 dilated = None
         if dilated is None:

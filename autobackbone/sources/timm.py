@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from autobackbone.matching import COUNTER, Rules, state_dicts
 from autobackbone.materialize import watch
 from autobackbone.names import ModelRef
 from autobackbone.sources import NativeModel
+from autobackbone.sources.dilation import create_model
 from autobackbone.sources.registry import facts_of, family, input_of
 from autobackbone.sources.timm_arguments import check_taken, told, unexpected
 from autobackbone.sources.timm_build import Recipe, convert
@@ -181,7 +181,7 @@ class TimmSource:
     def _measured(self, shaping: dict[str, Any]) -> TimmFacts:
         def create(**knobs: Any) -> nn.Module:
             with told(self.architecture, shaping):
-                model: nn.Module = timm.create_model(self.architecture, num_classes=0, **(shaping | knobs))
+                model: nn.Module = create_model(self.architecture, num_classes=0, **(shaping | knobs))
             return model
 
         return measure(create)

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
 from autobackbone.fast_init import SkipInit, unexpected_keys
+from autobackbone.sources.dilation import create_model
 from autobackbone.sources.dinov3_names import StateDict, to_timm
 from autobackbone.sources.timm_measure import FAILURES, Levels
 
@@ -48,7 +48,7 @@ class Recipe:
         overlay = dict(self.overlay)
         if weights is not None:  # these, whatever else the config names
             overlay |= {"source": "", "custom_load": False, **weights}
-        network = timm.create_model(
+        network = create_model(
             self.name,
             pretrained=weights is not None,
             pretrained_cfg=None if self.cfg is None else dict(self.cfg),
