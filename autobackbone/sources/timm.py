@@ -28,12 +28,13 @@ from autobackbone.materialize import watch
 from autobackbone.names import ModelRef
 from autobackbone.sources import NativeModel
 from autobackbone.sources.dilation import create_model
-from autobackbone.sources.registry import facts_of, family, input_of
+from autobackbone.sources.registry import facts_of, family, input_of, published_cfg
 from autobackbone.sources.timm_arguments import check_taken, told, unexpected
 from autobackbone.sources.timm_build import Recipe, convert
 from autobackbone.sources.timm_config import arguments_of, overlay_of, portable_arguments, resolve, with_saved
 from autobackbone.sources.timm_facts import TimmFacts, encode
-from autobackbone.sources.timm_measure import Levels, measure, meta_device, unused_parameters
+from autobackbone.sources.timm_levels import Levels, unused_parameters
+from autobackbone.sources.timm_measure import measure, meta_device
 from autobackbone.sources.unused import make_buffers
 from autobackbone.weights import WeightsReport, with_new_head
 
@@ -68,6 +69,7 @@ class TimmSource:
         self.arguments = arguments_of(self.config)
         check_taken(self.architecture, self.arguments)
         self.facts = self._facts(self.saved | self.arguments)
+        self._check_channels()
         self._norm = isinstance(config, FeatureBackboneConfig) and bool(config.norm)
         if self._norm and not self.facts.norm_channels:
             msg = f"norm=True: {self.architecture!r} has no final norm for its maps; leave norm=None."
@@ -134,7 +136,8 @@ class TimmSource:
             model.reset_classifier(self.num_classes)
             report = report and with_new_head(report, model, before)
         spec = self._input_spec(model, deepest, built)
-        spec = replace(spec, min_size=round_up(spec.min_size, spec.divisor))  # nothing is padded here
+        if built is None:  # nothing is padded here
+            spec = replace(spec, min_size=self.facts.pooled_min_size or round_up(spec.min_size, spec.divisor))
         return self._native(model, spec, built, report)
 
     def _native(
@@ -177,6 +180,15 @@ class TimmSource:
             msg = f"output_stride={stride}: {self.architecture!r} cannot be dilated; leave output_stride=32."
             raise UnsupportedError(msg)
         return facts
+
+    def _check_channels(self) -> None:
+        usual = published_cfg(self.architecture)["input_size"][0]
+        if not self.facts.any_channels and self.config.in_chans != usual:
+            msg = (
+                f"in_chans={self.config.in_chans}: {self.architecture!r} takes images of {usual} channels only; leave "
+                f"in_chans={usual}, and make images of that many."
+            )
+            raise UnsupportedError(msg)
 
     def _measured(self, shaping: dict[str, Any]) -> TimmFacts:
         def create(**knobs: Any) -> nn.Module:

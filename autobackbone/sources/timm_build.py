@@ -13,7 +13,8 @@ from torch import nn
 from autobackbone.fast_init import SkipInit, unexpected_keys
 from autobackbone.sources.dilation import create_model
 from autobackbone.sources.dinov3_names import StateDict, to_timm
-from autobackbone.sources.timm_measure import FAILURES, Levels
+from autobackbone.sources.timm_levels import Levels
+from autobackbone.sources.timm_measure import FAILURES
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,15 @@ from typing import Any
 
 from autobackbone.levels import NativeLevel
 
-_DEFAULTS = {"square": False, "knobs": {}, "output_fmt": "NCHW", "norm_channels": 0, "branches": False}
+_DEFAULTS = {
+    "square": False,
+    "knobs": {},
+    "output_fmt": "NCHW",
+    "norm_channels": 0,
+    "branches": False,
+    "any_channels": True,
+    "pooled_min_size": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,10 @@ class TimmFacts:
         Channels of the maps after the final norm that they can be taken through; 0 if there is none.
     branches
         Whether a parameter can be without a gradient, depending on the levels taken.
+    any_channels
+        Whether it takes images of any number of channels, and not only of that of its published weights.
+    pooled_min_size
+        Smallest height and width in pixels of the pooled form; 0 if it is that of the levels.
     """
 
     levels: tuple[NativeLevel, ...]
@@ -38,6 +50,8 @@ class TimmFacts:
     output_fmt: str
     norm_channels: int
     branches: bool
+    any_channels: bool
+    pooled_min_size: int
 
 
 def encode(facts: TimmFacts) -> dict[str, Any]:

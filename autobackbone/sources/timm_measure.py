@@ -1,6 +1,7 @@
 """Measuring timm's architectures on the meta device: what they do, whatever they declare."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from autobackbone.errors import UnsupportedError
 from autobackbone.levels import NativeLevel, ceil_div, round_up
 from autobackbone.sources.shapes import quick_shapes
 from autobackbone.sources.timm_facts import TimmFacts
+from autobackbone.sources.timm_levels import Levels, unused_parameters
 from autobackbone.sources.trial_sizes import closest_stride, divisors_to_try, sizes_to_try
 
 # What timm and torch raise where a size or an argument does not suit a model.
@@ -30,58 +32,6 @@ _Shapes = list[tuple[int, int, int]]  # channels, height, width by level
 
 # Ways of timm's to accept any size, tried in this order.
 _KNOBS: tuple[dict[str, bool], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
-
-
-class Levels(nn.Module):
-    """A timm model that ends at its deepest requested level and returns the maps of the requested ones.
-
-    Parameters
-    ----------
-    model
-        A timm model; it is pruned in place.
-    indices
-        Native levels, ascending.
-    norm
-        Take the maps through the model's final norm.
-    patch
-        For models asked for tokens: pixels per token, by which the map is laid out; else ``None``.
-    """
-
-    def __init__(
-        self, model: nn.Module, indices: Sequence[int], *, norm: bool = False, patch: int | None = None
-    ) -> None:
-        super().__init__()
-        prune: Any = model.prune_intermediate_layers
-        self.indices: list[int] = prune(list(indices), prune_norm=not norm)
-        self.model = model
-        self.norm = norm
-        self.patch = patch
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Map ``(B, C, H, W)`` images to one ``(B, C_l, H_l, W_l)`` map per index."""
-        return self._maps(x, self.indices, norm=self.norm)
-
-    def native_maps(self, x: Tensor) -> list[Tensor]:
-        """Map images to the map of every native level up to the deepest index, without the final norm."""
-        return self._maps(x, range(max(self.indices) + 1), norm=False)
-
-    def _maps(self, x: Tensor, indices: Sequence[int], *, norm: bool) -> list[Tensor]:
-        fmt = "NCHW" if self.patch is None else "NLC"
-        maps: list[Tensor] = self.model.forward_intermediates(  # type: ignore[operator]
-            x, indices=list(indices), norm=norm, output_fmt=fmt, intermediates_only=True
-        )
-        if self.patch is None:
-            return maps
-        height, width = x.shape[-2] // self.patch, x.shape[-1] // self.patch
-        return [y.transpose(1, 2).reshape(y.shape[0], -1, height, width) for y in maps]
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade compute for memory in training, as the timm model itself does."""
-        try:
-            self.model.set_grad_checkpointing(enable)  # type: ignore[operator]
-        except (AssertionError, AttributeError, NotImplementedError) as err:
-            msg = f"timm's {type(self.model).__name__} has no gradient checkpointing; train without it."
-            raise UnsupportedError(msg) from err
 
 
 def measure(create: Callable[..., nn.Module]) -> TimmFacts:
@@ -106,14 +56,6 @@ def meta_device() -> Iterator[None]:
     """Build on the meta device, with gradients, whatever mode the caller is in."""
     with torch.device("meta"), torch.inference_mode(mode=False), torch.enable_grad(), quick_shapes():
         yield
-
-
-def unused_parameters(levels: nn.Module, x: Tensor, *, last_only: bool = False) -> list[str]:
-    """Return the names of the parameters that require a gradient and get none from the sum of the maps."""
-    named = [(name, p) for name, p in levels.named_parameters() if p.requires_grad]
-    maps = levels(x)[-1:] if last_only else levels(x)
-    grads = torch.autograd.grad(maps, [p for _, p in named], [torch.ones_like(m) for m in maps], allow_unused=True)
-    return [name for (name, _), grad in zip(named, grads, strict=True) if grad is None]
 
 
 class _Measurement:
@@ -159,6 +101,8 @@ class _Measurement:
             output_fmt="NCHW" if self.patch is None else "NLC",
             norm_channels=self._norm_channels(self._images(self.usual)),
             branches=self._branches(self._images(self.usual)),
+            any_channels=self._takes_any_channels(shapes),
+            pooled_min_size=self._pooled_min_size(levels),
         )
 
     def _find_usual(self) -> _Size:
@@ -250,19 +194,56 @@ class _Measurement:
             return 0
         divisor = free[-1].divisor
 
-        def works(multiple: int) -> bool:
-            size = (multiple * divisor, multiple * divisor)
+        def works(side: int) -> bool:
+            size = (side, side)
             shapes = self._maps(free[-1].index, size, batch=1)  # group norms of one cell need a second image
             return shapes is not None and all(
                 min(s[1:]) > 0 and (not level.exact or self._is_exact(level.index, s, size))
                 for level, s in zip(free, shapes, strict=True)
             )
 
-        low, high = 1, max(ceil_div(self.default[0], divisor), 1)
+        return self._smallest(divisor, divisor, works) - divisor + 1
+
+    def _smallest(self, first: int, divisor: int, works: Callable[[int], bool]) -> int:
+        """Return the smallest multiple of `divisor` from `first` up that works, by bisection up to the default size."""
+        low, high = ceil_div(first, divisor), max(ceil_div(self.default[0], divisor), ceil_div(first, divisor))
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if works(middle) else (middle + 1, high)
-        return (low - 1) * divisor + 1
+            low, high = (low, middle) if works(middle * divisor) else (middle + 1, high)
+        return low * divisor
+
+    def _pooled_min_size(self, levels: Sequence[NativeLevel]) -> int:
+        """Return the smallest square that the whole model takes, with its last layers and the pooling; 0 if not more.
+
+        The last layers of GhostNetV2 pool maps by two, which no level needs.
+        """
+        deepest = levels[-1]
+        if deepest.bound:
+            return 0
+        model = self.create(**self.knobs).eval()
+
+        def works(side: int) -> bool:
+            with contextlib.suppress(*FAILURES), torch.no_grad():
+                model(self._images((side, side), batch=1))
+                return True
+            return False
+
+        first = round_up(self._min_size(levels), deepest.divisor)
+        if works(first) or not works(max(round_up(self.default[0], deepest.divisor), first)):
+            return 0  # it may pool by whole images of its own size alone
+        return self._smallest(first, deepest.divisor, works)
+
+    def _takes_any_channels(self, shapes: _Shapes) -> bool:
+        """Whether the network takes images of another number of channels; transforms of colors may not."""
+        channels = self.in_chans + 1
+        images = torch.empty(2, channels, *self.usual)
+        arguments = self.knobs | ({} if self.usual == self.default else {"img_size": self.usual})
+        with warnings.catch_warnings(), contextlib.suppress(*FAILURES), torch.no_grad():
+            warnings.simplefilter("ignore")  # what timm only warns of may work
+            model = self.create(**arguments, in_chans=channels)
+            net = Levels(model, range(len(shapes)), patch=self.patch).eval()
+            return [tuple(m.shape[1:]) for m in net(images)] == shapes
+        return False
 
     def _norm_channels(self, x: Tensor) -> int:
         """Return the channels after ``norm=True``, if that puts parameters to use that are not there without it."""
