@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("catalog.json")
-SCHEMA = 1
+# Of the form of the file, and of the way in which backbones are measured: what is in caches of another is not used.
+SCHEMA = 2
 LOG = logging.getLogger("autobackbone")
 
 Row = dict[str, Any]
@@ -77,19 +78,19 @@ def read(path: Path) -> Catalog:
         for row in rows.values():
             row["input"] = inputs[row["input"]]
             row["tags"] = {tag: [inputs[values[0]], *values[1:]] for tag, values in row["tags"].items()}
-            _check(row)
+            check_facts(row)
         return Catalog(held["timm"], rows)
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as err:
         msg = f"{str(path)!r} is damaged, or no catalogue ({type(err).__name__})"
         raise ValueError(msg) from err
 
 
-def _check(row: Row) -> None:
-    """Raise what `read` takes for damage, if a row is not of the form that it is to be."""
+def check_facts(row: Row) -> None:
+    """Raise what `read` takes for damage, if what was measured is not of the form that it is to be."""
     numbers = [row[key] for key in ("params", "macs", "min_size") if key in row]
     numbers += [level[i] for level in row.get("levels", ()) for i in range(6)]
     whole = ("macs" not in row or "params" in row) and ("levels" in row) is ("min_size" in row)
-    if not whole or not isinstance(row["family"], str) or not all(isinstance(n, int) for n in numbers):
+    if not whole or not isinstance(row.get("family", ""), str) or not all(isinstance(n, int) for n in numbers):
         msg = "not the form of a row"
         raise TypeError(msg)
 
@@ -110,7 +111,11 @@ def write(path: Path, catalog: Catalog) -> None:
     head = f'"schema":{SCHEMA},"timm":{json.dumps(catalog.timm)}'
     tables = (("inputs", "[]", ",\n".join(inputs)), ("backbones", "{}", ",\n".join(lines)))
     parts = (f'"{name}":{ends[0]}\n{body}\n{ends[1]}' for name, ends, body in tables)
-    text = f"{{{head},{','.join(parts)}}}\n"
+    write_text(path, f"{{{head},{','.join(parts)}}}\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file at once: who reads meanwhile sees the old file or the new one."""
     import tempfile  # not for those who read
 
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".partial", delete=False, encoding="utf-8") as file:
@@ -140,7 +145,7 @@ def cache_path(version: str) -> Path:
     from platformdirs import user_cache_path
 
     safe = re.sub(r"[^\w.+-]", "_", version)
-    return user_cache_path("autobackbone") / f"catalog-timm-{safe}.json"
+    return user_cache_path("autobackbone") / f"catalog-{SCHEMA}-timm-{safe}.json"
 
 
 def cached(version: str) -> Catalog | None:
@@ -170,10 +175,18 @@ def remember(catalog: Catalog) -> None:
             rows = {name: held.get(name, {}) | row for name, row in catalog.rows.items()}
             write(path, Catalog(catalog.timm, held | rows))
     except OSError as err:  # a lock that is not had in time is one, too
-        reason = err.strerror or "another process holds its lock"
-        _warn_once(f"What was measured of backbones cannot be kept in {str(path.parent)!r}: {reason}.")
+        _warn_once(path.parent, err.strerror or "another process holds its lock")
+
+
+def keep(path: Path, text: str) -> None:
+    """Write a file of the cache, in a folder made if need be; a line in the log if that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    except OSError as err:
+        _warn_once(path.parent, str(err.strerror))
 
 
 @functools.cache
-def _warn_once(message: str) -> None:
-    LOG.warning("%s", message)
+def _warn_once(folder: Path, reason: str) -> None:
+    LOG.warning("What was measured of backbones cannot be kept in %r: %s.", str(folder), reason)

@@ -21,7 +21,7 @@ from autobackbone.sources.dinov3 import declared_row
 SHIPPED = catalog.read(catalog.FILE)
 if SHIPPED.timm != timm.__version__:
     pytest.skip(f"the catalogue is of timm {SHIPPED.timm}", allow_module_level=True)
-BEGIN = '{"schema": 1, "timm": "1", "inputs": [0], "backbones": {"a": {"family": "f", "input": 0, "tags": {},'
+BEGIN = '{"schema": 2, "timm": "1", "inputs": [0], "backbones": {"a": {"family": "f", "input": 0, "tags": {},'
 
 
 @pytest.fixture
@@ -63,11 +63,11 @@ def test_the_file_is_small_and_comes_back_byte_for_byte(tmp_path):
     ("text", "message"),
     [
         ("", "is damaged, or no catalogue (JSONDecodeError)"),
-        ('{"schema": 1, "timm": "1", "backbones": {"a": {', "is damaged, or no catalogue (JSONDecodeError)"),
+        ('{"schema": 2, "timm": "1", "backbones": {"a": {', "is damaged, or no catalogue (JSONDecodeError)"),
         ("[1]", "is damaged, or no catalogue (TypeError)"),
-        ('{"schema": 99}', "is a catalogue of schema 99, not 1"),
-        ('{"schema": 1, "timm": "1", "inputs": [], "backbones": {"a": {"input": 0}}}', "no catalogue (IndexError)"),
-        ('{"schema": 1, "timm": "1", "inputs": [], "backbones": 3}', "no catalogue (AttributeError)"),
+        ('{"schema": 99}', "is a catalogue of schema 99, not 2"),
+        ('{"schema": 2, "timm": "1", "inputs": [], "backbones": {"a": {"input": 0}}}', "no catalogue (IndexError)"),
+        ('{"schema": 2, "timm": "1", "inputs": [], "backbones": 3}', "no catalogue (AttributeError)"),
         (f'{BEGIN} "levels": "x", "min_size": 1, "params": 1, "macs": 1}}}}}}', "no catalogue (IndexError)"),
         (f'{BEGIN} "levels": [[1, 2, 3, 4, 5, null, "x"]], "min_size": 1}}}}}}', "no catalogue (TypeError)"),
         (f'{BEGIN} "macs": 1}}}}}}', "no catalogue (TypeError)"),
@@ -181,7 +181,7 @@ def test_a_filter_that_measures_many_says_so(caplog):
 
 def test_a_damaged_cache_is_made_again(another_timm, caplog):
     another_timm.parent.mkdir()
-    another_timm.write_text('{"schema": 1, "timm"')
+    another_timm.write_text('{"schema": 2, "timm"')
     assert list_backbones("resnet50") == list_backbones("resnet50")
     assert caplog.text.count("is damaged, or no catalogue") == 1
     assert set(catalog.read(another_timm).rows) == set(SHIPPED.rows)

@@ -31,20 +31,20 @@ def current() -> Catalog:
     known = catalog.shipped()
     if known is not None and known.timm == version:
         return known
-    found = catalog.cached(version) if _is_released(version) else None
+    found = catalog.cached(version) if is_released(version) else None
     if found is None:
         found = Catalog(version, declared())
         _remember(found)
     return found
 
 
-def _is_released(version: str) -> bool:
+def is_released(version: str) -> bool:
     """Whether a version stays what it is: what is measured of a development version may not hold tomorrow."""
     return "dev" not in version
 
 
 def _remember(found: Catalog) -> None:
-    if _is_released(found.timm):
+    if is_released(found.timm):
         catalog.remember(found)
 
 

@@ -28,6 +28,7 @@ from autobackbone.materialize import watch
 from autobackbone.names import ModelRef
 from autobackbone.sources import NativeModel
 from autobackbone.sources.dilation import create_model
+from autobackbone.sources.facts_cache import remembered
 from autobackbone.sources.registry import facts_of, family, input_of, published_cfg
 from autobackbone.sources.timm_arguments import check_taken, told, unexpected
 from autobackbone.sources.timm_build import Recipe, convert
@@ -196,7 +197,7 @@ class TimmSource:
                 model: nn.Module = create_model(self.architecture, num_classes=0, **(shaping | knobs))
             return model
 
-        return measure(create)
+        return remembered(self.architecture, shaping, lambda: measure(create))
 
     def _built_size(self, deepest: NativeLevel) -> tuple[int, int] | None:
         """Return the size to build for if a network that ends at `deepest` is bound to one."""

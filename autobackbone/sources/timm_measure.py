@@ -1,6 +1,7 @@
 """Measuring timm's architectures on the meta device: what they do, whatever they declare."""
 
 import contextlib
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -80,10 +81,10 @@ class _Measurement:
         self.patch: int | None = None
         self._find_usual()
         self.knobs, self.large = self._find_knobs()
-        self.usual = self._find_usual()
+        self.usual, self.built = self._find_usual()
 
     def facts(self) -> TimmFacts:
-        shapes = self._maps(self.cuts[-1], self.usual, bound=True) or []
+        shapes = self._maps(self.cuts[-1], self.usual, bound=self.built) or []
         self._correct_strides()
         self.divisors = divisors_to_try(self.strides, *self.grids)
         sizes = {cut: self._sizes(cut) for cut in reversed(self.cuts)}  # deepest first: the others reuse its maps
@@ -105,13 +106,16 @@ class _Measurement:
             pooled_min_size=self._pooled_min_size(levels),
         )
 
-    def _find_usual(self) -> _Size:
-        """Return a size that the network can be built for, the default one or about it, and settle on a format."""
-        for size in dict.fromkeys((round_up(self.default[0], d), round_up(self.default[1], d)) for d in self.divisors):
-            for patch in (None, self.strides[-1]):
+    def _find_usual(self) -> tuple[_Size, bool]:
+        """Return a size that works, the default one if it does, and whether to build for it; settle on a format."""
+        height, width = self.default
+        # Where strides are larger than declared, the default size may be too small.
+        for n, d in itertools.product((1, 2, 4), self.divisors):
+            size = (round_up(n * height, d), round_up(n * width, d))
+            for patch, bound in itertools.product((None, self.strides[-1]), (True, False)):
                 self.patch = patch
-                if self._maps(self.cuts[-1], size, bound=True) is not None:
-                    return size
+                if self._maps(self.cuts[-1], size, bound=bound) is not None:
+                    return size, bound
         msg = f"timm's {self.kind} ran at no size that was tried, from {self.default} on."
         raise UnsupportedError(msg)
 
@@ -127,7 +131,7 @@ class _Measurement:
     def _correct_strides(self) -> None:
         """Put right the strides that the maps of a large image contradict, by a cell or more."""
         size = self.large or self.usual
-        shapes = self._maps(self.cuts[-1], size, bound=self.large is None) or []
+        shapes = self._maps(self.cuts[-1], size, bound=self.large is None and self.built) or []
         for i, (_, *cells) in enumerate(shapes):
             self.strides[i] = closest_stride(size, cells, self.strides[i], finer=self.strides[i - 1] if i else 1)
 
@@ -237,7 +241,7 @@ class _Measurement:
         """Whether the network takes images of another number of channels; transforms of colors may not."""
         channels = self.in_chans + 1
         images = torch.empty(2, channels, *self.usual)
-        arguments = self.knobs | ({} if self.usual == self.default else {"img_size": self.usual})
+        arguments = self.knobs | ({"img_size": self.usual} if self.built and self.usual != self.default else {})
         with warnings.catch_warnings(), contextlib.suppress(*FAILURES), torch.no_grad():
             warnings.simplefilter("ignore")  # what timm only warns of may work
             model = self.create(**arguments, in_chans=channels)

@@ -13,12 +13,13 @@ _USUAL = (1, 2, 4, 7, 8, 12, 14, 16, 28, 32, 48, 56, 64, 96, 112, 120, 128, 204,
 def divisors_to_try(strides: Iterable[int], patches: Iterable[int], windows: Iterable[int]) -> tuple[int, ...]:
     """Return what height and width may have to be multiples of, in the order to try.
 
-    Beside the usual numbers: whatever divides a stride or the side of a patch, and the sides of windows, in cells and
-    in pixels at the coarsest stride.
+    Beside the usual numbers: whatever divides a stride, or what the strides would be with the first that of a patch;
+    and the sides of windows, in cells and in pixels at the coarsest stride.
     """
     strides = tuple(strides)
-    grids = {d for n in {*strides, *patches} for d in range(1, n + 1) if n % d == 0}
-    return tuple(sorted({*_USUAL, *grids, *(n * s for n in windows for s in (1, max(strides)))}))
+    grids = {*strides, *(patch * stride // min(strides) for patch in patches for stride in strides)}
+    divisors = {d for n in grids for d in range(1, n + 1) if n % d == 0}
+    return tuple(sorted({*_USUAL, *divisors, *(n * s for n in windows for s in (1, max(strides)))}))
 
 
 def sizes_to_try(divisor: int) -> list[tuple[int, int]]:
