@@ -1,13 +1,16 @@
 """Oracles from elsewhere: raw timm on the same weights, bit for bit."""
 
+import itertools
+
 import pytest
 import timm
 import torch
 from families import FAMILIES
 from torch import nn
 
-from autobackbone import create_feature_backbone
-from autobackbone.levels import round_up
+from autobackbone import UnsupportedError, create_feature_backbone
+from autobackbone.levels import ceil_div, round_up
+from autobackbone.sources.timm_measure import FAILURES
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -32,6 +35,50 @@ def test_equal_to_raw_timm(family):
             assert y.shape[:2] == e.shape[:2]
             assert y.shape[2:] != e.shape[2:], f"{level} is exact after all"
             torch.testing.assert_close(y, nn.functional.interpolate(e, y.shape[2:], mode="bilinear"))
+
+
+@pytest.mark.parametrize(("family", "stride"), list(zip(FAMILIES, itertools.cycle((8, 16)), strict=False)), ids=str)
+def test_dilated_equal_to_raw_timm(family, stride):
+    """What timm can dilate we can, with the same maps, down to an image of one cell; what it refuses we refuse."""
+    arguments = {"output_stride": stride, "extra_kwargs": family.extra_kwargs}
+    try:
+        raw = timm.create_model(family.name, features_only=True, output_stride=stride, **family.extra_kwargs).eval()
+    except FAILURES:
+        with torch.device("meta"), pytest.raises(UnsupportedError, match=f"output_stride={stride}: "):
+            create_feature_backbone(family.name, pretrained=False, **arguments)
+        return
+    indices = raw.feature_info.out_indices
+    ours = create_feature_backbone(family.name, pretrained=False, out_indices=indices, **arguments).eval()
+    _copy(raw, ours)
+    assert list(ours.strides) == raw.feature_info.reduction()
+    assert ours.strides[-1] == stride
+    divisor = ours.input_spec.divisor
+    size = ours.input_spec.size if ours.input_spec.fixed_size else (round_up(64, divisor), round_up(96, divisor))
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        for level, y, e in zip(ours.levels, ours(x), raw(x), strict=True):
+            assert level.exact
+            assert torch.equal(y, e), level
+        if not ours.input_spec.fixed_size:
+            small = ours(torch.randn(2, 3, 8, 8))
+            assert [tuple(y.shape[2:]) for y in small] == [(ceil_div(8, s), ceil_div(8, s)) for s in ours.strides]
+            assert all(bool(y.isfinite().all()) for y in small)
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenetv3_small_050", "mobilenetv4_conv_small_035", "lcnet_035", "tf_mobilenetv3_small_075"]
+)
+def test_dilated_layers_keep_the_weights_of_the_model(name, tmp_path):
+    """A dilated backbone has the names and weights of one that is not, whatever they come from."""
+    plain = create_feature_backbone(name, pretrained=False, out_indices=(-1,))
+    torch.save(timm.create_model(name).state_dict() | plain.body.model.state_dict(), tmp_path / "whole.pt")
+    dilated = create_feature_backbone(name, weights=str(tmp_path / "whole.pt"), output_stride=8, out_indices=(-1,))
+    assert dilated.strides == (8,)
+    own = dilated.state_dict()
+    assert own.keys() == plain.state_dict().keys()
+    assert all(torch.equal(value, own[key]) for key, value in plain.state_dict().items())
+    sum(y.sum() for y in dilated(torch.randn(2, 3, 64, 64))).backward()
+    assert all(p.grad is not None for p in dilated.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "vit_small_patch14_dinov2", "vit_tiny_patch16_dinov3_qkvb"])
