@@ -79,6 +79,7 @@ class _Measurement:
         self.knobs: dict[str, bool] = {}
         self.square = False
         self.patch: int | None = None
+        self.scale = 1
         self._find_usual()
         self.knobs, self.large = self._find_knobs()
         self.usual, self.built = self._find_usual()
@@ -109,12 +110,12 @@ class _Measurement:
     def _find_usual(self) -> tuple[_Size, bool]:
         """Return a size that works, the default one if it does, and whether to build for it; settle on a format."""
         height, width = self.default
-        # Where strides are larger than declared, the default size may be too small.
-        for n, d in itertools.product((1, 2, 4), self.divisors):
-            size = (round_up(n * height, d), round_up(n * width, d))
+        for scale, d in itertools.product((1, 2, 4), self.divisors):
+            size = (round_up(scale * height, d), round_up(scale * width, d))
             for patch, bound in itertools.product((None, self.strides[-1]), (True, False)):
                 self.patch = patch
                 if self._maps(self.cuts[-1], size, bound=bound) is not None:
+                    self.scale = round(size[0] / height)  # with larger strides than declared, more than the default
                     return size, bound
         msg = f"timm's {self.kind} ran at no size that was tried, from {self.default} on."
         raise UnsupportedError(msg)
@@ -125,19 +126,29 @@ class _Measurement:
             self.knobs = knobs
             for divisor in reversed(self.divisors):
                 if self._follows(self.cuts[-1], divisor):
-                    return knobs, sizes_to_try(divisor)[-1]
+                    return knobs, self._trials(divisor)[-1]
         return {}, None
 
     def _correct_strides(self) -> None:
-        """Put right the strides that the maps of a large image contradict, by a cell or more."""
-        size = self.large or self.usual
-        shapes = self._maps(self.cuts[-1], size, bound=self.large is None and self.built) or []
-        for i, (_, *cells) in enumerate(shapes):
-            self.strides[i] = closest_stride(size, cells, self.strides[i], finer=self.strides[i - 1] if i else 1)
+        """Put right the strides that the maps of a large image contradict; a larger one says by how much."""
+        declared = self.strides
+        for times in (1, 4):
+            size = self.usual if self.large is None else (times * self.large[0], times * self.large[1])
+            shapes = self._maps(self.cuts[-1], size, bound=self.large is None and self.built)
+            if shapes is None:
+                return
+            self.strides = []
+            for (_, *cells), stride in zip(shapes, declared, strict=True):
+                self.strides.append(closest_stride(size, cells, stride, finer=self.strides[-1] if self.strides else 1))
+            if self.strides == declared or self.large is None:
+                return
+
+    def _trials(self, divisor: int) -> list[_Size]:
+        return sizes_to_try(divisor, least=200 * self.scale)
 
     def _follows(self, cut: int, divisor: int) -> bool:
         """Whether maps grow and shrink with the image; CrossViT takes any size, and resizes it to its own."""
-        sizes = sizes_to_try(divisor)
+        sizes = self._trials(divisor)
         small, large = (self._maps(cut, size) for size in (sizes[0], sizes[-1]))
         return small is not None and large is not None and small != large
 
@@ -179,7 +190,7 @@ class _Measurement:
         if not bound and not self._follows(cut, divisor):
             return None
         exact = [True] * (cut + 1)
-        for height, width in sizes_to_try(divisor)[: 1 if first_only else 2 if bound else None]:
+        for height, width in self._trials(divisor)[: 1 if first_only else 2 if bound else None]:
             size = (height, height if square else width)
             shapes = self._maps(cut, size, bound=bound)
             if shapes is None:
@@ -210,7 +221,10 @@ class _Measurement:
 
     def _smallest(self, first: int, divisor: int, works: Callable[[int], bool]) -> int:
         """Return the smallest multiple of `divisor` from `first` up that works, by bisection up to the default size."""
-        low, high = ceil_div(first, divisor), max(ceil_div(self.default[0], divisor), ceil_div(first, divisor))
+        low, high = (
+            ceil_div(first, divisor),
+            max(ceil_div(self.scale * self.default[0], divisor), ceil_div(first, divisor)),
+        )
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if works(middle * divisor) else (middle + 1, high)

@@ -22,14 +22,14 @@ def divisors_to_try(strides: Iterable[int], patches: Iterable[int], windows: Ite
     return tuple(sorted({*_USUAL, *divisors, *(n * s for n in windows for s in (1, max(strides)))}))
 
 
-def sizes_to_try(divisor: int) -> list[tuple[int, int]]:
-    """Return four sizes, H != W, that are multiples of a divisor and, along each axis, of no multiple of it.
+def sizes_to_try(divisor: int, least: int = 200) -> list[tuple[int, int]]:
+    """Return four sizes, H != W, from `least` up, that are multiples of a divisor and have no other common factor.
 
-    Their quotients by it take every remainder by 8, and spread over many by 64. Any two heights, or widths, that follow
-    one another have no other common factor; so what takes them takes multiples of the divisor, and not of more.
+    Their quotients by it take every remainder by 8, and spread over many by 64. Nor have the first two heights, or
+    widths; so what takes them takes multiples of the divisor, and not of more.
     """
     step = 11 if divisor < 8 else 5 if divisor < 32 else 3  # odd, so that eight of them take every remainder by 8
-    first = next(n for n in itertools.count(ceil_div(200, divisor)) if math.gcd(n, step) == 1)
+    first = next(n for n in itertools.count(ceil_div(least, divisor)) if math.gcd(n, step) == 1)
     quotients = [(first + step * i) * divisor for i in range(8)]
     return [(quotients[i], quotients[j]) for i, j in ((0, 5), (1, 6), (2, 7), (3, 4))]
 
