@@ -34,7 +34,7 @@ def create_model(name: str, **arguments: Any) -> Any:
     return model
 
 
-def _take_layers(model: nn.Module, dilated: Any) -> None:
+def _take_layers(model: Any, dilated: Any) -> None:
     """Give a model the layers of a dilated one where the two are of one type and hold the same parameters."""
     for name, layers in dilated.named_children():
         own = getattr(model, name, None)
