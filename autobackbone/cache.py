@@ -16,7 +16,6 @@ import huggingface_hub
 from filelock import FileLock, Timeout
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # lazily
-from huggingface_hub.utils.tqdm import tqdm
 
 from autobackbone.transfer import Patience, answer_timeout, transfer
 
@@ -27,10 +26,10 @@ class CachedPath(type(Path())):  # type: ignore[misc]  # before Python 3.12 the 
 
 @dataclass(frozen=True)
 class HubCache:
-    """A repository in the Hub's cache.
+    """A repository in the Hub's cache, in the layout that huggingface_hub documents.
 
-    huggingface_hub asks for metadata, keeps the cache's books and links files into it. Their bytes it would fetch with
-    its own patience, so they are laid there, where it looks first: as ``blobs/<etag>``, by its documented layout.
+    huggingface_hub tells what a revision is, and finds files. Its own download waits as long as a server asks for, and
+    would go on, and write, when nobody waits for it any more; so what is new is written here.
     """
 
     repo: str
@@ -49,6 +48,9 @@ class HubCache:
         httpx.HTTPError, OSError
             If the Hub is out of reach or has no such file, or the file cannot be stored.
         """
+        if any(not text or Path(text).is_absolute() or ".." in Path(text).parts for text in (name, revision or "main")):
+            msg = f"{name!r} of {revision!r} is outside the repository"
+            raise ValueError(msg)
         path = self.find(name, revision)
         if path is not None and re.fullmatch(r"[0-9a-f]{40}", revision or ""):
             return path
@@ -57,58 +59,61 @@ class HubCache:
             huggingface_hub.get_hf_file_metadata, url, timeout=answer_timeout(), library_name="autobackbone"
         )
         commit, etag = found.commit_hash, found.etag
-        if not commit or not etag or Path(etag).name != etag:
+        if not commit or not etag or (Path(etag).name, Path(commit).name) != (etag, commit):
             msg = f"{urlsplit(url).netloc!r} answers as no Hub does"
             raise errors.FileMetadataError(msg)
-        if path is not None and path == self.find(name, commit):
-            return path
-        blob = self.folder / f"models--{self.repo.replace('/', '--')}" / "blobs" / etag
-        if self.find(name, commit) is None:
-            self._download(url, name, blob, partial(_check_commit, commit), found.size, patience)
-        # It asks once more, finds the file there, and links to it from the commit and the revision; nothing else could
-        # come of it if it were left alone.
-        linked = patience.call(
-            huggingface_hub.hf_hub_download,
-            self.repo,
-            name,
-            revision=revision,
-            cache_dir=self.folder,
-            etag_timeout=answer_timeout(),
-            library_name="autobackbone",
-            tqdm_class=_NoDownload,
-        )
-        path = CachedPath(linked)
-        if not path.is_symlink():  # where there are no links, it is a copy
-            blob.unlink(missing_ok=True)
-        return path
+        cached = self.find(name, commit)
+        if cached is None:
+            cached = CachedPath(self._place, "snapshots", commit, name)
+            self._add(cached, self._place / "blobs" / etag, url, partial(_check_commit, commit), found.size, patience)
+        if path != cached and revision != commit:
+            with suppress(OSError):  # a cache that cannot be written is as good
+                ref = self._place / "refs" / (revision or constants.DEFAULT_REVISION)
+                ref.parent.mkdir(parents=True, exist_ok=True)
+                ref.write_text(commit)
+        return cached
 
-    def _download(
-        self, url: str, name: str, blob: Path, check: Callable[[Any], None], size: int | None, patience: Patience
+    @property
+    def _place(self) -> Path:
+        return self.folder / f"models--{self.repo.replace('/', '--')}"
+
+    def _add(
+        self, path: Path, blob: Path, url: str, check: Callable[[Any], None], size: int | None, patience: Patience
     ) -> None:
         headers = patience.call(build_hf_headers, library_name="autobackbone")  # it may ask the Hub as well
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        lock = self.folder / ".locks" / blob.parent.parent.name / f"{blob.name}.lock"  # huggingface_hub's own
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        headers |= {"Accept-Encoding": "identity"}
+        lock = self.folder / ".locks" / self._place.name / f"{blob.name}.lock"  # huggingface_hub's own
+        for file in (blob, path, lock):
+            file.parent.mkdir(parents=True, exist_ok=True)
         part = blob.with_name(f"{blob.name}.{os.urandom(4).hex()}.incomplete")
         with _turn(lock, blob, patience):
-            if blob.is_file():
+            if path.is_file():
                 return
-            try:
-                headers |= {"Accept-Encoding": "identity"}
-                transfer(url, part, patience, name=name, size=size, check=check, is_immutable=True, headers=headers)
-                _check_digest(part, blob.name)
-                part.replace(blob)
-                patience.renew()
-            finally:
-                part.unlink(missing_ok=True)
+            if not blob.is_file():
+                try:
+                    transfer(
+                        url, part, patience, name=path.name, size=size, check=check, is_immutable=True, headers=headers
+                    )
+                    _check_digest(part, blob.name)
+                    part.replace(blob)
+                finally:
+                    part.unlink(missing_ok=True)
+            _link(blob, path)
+            patience.renew()
 
 
-class _NoDownload(tqdm):  # type: ignore[misc]
-    """The progress bar of a download that must not be: a file was fetched, and the Hub now has another."""
-
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        msg = "the repository changed during the download; try again"
-        raise ConnectionError(msg)
+def _link(blob: Path, path: Path) -> None:
+    """Let a file of a commit be a blob: by a link, or where there are none, by moving it."""
+    path.unlink(missing_ok=True)  # a link to what is gone
+    try:
+        if getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False):
+            blob.replace(path)
+        else:
+            path.symlink_to(os.path.relpath(blob, path.parent))
+    except FileExistsError:  # where there are no locks, another process was faster
+        pass
+    except OSError:
+        blob.replace(path)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ class Repo:
     ranges: bool = True  # whether a download can go on where it stopped
     head_delay: float = 0  # seconds
     content_type: str = "application/octet-stream"
+    commit: str = COMMIT
     has_digests: bool = True  # entity tags are what the Hub gives large files, or tell nothing of the content
 
     def etag(self, name: str) -> str:
@@ -127,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(wanted[1]) if wanted and repo.ranges else 0
         self.send_response(206 if start else 200)
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", repo.commit)
         self.send_header("ETag", f'"{repo.etag(name)}"')
         self.send_header("Content-Type", repo.content_type)
         self.send_header("Content-Length", str(len(content) - start))

@@ -3,12 +3,16 @@
 import json
 import threading
 import time
+from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from filelock import FileLock
+from huggingface_hub import constants
+from huggingface_hub.utils import WeakFileLock
 from safetensors.torch import save
-from server import FAULTS, Repo
+from server import COMMIT, FAULTS, Repo
 
 from autobackbone import WeightsError, WeightsUnavailableError, create_feature_backbone, transfer
 from autobackbone.checkpoints import find_files, read_checkpoint
@@ -103,6 +107,44 @@ def test_a_fault_at_a_step(hub, state, config, monkeypatch, fault, step):
     assert attempt()
 
 
+def test_huggingface_hub_finds_what_was_laid_into_its_cache(hub, state, tmp_path, monkeypatch):
+    """A canary: the layout of its cache is documented, where it puts its locks is not."""
+    hub.repos["owner/repo"] = _sharded(state)
+    _load("hf-hub:owner/repo")
+    (repo,) = huggingface_hub.scan_cache_dir(tmp_path / "cache").repos
+    (revision,) = repo.revisions
+    assert (repo.repo_id, repo.refs.keys(), revision.commit_hash) == ("owner/repo", {"main"}, COMMIT)
+    assert {file.file_name for file in revision.files} == {INDEX, *SHARDS}
+    assert all(file.blob_path.parent.name == "blobs" for file in revision.files)
+    hub.requests.clear()
+    for name in (INDEX, *SHARDS):
+        path = huggingface_hub.hf_hub_download("owner/repo", name, cache_dir=tmp_path / "cache")
+        assert Path(path).read_bytes() == hub.repos["owner/repo"].files[name]
+    assert not [request for request in hub.requests if request.startswith("GET /owner")]
+
+    repo = hub.repos["owner/other"] = _single(state)
+    locks = []
+
+    def lock(path, *args, **kwargs):
+        locks.append(str(path))
+        return WeakFileLock(path, *args, **kwargs)
+
+    monkeypatch.setattr("huggingface_hub.file_download.WeakFileLock", lock)
+    huggingface_hub.hf_hub_download("owner/other", "model.safetensors", cache_dir=tmp_path / "cache")
+    assert locks == [_lock(repo, tmp_path, "models--owner--other").lock_file]
+
+
+def test_a_branch_that_moves(hub, state):
+    hub.repos["owner/repo"] = _single(state)
+    _load("hf-hub:owner/repo")
+    moved = {name: tensor + 1 for name, tensor in state.items()}
+    hub.repos["owner/repo"] = Repo(_single(moved).files, commit="f" * 40)
+    assert _is_equal(_load("hf-hub:owner/repo"), moved)
+    hub.repos.clear()
+    assert _is_equal(_load("hf-hub:owner/repo"), moved)
+    assert _is_equal(_load(f"hf-hub:owner/repo@{COMMIT}"), state)
+
+
 def test_patience():
     assert transfer.PATIENCE == 15
 
@@ -147,10 +189,10 @@ def test_what_is_cached_will_do_when_the_hub_fails(hub, state, monkeypatch):
         assert _is_equal(_load("hf-hub:owner/repo"), state)
 
 
-def _lock(repo, tmp_path) -> FileLock:
+def _lock(repo, tmp_path, place: str = "models--owner--repo") -> FileLock:
     """Return the lock of whoever downloads the weights of a repository."""
-    path = tmp_path / "cache" / ".locks" / "models--owner--repo" / f"{repo.etag('model.safetensors')}.lock"
-    path.parent.mkdir(parents=True)
+    path = tmp_path / "cache" / ".locks" / place / f"{repo.etag('model.safetensors')}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path)
 
 
@@ -188,9 +230,17 @@ def test_another_process_that_gets_somewhere_is_waited_for(hub, state, monkeypat
     assert [request for request in hub.requests if request.startswith("GET /owner")] == []
 
 
-def test_without_links_there_is_one_copy(hub, state, monkeypatch, tmp_path):
+def _refuse(*_args: object, **_options: object) -> None:
+    raise OSError(1, "a right that this user does not have")
+
+
+@pytest.mark.parametrize("by_choice", [True, False])
+def test_without_links_there_is_one_copy(hub, state, monkeypatch, tmp_path, by_choice):
     hub.repos["owner/repo"] = _single(state)
-    monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda *_: False)
+    if by_choice:
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True, raising=False)
+    else:
+        monkeypatch.setattr(Path, "symlink_to", _refuse)
     assert _is_equal(_load("hf-hub:owner/repo"), state)
     files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 1000]
     assert [path.name for path in files] == ["model.safetensors"]
