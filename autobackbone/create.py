@@ -11,7 +11,7 @@ from torch import nn
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.checkpoints import find_files, read_checkpoint
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
-from autobackbone.errors import ConfigError, WeightsMismatchError
+from autobackbone.errors import ConfigError, WeightsError, WeightsMismatchError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
 from autobackbone.matching import Rules
@@ -19,7 +19,7 @@ from autobackbone.materialize import load_on_meta, materialize
 from autobackbone.sources.choose import choose_source
 from autobackbone.values import shown
 from autobackbone.weights import WeightsReport, apply_weights, find_part, find_weights, load_part
-from autobackbone.wrappers import backbone_names, find_backbones, unwrap
+from autobackbone.wrappers import backbone_names, find_backbones, is_flattened, unwrap
 
 _C = TypeVar("_C", BackboneConfig, FeatureBackboneConfig)
 
@@ -146,7 +146,7 @@ def load_weights(
     WeightsMismatchError
         If it does not fit, or several networks in it do; the model is then as it was.
     WeightsError
-        If it cannot be downloaded.
+        If it cannot be downloaded, or the model is sharded over processes.
 
     Examples
     --------
@@ -166,6 +166,10 @@ def load_weights(
         msg = f"load_weights() takes a path, a repository or an address, got {kind}; load_state_dict() takes tensors."
         raise ConfigError(msg)
     text = os.fspath(source)
+    if is_flattened(model):
+        kind = type(unwrap(model)).__name__
+        msg = f"A {kind} in a FullyShardedDataParallel is sharded over processes and cannot be loaded; load it before."
+        raise WeightsError(msg)
     model = unwrap(model if name is None else _one_backbone(model, name))
     owner = next((m for m in model.modules() if hasattr(m, "checkpoint_rules")), None)
     taken: nn.Module = model

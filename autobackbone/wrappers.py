@@ -12,8 +12,9 @@ from autobackbone.errors import ConfigError
 from autobackbone.sources.anatomy import layers, stages
 from autobackbone.values import shown
 
-# What wrappers call what they wrap: torch.compile; DataParallel, DDP, AveragedModel and their like; FSDP1.
-_WRAPPED = ("_orig_mod", "module", "_fsdp_wrapped_module")
+_FSDP = "_fsdp_wrapped_module"
+# What wrappers call what they wrap: torch.compile; DataParallel, DDP, AveragedModel and their like; FSDP.
+_WRAPPED = ("_orig_mod", "module", _FSDP)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -28,6 +29,11 @@ def unwrap(model: nn.Module) -> nn.Module:
             break
         model = children[name]
     return model
+
+
+def is_flattened(model: nn.Module) -> bool:
+    """Whether a model, or a part of it, is in the wrapper of FSDP, which joins parameters and renames them."""
+    return any(_FSDP in name.split(".") for name, _ in model.named_modules())
 
 
 def backbone_names(model: nn.Module) -> list[str]:
@@ -101,8 +107,21 @@ class Place:
 
     @classmethod
     def find(cls, model: nn.Module, name: str | Sequence[str] | None = None) -> list["Place"]:
-        """Return the places of the backbones that `find_backbones` finds."""
-        return [cls._of(full, owner) for full, owner in find_backbones(model, name).items()]
+        """Return the places of the backbones that `find_backbones` finds.
+
+        Raises
+        ------
+        ConfigError
+            Also if FSDP has joined the parameters.
+        """
+        places = find_backbones(model, name)
+        if is_flattened(model):
+            msg = (
+                "The model is in a FullyShardedDataParallel, which joins parameters and renames them; do this before "
+                "wrapping it, or shard it by fully_shard()."
+            )
+            raise ConfigError(msg)
+        return [cls._of(full, owner) for full, owner in places.items()]
 
     @classmethod
     def _of(cls, name: str, owner: nn.Module) -> "Place":

@@ -6,12 +6,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from autobackbone import (
     ConfigError,
     FeaturePyramid,
+    WeightsError,
     WeightsMismatchError,
     create_backbone,
     create_feature_backbone,
@@ -218,3 +220,21 @@ def test_weights_of_one_backbone_do_not_go_into_a_model_with_two(tmp_path):
         load_weights(model, tmp_path / "one.pt", name=["rgb", "neck"])
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert load_weights(model, tmp_path / "one.pt", name="rgb").coverage == 1
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.filterwarnings("ignore:.*(NO_SHARD|FSDP)")  # of a single process
+@pytest.mark.parametrize("use_orig_params", [True, False])
+def test_joined_parameters_are_refused(use_orig_params, tmp_path):
+    """They are no longer found by name: weights would be left as they are, and rates be those of the head."""
+    make().save_pretrained(tmp_path)
+    wrapped = FullyShardedDataParallel(make(), device_id=torch.device("cpu"), use_orig_params=use_orig_params)
+    before = {name: value.clone() for name, value in wrapped.state_dict().items()}
+    assert get_feature_channels(wrapped) == list(unwrap(wrapped).channels)
+    assert get_input_spec(wrapped) == unwrap(wrapped).input_spec
+    with pytest.raises(WeightsError, match="A FeatureBackbone in a FullyShardedDataParallel is sharded"):
+        load_weights(wrapped, tmp_path)
+    for call in (freeze_norms, get_blocks, lambda m: freeze_stages(m, 1), lambda m: layer_decay_param_groups(m, 0.1)):
+        with pytest.raises(ConfigError, match="do this before wrapping it"):
+            call(wrapped)
+    assert all(torch.equal(value, before[name]) for name, value in wrapped.state_dict().items())
