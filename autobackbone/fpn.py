@@ -19,8 +19,8 @@ from autobackbone.detection import anchor_generator, roi_align
 from autobackbone.errors import ConfigError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, ceil_div
+from autobackbone.matching import Rules
 from autobackbone.values import MAX_COUNT, as_integer, shown
-from autobackbone.weights import Rules
 
 
 class FeaturePyramid(nn.Module):
