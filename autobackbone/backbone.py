@@ -199,15 +199,22 @@ class FeatureBackbone(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Save config, weights and a model card to a folder, made if need be.
 
-        The weights are a safetensors file of ``state_dict()``. Files that are there are replaced whole, so a backbone
-        can be saved to the folder that it came from. Freezing is not saved.
+        The weights are a safetensors file of ``state_dict()``. The folder is replaced as one: a process that is killed
+        while it saves leaves a folder that loads as what it held or as what was saved. Other files in it stay. So a
+        backbone can be saved to the folder that it came from.
+
+        What is saved can be loaded again, equal, or nothing is saved. So that this is known, the backbone is made once
+        more from its config, without storage, and the names, shapes and kinds of its tensors are compared. What is
+        frozen, and modules that were replaced by others with the same tensors, are not saved.
 
         Raises
         ------
         ConfigError
-            If ``config.extra_kwargs`` holds something that JSON cannot.
+            If ``config.extra_kwargs`` holds something that JSON cannot, or that a file may not set.
+        WeightsMismatchError
+            If there are other tensors than those of the config: of adapters, parametrizations, quantized layers.
         WeightsError
-            If a file cannot be written.
+            If there are no weights, or only a shard of them, or a file cannot be written.
         """
         self._save(Path(folder), Path(folder).resolve().name)
 
@@ -232,6 +239,7 @@ class FeatureBackbone(nn.Module):
             Instead of the Hub's own cache.
         **overrides
             Fields of `FeatureBackboneConfig` that take precedence; other levels, as long as they need no deeper block.
+            What they do not change stays as it was saved, the normalization of images included.
 
         Returns
         -------
@@ -243,11 +251,11 @@ class FeatureBackbone(nn.Module):
         WeightsNotFoundError
             If there is no such folder or repository.
         WeightsCorruptedError
-            If it holds no saved backbone, or a damaged one.
+            If it holds no saved backbone, a damaged one, or files of two.
         WeightsMismatchError
             If the overrides ask for what was not saved.
         ConfigError
-            If an override cannot be honoured.
+            If an override cannot be honoured, or the saved config sets more than an architecture and its arguments.
         """
         place = None if cache_dir is None else os.fspath(cache_dir)
         is_whole = "weights" not in overrides

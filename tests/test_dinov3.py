@@ -364,6 +364,15 @@ def test_published_weights_need_no_network_once_they_are_cached(tmp_path, monkey
     assert backbone.input_spec.mean == (0.1, 0.2, 0.3)
     assert backbone.input_spec.size == (256, 256)
     assert backbone.weights_report.source == "facebook/dinov3-vits16-pretrain-lvd1689m"
+    for wrong in (
+        {"image_mean": ["a", "b", "c"]},
+        {"image_std": [0, 1, 1]},
+        {"image_mean": [0.5]},
+        {"image_std": "abc"},
+    ):
+        (snapshot / "preprocessor_config.json").write_text(json.dumps(processor | wrong))
+        spec = create_feature_backbone(backbone.config).input_spec
+        assert (spec.mean, spec.std, spec.size) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224))
 
 
 REFUSED = [

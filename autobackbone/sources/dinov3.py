@@ -31,6 +31,7 @@ from autobackbone.materialize import watch
 from autobackbone.names import DINOV3, DINOV3_REPOS, ModelRef
 from autobackbone.sources import NativeModel
 from autobackbone.sources.dinov3_names import StateDict, to_transformers
+from autobackbone.sources.published import check_published
 from autobackbone.sources.unused import make_buffers
 from autobackbone.weights import WeightsReport, with_new_head
 
@@ -305,7 +306,9 @@ class DINOv3Source:
             path = fetch(self.repo, ["preprocessor_config.json"], revision=self.revision, cache_dir=cache_dir)
             found = json.loads(path.read_text(encoding="utf-8"))
             size = (int(found["size"]["height"]), int(found["size"]["width"]))
-            return tuple(found["image_mean"]), tuple(found["image_std"]), size
+            mean, std = found["image_mean"], found["image_std"]
+            checked = check_published({"input_size": (len(mean), *size), "mean": mean, "std": std}, path.name)
+            return (checked["mean"], checked["std"], size) if len(mean) == len(std) == 3 else values
         except (WeightsError, OSError, ValueError, KeyError, TypeError) as err:  # optional: what is published is known
             if is_no_json(err):
                 quarantine(path)
