@@ -91,6 +91,24 @@ def test_equal_to_transformers(name, tmp_path):
         assert torch.equal(pooled.forward_head(pooled.forward_features(X), pre_logits=True), pooled(X))
 
 
+@pytest.mark.parametrize("patch", [14, 32, 41])
+def test_patches_of_another_size(patch, tmp_path):
+    """They are transformers' maps, and timm's; an image that is not whole patches is padded."""
+    model = _published("dinov3_vits16", tmp_path, patch_size=patch)
+    fields = {"weights": tmp_path, "out_indices": (2,), "norm": True}
+    ours = _features("dinov3_vits16", extra_kwargs=VIT | {"patch_size": patch}, **fields)
+    timms = _features("vit_small_patch16_dinov3", extra_kwargs=TIMM_VIT | {"patch_size": patch}, **fields)
+    odd = torch.rand(2, 3, 2 * patch + 1, 4 * patch - 3)
+    x = nn.functional.pad(odd, (0, 3, 0, patch - 1))
+    with torch.no_grad():
+        expected = model(x).last_hidden_state[:, 5:].transpose(1, 2).reshape(2, -1, 3, 4)
+        for backbone in (ours, timms):
+            assert backbone.strides == (patch,)
+            assert (backbone.input_spec.min_size, backbone.input_spec.divisor) == (1, patch)
+            for images in (x, odd):
+                _close(backbone(images)[0], expected)
+
+
 def test_without_the_final_norm(tmp_path):
     model = _published("dinov3_vits16", tmp_path)
     ours = _features("dinov3_vits16", weights=tmp_path, out_indices=(0, 2), norm=False)

@@ -46,7 +46,7 @@ def test_patches_of_any_size(name, patch, data):
     assert stride % patch == 0
     assert tuple(y.shape) == (1, backbone.out_channels, ceil_div(size[0], stride), ceil_div(size[1], stride))
     if backbone.ladder[0].stride == stride:
-        assert spec.divisor in (1, patch)  # 1: DINOv3 of transformers leaves the rest out, and is padded inside
+        assert spec.divisor == patch
 
 
 @given(st.integers(1, 300))

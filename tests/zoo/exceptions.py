@@ -8,6 +8,12 @@ EXCEPTIONS = {
     "efficientformer_l7": _ONE_SIZE,
 }
 
+# Architectures that take images of three channels only.
+THREE_CHANNELS = {
+    "csatv2": "its stem turns RGB into YCbCr, with the constants of these three channels",
+    "csatv2_21m": "its stem turns RGB into YCbCr, with the constants of these three channels",
+}
+
 # Encoders of language models: their output is tokens, not pooled features, and create_backbone says so.
 ENCODERS = {
     "deepseek_vit_412m_enc",

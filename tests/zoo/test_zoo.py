@@ -6,14 +6,16 @@ must fill its grid to the cell, one that says it is not must miss it somewhere, 
 """
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 import timm
 import torch
-from exceptions import ENCODERS, EXCEPTIONS
+from exceptions import ENCODERS, EXCEPTIONS, THREE_CHANNELS
 
 from autobackbone import InputSizeError, UnsupportedError, create_backbone, create_feature_backbone
 from autobackbone.levels import ceil_div, round_up
+from autobackbone.sources import timm as timm_source
 from autobackbone.sources import timm_measure
 from autobackbone.sources.registry import facts_of
 
@@ -44,6 +46,40 @@ def test_contract(name, record_property):
 
 
 @pytest.mark.parametrize("name", timm.list_models())
+def test_four_channels(name):
+    """Any number of channels is taken, or refused at creation."""
+    with timm_measure.meta_device():
+        if name in THREE_CHANNELS:
+            with pytest.raises(UnsupportedError, match="in_chans=4"):
+                _backbone(name, in_chans=4)
+            return
+        backbone = _backbone(name, in_chans=4)
+        _check(backbone, backbone.input_spec.size)
+
+
+@pytest.mark.parametrize("name", timm.list_models())
+def test_dilated(name, monkeypatch):
+    """What raw timm can dilate we can, and no level is coarser; what it refuses we refuse.
+
+    Nothing is measured, which takes a second each: that every level is where it should be shows whether it is dilated.
+    """
+    facts = facts_of(name)
+    levels = tuple(replace(level, stride=min(level.stride, 16)) for level in facts.levels)
+    monkeypatch.setattr(timm_source, "measure", lambda create: create() and replace(facts, levels=levels))
+    monkeypatch.setattr(timm_source, "remembered", lambda _, __, measure: measure())
+    with timm_measure.meta_device():
+        try:
+            timm.create_model(name, features_only=True, output_stride=16)
+        except timm_measure.FAILURES:
+            with pytest.raises(UnsupportedError, match="output_stride=16"):
+                _backbone(name, output_stride=16)
+            return
+        backbone = _backbone(name, output_stride=16)
+        missed = _check(backbone, backbone.input_spec.size)
+    assert missed == {level.index for level in backbone.levels if not level.exact}
+
+
+@pytest.mark.parametrize("name", timm.list_models())
 def test_pooled(name):
     """Pooled features have the width that is told; encoders without pooled output say so."""
     with timm_measure.meta_device():
@@ -67,12 +103,13 @@ def _backbone(name, **arguments):
 def _check(backbone, size) -> set[int]:
     """Check what is delivered and what the architecture gives; return the levels that miss their grid."""
     full = backbone._built_size or tuple(round_up(s, backbone.input_spec.divisor) for s in size)
+    channels = backbone.input_spec.in_chans
     native = []
     handle = backbone.body.register_forward_hook(lambda _, args, maps: native.extend([args[0], *maps]))
     with torch.no_grad():
-        delivered = backbone(torch.empty(2, 3, *size))
+        delivered = backbone(torch.empty(2, channels, *size))
     handle.remove()
-    assert tuple(native.pop(0).shape) == (2, 3, *full)
+    assert tuple(native.pop(0).shape) == (2, channels, *full)
     missed = set()
     for level, y, own in zip(backbone.levels, delivered, native, strict=True):
         s = level.stride
