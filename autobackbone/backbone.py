@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from autobackbone.batch_statistics import count_batches_once, lone_value_error
 from autobackbone.config import PYRAMID_CHANNELS, FeatureBackboneConfig
 from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
 from autobackbone.frozen import Frozen
@@ -115,7 +116,8 @@ class FeatureBackbone(nn.Module):
         Raises
         ------
         InputError
-            If `x` is not a 4-D floating point tensor with images of the right number of channels.
+            If `x` is not a 4-D floating point tensor with images of the right number of channels, or is one image too
+            small for batch norm to train on.
         InputSizeError
             If H or W is below the minimum, or not the one size that the architecture takes.
         """
@@ -124,7 +126,13 @@ class FeatureBackbone(nn.Module):
         full = self.padded_size(height, width)
         if self._pads:
             x = pad(x, full)
-        maps = self.body(x)
+        try:
+            maps = self.body(x)
+        except ValueError as err:
+            told = lone_value_error(self.body, x)
+            if told is None:
+                raise
+            raise told from err
         result = [self._deliver(maps[i], native, level, (height, width), full) for i, native, level in self._recipe]
         if self.pyramid is None:
             return result
@@ -189,12 +197,15 @@ class FeatureBackbone(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them.
 
+        Batch norms count each batch once. Call it again after replacing norms, as synchronizing them does.
+
         Raises
         ------
         UnsupportedError
             If the architecture cannot.
         """
         self.body.set_grad_checkpointing(enable)  # type: ignore[operator]
+        count_batches_once(self.body, enable)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Save config, weights and a model card to a folder, made if need be.

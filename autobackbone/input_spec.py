@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,18 +70,31 @@ class InputSpec:
         InputSizeError
             If its height or width is below `min_size`, or not the one size that the backbone takes.
         """
+        self.check_layout(x)
+        _, _, *size = _shape(x)
+        self._check_size((size[0], size[1]))
+
+    def check_layout(self, x: Any) -> None:
+        """Refuse what a backbone does not take whatever the size of the images.
+
+        Raises
+        ------
+        InputError
+            As `check`.
+        """
         from torch import Tensor
 
         if not isinstance(x, Tensor):
             msg = f"A backbone takes a tensor of (B, {self.in_chans}, H, W) images, got {type(x).__name__}."
             raise InputError(msg)
+        shape = _shape(x)
         if x.ndim != 4:
-            msg = f"A backbone takes (B, {self.in_chans}, H, W) images, got shape {tuple(x.shape)}{_hint(x)}."
+            msg = f"A backbone takes (B, {self.in_chans}, H, W) images, got shape {shape}{_hint(x)}."
             raise InputError(msg)
-        if x.shape[1] != self.in_chans:
+        if shape[1] != self.in_chans:
             msg = (
-                f"This backbone takes {self.in_chans} channels, got {x.shape[1]} in shape {tuple(x.shape)}; "
-                f"create it with in_chans={x.shape[1]}, or give NCHW images."
+                f"This backbone takes {self.in_chans} channels, got {shape[1]} in shape {shape}; "
+                f"create it with in_chans={shape[1]}, or give NCHW images."
             )
             raise InputError(msg)
         if not x.is_floating_point():
@@ -89,10 +103,11 @@ class InputSpec:
                 "input_spec.normalize()."
             )
             raise InputError(msg)
-        if x.shape[0] == 0:
-            msg = f"A backbone takes at least one image, got shape {tuple(x.shape)}."
+        if shape[0] == 0:
+            msg = f"A backbone takes at least one image, got shape {shape}."
             raise InputError(msg)
-        size = (x.shape[2], x.shape[3])
+
+    def _check_size(self, size: tuple[int, int]) -> None:
         if self.fixed_size and size != self.size:
             msg = (
                 f"This backbone takes {self.size[0]}x{self.size[1]} images only, got {size[0]}x{size[1]}; "
@@ -188,6 +203,17 @@ class _Converted:
 
     def __call__(self, image: Any) -> Tensor:
         return self.then(convert(image, self.mode))
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    """Return the shape as numbers; under torch.jit.trace it is tensors, whose comparison torch would warn of."""
+    import torch
+
+    if not torch.jit.is_tracing():
+        return tuple(x.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return tuple(int(n) for n in x.shape)
 
 
 def _hint(x: Tensor) -> str:

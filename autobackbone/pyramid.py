@@ -37,7 +37,7 @@ def resample(x: Tensor, stride: int, new_stride: int, size: tuple[int, int]) -> 
     ratio = Fraction(stride * block, new_stride)
     covering = [ceil_div(s * new_stride, stride) for s in size]
     # Whole multiples of the denominator make the ratio of sizes the exact one.
-    least: list[Any] = [torch.sym_max(c, n) for c, n in zip(covering, x.shape[-2:], strict=True)]
+    least = [_larger(c, n) for c, n in zip(covering, x.shape[-2:], strict=True)]
     height, width = (round_up(n, ratio.denominator) for n in least)
     x = extend(x, (height, width))
     if ratio != 1:
@@ -55,7 +55,7 @@ def fit(x: Tensor, size: tuple[int, int]) -> Tensor:
 def pad(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Return images with zeros at the bottom and right, up to `size`."""
     height, width = x.shape[-2:]
-    if not _is_symbolic(x) and size == (height, width):
+    if _is_known(size[0] == height) and _is_known(size[1] == width):
         return x
     return F.pad(x, (0, size[1] - width, 0, size[0] - height))
 
@@ -63,24 +63,35 @@ def pad(x: Tensor, size: tuple[int, int]) -> Tensor:
 def extend(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Return a map with its edge repeated at the bottom and right, up to `size`."""
     height, width = x.shape[-2:]
-    if _is_symbolic(x):
-        return _cells_up_to(x, size)
-    if size == (height, width):
+    if _is_known(size[0] == height) and _is_known(size[1] == width):
         return x
+    if torch.compiler.is_exporting():
+        return _cells_up_to(x, size)
     return F.pad(x, (0, size[1] - width, 0, size[0] - height), mode="replicate")
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the first `size` cells of a map."""
-    if _is_symbolic(x):
+    height, width = x.shape[-2:]
+    if _is_known(size[0] == height) and _is_known(size[1] == width):
+        return x
+    if torch.compiler.is_exporting():
         return _cells_up_to(x, size)
-    return x if x.shape[-2:] == size else x[..., : size[0], : size[1]]
+    return x[..., : size[0], : size[1]]
 
 
-def _is_symbolic(x: Tensor) -> bool:
-    """Whether height or width is a symbol, in export: then a comparison of sizes would bind the program to some."""
-    sizes: tuple[Any, ...] = x.shape[-2:]
-    return any(isinstance(n, torch.SymInt) for n in sizes)
+def _is_known(condition: Any) -> bool:
+    """Whether a condition on sizes holds for every size that a graph being made is for, or in eager mode, now."""
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return statically_known_true(condition)
+    return not torch.jit.is_tracing() and bool(condition)
+
+
+def _larger(a: Any, b: Any) -> Any:
+    """Return the larger of two sizes: integers, symbols in a graph for any size, tensors under torch.jit.trace."""
+    return torch.maximum(a, b) if isinstance(a, Tensor) else torch.sym_max(a, b)
 
 
 def _cells_up_to(x: Tensor, size: tuple[int, int]) -> Tensor:

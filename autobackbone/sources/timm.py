@@ -34,6 +34,7 @@ from autobackbone.sources.timm_arguments import check_taken, told, unexpected
 from autobackbone.sources.timm_build import Recipe, convert
 from autobackbone.sources.timm_config import arguments_of, overlay_of, portable_arguments, resolve, with_saved
 from autobackbone.sources.timm_facts import TimmFacts, encode
+from autobackbone.sources.timm_input import check_pooled_input, drop_size_checks
 from autobackbone.sources.timm_levels import Levels, unused_parameters
 from autobackbone.sources.timm_measure import measure, meta_device
 from autobackbone.sources.unused import make_buffers
@@ -104,6 +105,8 @@ class TimmSource:
         module, report = self._loaded(built, indices)
         if self.facts.branches:
             self._set_unused_aside(module, deepest, built)
+        if built is None:
+            drop_size_checks(module)
         return self._native(module, self._input_spec(module.model, deepest, built), built, report)
 
     def build_pooled(self) -> NativeModel:
@@ -139,6 +142,7 @@ class TimmSource:
         spec = self._input_spec(model, deepest, built)
         if built is None:  # nothing is padded here
             spec = replace(spec, min_size=self.facts.pooled_min_size or round_up(spec.min_size, spec.divisor))
+        check_pooled_input(model, spec)
         return self._native(model, spec, built, report)
 
     def _native(

@@ -64,18 +64,24 @@ def test_freezing_freezes_whole_stages_for_good(family, backbone):
     assert {name: p.requires_grad for name, p in backbone.named_parameters()} == before
 
 
-def test_checkpointing_changes_no_gradient(family, backbone):
+def test_checkpointing_changes_no_gradient_and_no_statistics(family, backbone):
     backbone.train()
     x = torch.randn(2, 3, *family.size)
     try:
         backbone.set_grad_checkpointing(True)
     except UnsupportedError as err:
         pytest.skip(str(err))
+    before = {name: b.clone() for name, b in backbone.named_buffers()}
     checkpointed = _gradients(backbone, x)
+    counted = {name: b.clone() for name, b in backbone.named_buffers()}
     backbone.set_grad_checkpointing(False)
+    for name, b in backbone.named_buffers():
+        b.copy_(before[name])
     plain = _gradients(backbone, x)
     for name, grad in plain.items():
         torch.testing.assert_close(checkpointed[name], grad, rtol=1e-4, atol=1e-4 * float(grad.abs().max() + 1))
+    for name, b in backbone.named_buffers():
+        assert torch.equal(counted[name], b), name
 
 
 def test_meta_in_meta_out(family):

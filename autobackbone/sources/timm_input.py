@@ -1,0 +1,161 @@
+"""What timm's networks take as input: looked at before timm asserts it, and in the words of this package."""
+
+import inspect
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from timm.layers import HybridEmbed, PatchEmbed
+from torch import Tensor, nn
+
+from autobackbone.batch_statistics import count_batches_once, lone_value_error
+from autobackbone.errors import InputSizeError
+from autobackbone.input_spec import InputSpec
+from autobackbone.levels import round_up
+from autobackbone.sources.timm_measure import FAILURES, meta_device
+
+
+def drop_size_checks(network: nn.Module) -> None:
+    """Let patch embeddings take any size without asserting it, for a caller who pads to whole patches.
+
+    Each assertion has a message that names the size. torch.compile makes that message, and with it a graph for this one
+    size. ``img_size=None`` is a patch embedding's own way to say that it was made for none.
+    """
+    for module in network.modules():
+        if isinstance(module, PatchEmbed):
+            module.img_size = None
+
+
+@dataclass
+class PooledInput:
+    """How images are checked that a pooled model of timm's is given.
+
+    Attributes
+    ----------
+    taken
+        Whether in training and alone, height, width: of unusual images that it was found to take.
+    is_checkpointed
+        Whether its norms count what is recomputed once.
+    """
+
+    taken: set[tuple[bool, int, int]] = field(default_factory=set)
+    is_checkpointed: bool = False
+
+
+def check_pooled_input(model: nn.Module, spec: InputSpec) -> None:
+    """Have a pooled model check its images, before it runs, for what timm would fail on.
+
+    What a ViT asserts is known. Other models take some sizes that the spec does not promise: where an image is not as
+    promised, a twin without storage is tried, once for that size and every larger one. Where timm's own switch has
+    turned gradient checkpointing on, batch norms are told.
+    """
+    embed = getattr(model, "patch_embed", None)
+    if isinstance(embed, PatchEmbed | HybridEmbed) and len(inspect.signature(model.forward).parameters) > 1:
+        embed.accepts = spec  # type: ignore[assignment]
+        embed.register_forward_pre_hook(_check_embedded)
+    else:
+        model.pooled_input = PooledInput()  # type: ignore[assignment]
+        model.register_forward_pre_hook(_check)
+
+
+# TorchScript compiles hooks, of modules with one argument alone, and leaves out what is in the condition.
+def _check(model: nn.Module, args: tuple[Tensor]) -> None:
+    if not torch.jit.is_scripting():
+        _check_images(model, args[0])
+
+
+def _check_embedded(embed: nn.Module, args: tuple[Tensor]) -> None:
+    if not torch.jit.is_scripting():
+        _check_patches(embed, args[0])
+
+
+def _check_patches(embed: Any, x: Any) -> None:
+    """Refuse what a patch embedding would assert not to be given."""
+    spec: InputSpec = embed.accepts
+    spec.check_layout(x)
+    if not isinstance(embed, PatchEmbed) or embed.img_size is None or _is_graph():
+        return
+    height, width = x.shape[-2:]
+    rows, columns = embed.patch_size
+    if embed.strict_img_size and (height, width) != tuple(embed.img_size):
+        replace(spec, size=tuple(embed.img_size), fixed_size=True).check(x)
+    if not embed.dynamic_img_pad and (height % rows or width % columns):
+        raise InputSizeError(_refusal(height, width, replace(spec, divisor=math.lcm(rows, columns))))
+
+
+def _check_images(model: Any, x: Any) -> None:
+    is_image = isinstance(x, Tensor) and x.ndim == 4
+    if not is_image and "patch_coord" in inspect.signature(model.forward).parameters:
+        return  # NaFlexViT's batches of patches
+    spec: InputSpec = model.input_spec
+    spec.check_layout(x)
+    if _is_graph():
+        return
+    if model.training:
+        _count_once(model)
+    batch, _, height, width = x.shape
+    usual = (height, width) == spec.size if spec.fixed_size else _is_promised(height, width, spec)
+    lone = model.training and batch == 1  # batch norms may need a second image
+    if (usual and not lone) or any(a == lone and h <= height and w <= width for a, h, w in model.pooled_input.taken):
+        return
+    twin = _twin(model)
+    if twin is None:
+        return
+    several = (max(batch, 2), *x.shape[1:])
+    fault = None if usual else _fault(twin, several)
+    if fault is not None:
+        spec.check(x)
+        raise InputSizeError(_refusal(height, width, spec)) from fault
+    fault = _fault(twin, x.shape) if lone else None
+    told = fault and lone_value_error(model, x)
+    if told is not None:
+        raise told from fault
+    model.pooled_input.taken.add((lone, height, width))
+
+
+def _count_once(model: Any) -> None:
+    is_on = any(getattr(module, "grad_checkpointing", False) for module in model.modules())
+    if is_on != model.pooled_input.is_checkpointed:
+        count_batches_once(model, is_on)
+        model.pooled_input.is_checkpointed = is_on
+
+
+def _is_graph() -> bool:
+    """Whether a graph is being made, in which sizes are no numbers to decide by."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _is_promised(height: int, width: int, spec: InputSpec) -> bool:
+    return min(height, width) >= spec.min_size and not height % spec.divisor and not width % spec.divisor
+
+
+def _twin(model: Any) -> nn.Module | None:
+    """Return the same model without storage; ``None`` if it has been changed since it was created."""
+    with meta_device():
+        twin: nn.Module = model.checkpoint_rules.build()
+    pairs = list(zip(twin.named_modules(), model.named_modules(), strict=False))
+    if len(pairs) < len(list(model.modules())) or any((a, type(m)) != (b, type(n)) for (a, m), (b, n) in pairs):
+        return None
+    for (_, copied), (_, original) in pairs:
+        copied.training = original.training
+    return twin
+
+
+def _fault(twin: nn.Module, shape: tuple[int, ...]) -> Exception | None:
+    with meta_device(), torch.no_grad():
+        try:
+            twin(torch.empty(shape))
+        except FAILURES as err:
+            return err
+    return None
+
+
+def _refusal(height: int, width: int, spec: InputSpec) -> str:
+    least = round_up(max(spec.min_size, 1), spec.divisor)
+    below = [max(n // spec.divisor * spec.divisor, least) for n in (height, width)]
+    above = [max(round_up(n, spec.divisor), least) for n in (height, width)]
+    return (
+        f"This backbone has a pooled output and does not pad: it takes multiples of {spec.divisor}, got "
+        f"{height}x{width}; resize or pad to {above[0]}x{above[1]}, or crop to {below[0]}x{below[1]}."
+    )
