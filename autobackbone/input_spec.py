@@ -209,10 +209,10 @@ def _shape(x: Tensor) -> tuple[int, ...]:
     """Return the shape as numbers; under torch.jit.trace it is tensors, whose comparison torch would warn of."""
     import torch
 
-    if not torch.jit.is_tracing():
+    if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return tuple(x.shape)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         return tuple(int(n) for n in x.shape)
 
 

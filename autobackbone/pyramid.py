@@ -86,7 +86,7 @@ def _is_known(condition: Any) -> bool:
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 
         return statically_known_true(condition)
-    return not torch.jit.is_tracing() and bool(condition)
+    return not torch.jit.is_tracing() and bool(condition)  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _larger(a: Any, b: Any) -> Any:

@@ -52,7 +52,7 @@ def check_pooled_input(model: nn.Module, spec: InputSpec) -> None:
     """
     embed = getattr(model, "patch_embed", None)
     if isinstance(embed, PatchEmbed | HybridEmbed) and len(inspect.signature(model.forward).parameters) > 1:
-        embed.accepts = spec  # type: ignore[assignment]
+        embed.accepts = spec
         embed.register_forward_pre_hook(_check_embedded)
     else:
         model.pooled_input = PooledInput()  # type: ignore[assignment]
@@ -61,12 +61,12 @@ def check_pooled_input(model: nn.Module, spec: InputSpec) -> None:
 
 # TorchScript compiles hooks, of modules with one argument alone, and leaves out what is in the condition.
 def _check(model: nn.Module, args: tuple[Tensor]) -> None:
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         _check_images(model, args[0])
 
 
 def _check_embedded(embed: nn.Module, args: tuple[Tensor]) -> None:
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         _check_patches(embed, args[0])
 
 
@@ -123,7 +123,7 @@ def _count_once(model: Any) -> None:
 
 def _is_graph() -> bool:
     """Whether a graph is being made, in which sizes are no numbers to decide by."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _is_promised(height: int, width: int, spec: InputSpec) -> bool:

@@ -23,14 +23,14 @@ def backbone(family) -> FeatureBackbone:
     """Create a backbone in memory that is filled with NaN where nothing was written."""
     torch.manual_seed(0)
     assert torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(mode=True)
     try:
         assert bool(torch.empty(3).isnan().all())
         return create_feature_backbone(
             family.name, pretrained=False, extra_kwargs=family.extra_kwargs, out_strides=(8, 32)
         ).eval()
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.use_deterministic_algorithms(mode=False)
 
 
 @pytest.fixture(scope="module")
