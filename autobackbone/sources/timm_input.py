@@ -78,9 +78,9 @@ def _check_patches(embed: Any, x: Any) -> None:
         return
     height, width = x.shape[-2:]
     rows, columns = embed.patch_size
-    if embed.strict_img_size and (height, width) != tuple(embed.img_size):
+    if embed.strict_img_size:
         replace(spec, size=tuple(embed.img_size), fixed_size=True).check(x)
-    if not embed.dynamic_img_pad and (height % rows or width % columns):
+    elif not embed.dynamic_img_pad and (height % rows or width % columns):
         raise InputSizeError(_refusal(height, width, replace(spec, divisor=math.lcm(rows, columns))))
 
 
