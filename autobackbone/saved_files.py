@@ -58,6 +58,7 @@ def write(folder: Path, values: Mapping[str, Any], state: Mapping[str, Tensor], 
         folder.mkdir(parents=True, exist_ok=True)
         with _workspace(folder) as made:
             save_file(_apart(state), made / WEIGHTS_FILE, {"format": "pt", _ID: values["id"]})
+            _sort_metadata(made / WEIGHTS_FILE)
             (made / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
             (made / CARD_FILE).write_text(card, encoding="utf-8")
             _switch(folder, made, values)
@@ -137,6 +138,21 @@ def _workspace(folder: Path) -> Iterator[Path]:
     finally:
         lock.release()
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _sort_metadata(weights: Path) -> None:
+    """Give a weights file the same bytes each time: safetensors writes metadata in any order.
+
+    The header is JSON after its length in eight bytes, padded with spaces (https://github.com/huggingface/safetensors).
+    """
+    with weights.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
