@@ -235,7 +235,16 @@ def get_input_spec(model: nn.Module) -> InputSpec:
 
 
 def count_parameters(model: nn.Module, trainable_only: bool = True) -> int:
-    """Return how many numbers the parameters of a model hold, of all or of the trainable ones."""
+    """Return how many numbers the parameters of a model hold, of all or of the trainable ones.
+
+    Raises
+    ------
+    ConfigError
+        If `model` is no module.
+    """
+    if not isinstance(model, nn.Module):
+        msg = f"count_parameters() takes a module, got {type(model).__name__}."
+        raise ConfigError(msg)
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 

@@ -2,9 +2,9 @@
 
 import difflib
 import fnmatch
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Integral, Real
 from typing import Any
 
 from autobackbone.catalog import LOG, Catalog, Row
@@ -14,9 +14,9 @@ from autobackbone.levels import FeatureLevel, choose_levels
 from autobackbone.names import ModelRef, nearest, parse_name
 from autobackbone.sources.registry import learn, with_own
 from autobackbone.sources.timm_facts import decode_levels
+from autobackbone.values import as_integer, as_items, as_python, as_real, shown
 
 SOURCES = ("timm", "dinov3")
-_BOOLS: tuple[Any, ...] = (True, False)  # numbers to Python, and none here
 
 _Published = tuple[list[Any], str | None, str | None]  # input, licence and repository of weights
 
@@ -163,7 +163,7 @@ def list_backbones(
     ['convnext_atto', 'convnext_atto_ols', 'convnext_zepto_rms', 'convnext_zepto_rms_ols']
     """
     known = with_own()
-    _check_kinds(pattern, any_size)
+    _check_kinds(pattern, pretrained_only, any_size)
     sources = _chosen("source", source, SOURCES)
     families = _chosen("family", family, {row["family"] for row in known.rows.values()})
     licenses = _chosen("license", license, known.licenses)
@@ -284,7 +284,7 @@ def _resolve(name: str) -> tuple[ModelRef, Row, _Published]:
 
 def _parse(known: Catalog, name: Any) -> ModelRef:
     if not isinstance(name, str):
-        msg = f"{name!r} is no model name; give text, such as 'resnet50'."
+        msg = f"{shown(name)} is no model name; give text, such as 'resnet50'."
         raise UnknownBackboneError(msg)
     return parse_name(name, known.tags)
 
@@ -389,34 +389,41 @@ def _chosen(name: str, given: Any, there_are: Iterable[str]) -> frozenset[str] |
     """Return the values of a filter; ConfigError if one is none of those that there are."""
     if given is None:
         return None
-    values = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    items = as_items(as_python(given))
+    values = (given,) if items is None else items
     if not values:
-        msg = f"{name}={given!r} names nothing; leave it out, or name at least one."
+        msg = f"{name}={shown(given)} names nothing; leave it out, or name at least one."
         raise ConfigError(msg)
     known = sorted(there_are)
     for value in values:
-        if value not in known:
-            close = difflib.get_close_matches(str(value).lower(), known, n=3)
+        if not isinstance(value, str) or value not in known:
+            close = difflib.get_close_matches(shown(value).strip("'").lower(), known, n=3)
             hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(known)}."
-            msg = f"{name}={value!r}: no backbone has that; {hint}"
+            msg = f"{name}={shown(value)}: no backbone has that; {hint}"
             raise ConfigError(msg)
     return frozenset(values)
 
 
-def _check_kinds(pattern: Any, any_size: Any) -> None:
+def _check_kinds(pattern: Any, pretrained_only: Any, any_size: Any) -> None:
     if not isinstance(pattern, str):
-        msg = f"pattern={pattern!r} is no text; give a part of a name, or a glob such as '*resnet*'."
+        msg = f"pattern={shown(pattern)} is no text; give a part of a name, or a glob such as '*resnet*'."
+        raise ConfigError(msg)
+    if not isinstance(pretrained_only, bool):
+        msg = f"pretrained_only={shown(pretrained_only)} is neither True nor False."
         raise ConfigError(msg)
     if any_size is not None and not isinstance(any_size, bool):
-        msg = f"any_size={any_size!r} is neither True, False nor None."
+        msg = f"any_size={shown(any_size)} is neither True, False nor None."
         raise ConfigError(msg)
 
 
 def _strides(given: Any) -> frozenset[int]:
-    values = () if given is None else tuple(given) if isinstance(given, Iterable) else (given,)
+    items = tuple(given) if isinstance(given, str) else as_items(as_python(given))
+    values = () if given is None else (as_python(given),) if items is None else items
     for value in values:
-        if not isinstance(value, Integral) or value < 1 or any(value is b for b in _BOOLS):
-            msg = f"strides={given!r}: {value!r} is no stride; give positive integers, such as (4, 8, 16, 32)."
+        if as_integer(value, 1) is None:
+            msg = (
+                f"strides={shown(given)}: {shown(value)} is no stride; give positive integers, such as (4, 8, 16, 32)."
+            )
             raise ConfigError(msg)
     return frozenset(map(int, values))
 
@@ -424,7 +431,8 @@ def _strides(given: Any) -> frozenset[int]:
 def _bound(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, Real) and float(value) >= 0 and not any(value is b for b in _BOOLS):
-        return float(value)
-    msg = f"{name}={value!r} is no number of parameters; give one from 0 up, such as 30e6."
-    raise ConfigError(msg)
+    number = math.inf if isinstance(value, float) and value == math.inf else as_real(value)
+    if number is None or number < 0:
+        msg = f"{name}={shown(value)} is no number of parameters; give one from 0 up, such as 30e6."
+        raise ConfigError(msg)
+    return number

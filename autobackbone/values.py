@@ -63,16 +63,24 @@ def as_real(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def as_integers(value: Any) -> tuple[int, ...] | None:
-    """Return a non-empty sequence of integers as a tuple; ``None`` if `value` is none."""
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray | Mapping | AbstractSet):
+def as_items(value: Any) -> tuple[Any, ...] | None:
+    """Return the items of something that has some, text apart; ``None`` if it has none, or does not come to an end."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray | Mapping):
         return None
     try:
         items = tuple(islice(value, _MAX_ITEMS + 1))
-    except Exception:  # noqa: BLE001 - of an iterator of the user's; arrays without dimensions
+    except Exception:  # noqa: BLE001 - of an iterator of the user's; tensors without dimensions
+        return None
+    return items if len(items) <= _MAX_ITEMS else None
+
+
+def as_integers(value: Any) -> tuple[int, ...] | None:
+    """Return a non-empty sequence of integers as a tuple; ``None`` if `value` is none."""
+    items = None if isinstance(value, AbstractSet) else as_items(value)
+    if not items:
         return None
     integers = tuple(number for item in items if (number := as_integer(item)) is not None)
-    return integers if 0 < len(integers) == len(items) <= _MAX_ITEMS else None
+    return integers if len(integers) == len(items) else None
 
 
 def as_size(value: Any) -> tuple[int, int] | None:

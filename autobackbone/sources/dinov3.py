@@ -21,7 +21,7 @@ from autobackbone.cache import is_no_json, quarantine
 from autobackbone.catalog import Row
 from autobackbone.checkpoints import fetch_weights, find_files, read_checkpoint
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
-from autobackbone.errors import ConfigError, UnsupportedError, WeightsError
+from autobackbone.errors import BackboneError, ConfigError, UnsupportedError, WeightsError
 from autobackbone.fast_init import build_from, is_loading
 from autobackbone.hub import fetch
 from autobackbone.input_spec import InputSpec, repeat_to
@@ -33,6 +33,7 @@ from autobackbone.sources import NativeModel
 from autobackbone.sources.dinov3_names import StateDict, to_transformers
 from autobackbone.sources.published import check_published
 from autobackbone.sources.unused import make_buffers
+from autobackbone.values import MAX_COUNT, as_integer, shown
 from autobackbone.weights import WeightsReport, with_new_head
 
 # Short name -> width, heads, width inside the MLP, blocks, whether the MLP is gated, and timm's name.
@@ -70,7 +71,9 @@ _WITHOUT_USE = ("apply_layernorm", "reshape_hidden_states")
 # Ways to compute attention that are transformers' own; other names are of code on the Hub.
 _ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _WITH_LAST = (99999,)  # in timm's patterns: belongs to the layer before
-_FAILURES = (AttributeError, TypeError, ValueError, ZeroDivisionError)
+_FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# Arguments of the HF config that count something.
+_COUNTS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")
 
 
 def declared_row(name: str) -> Row:
@@ -204,7 +207,8 @@ class DINOv3Source:
         arguments = _published_sizes(self.name)
         for name, value in config.extra_kwargs.items():
             field = _FIELDS_OF.get(name, name)
-            if field in ours and value != getattr(config, field):
+            own = getattr(config, field, None)
+            if field in ours and value != (list(own) if isinstance(own, tuple) else own):
                 contradicted = f"{field}={getattr(config, field)!r}"
                 msg = f"extra_kwargs[{name!r}]={value!r} contradicts {contradicted}; set the field {field}."
                 raise ConfigError(msg)
@@ -218,6 +222,10 @@ class DINOv3Source:
         if not isinstance(arguments.get("patch_size", 16), int):
             msg = f"extra_kwargs['patch_size']={arguments['patch_size']!r} is no integer; patches are square here."
             raise ConfigError(msg)
+        for name in _COUNTS:
+            if name in config.extra_kwargs and as_integer(config.extra_kwargs[name], 1, MAX_COUNT) is None:
+                msg = f"extra_kwargs[{name!r}] must be a positive integer, got {shown(config.extra_kwargs[name])}."
+                raise ConfigError(msg)
         return arguments | {"num_channels": config.in_chans, "drop_path_rate": config.drop_path_rate}
 
     def _shortened(self, depth: int | None = None) -> _HFConfig:
@@ -246,8 +254,11 @@ class DINOv3Source:
         def build() -> Any:
             try:
                 module = _create(create, cut)
+            except BackboneError:
+                raise
             except _FAILURES as err:
-                msg = f"transformers cannot build {self.name!r} with {self.config.extra_kwargs}: {err}"
+                faults = " ".join(str(err).split())
+                msg = f"transformers cannot build {self.name!r} with {shown(self.config.extra_kwargs)}: {faults}"
                 raise ConfigError(msg) from err
             module.checkpoint_rules = self._rules(module, create, cut)
             watch(module)

@@ -201,7 +201,8 @@ class TimmSource:
                 model: nn.Module = create_model(self.architecture, num_classes=0, **(shaping | knobs))
             return model
 
-        return remembered(self.architecture, shaping, lambda: measure(create))
+        with told(self.architecture, shaping):
+            return remembered(self.architecture, shaping, lambda: measure(create))
 
     def _built_size(self, deepest: NativeLevel) -> tuple[int, int] | None:
         """Return the size to build for if a network that ends at `deepest` is bound to one."""

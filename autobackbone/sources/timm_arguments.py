@@ -15,9 +15,10 @@ from typing import Any
 import timm
 
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
-from autobackbone.errors import ConfigError, UnsupportedError, WeightsMismatchError
+from autobackbone.errors import BackboneError, ConfigError, UnsupportedError, WeightsMismatchError
 from autobackbone.sources.registry import own
 from autobackbone.sources.timm_measure import FAILURES, meta_device
+from autobackbone.values import shown
 
 # Arguments that have a field of their own.
 FIELDS = {f.name for kind in (BackboneConfig, FeatureBackboneConfig) for f in fields(kind)}
@@ -106,6 +107,8 @@ def told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
     """Turn what timm makes of arguments that it cannot take into this package's errors."""
     try:
         yield
+    except BackboneError:
+        raise
     except FAILURES as err:
         if "loading state_dict" in str(err):
             faults = textwrap.shorten(str(err), 400, placeholder=" ...")  # it lists every tensor
@@ -120,7 +123,7 @@ def told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
             where = f"{name}={arguments[name]!r}" if name in FIELDS else f"extra_kwargs[{name!r}]={arguments[name]!r}"
             msg = f"{where}: {architecture!r} takes no such argument; leave it out."
             raise ConfigError(msg) from err
-        given = {k: v for k, v in arguments.items() if k != "num_classes"}
+        given = shown({k: v for k, v in arguments.items() if k != "num_classes"})
         msg = f"timm cannot build {architecture!r} with {given}: {type(err).__name__}: {' '.join(str(err).split())}"
         raise ConfigError(msg) from err
 

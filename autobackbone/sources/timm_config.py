@@ -115,10 +115,11 @@ def arguments_of(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, An
         if name in _REFUSED:
             msg = f"extra_kwargs[{name!r}]: {_REFUSED[name]}."
             raise ConfigError(msg)
+        own = getattr(config, name, None)
         if name not in names:
             if name not in _LOADING:
                 arguments[name] = value
-        elif value != getattr(config, name):
+        elif value != (list(own) if isinstance(own, tuple) else own):
             field = f"{name}={getattr(config, name)!r}"
             msg = f"extra_kwargs[{name!r}]={value!r} contradicts {field}; set the field {name}."
             raise ConfigError(msg)

@@ -24,7 +24,7 @@ FAILURES = (
     TypeError,
     IndexError,
     KeyError,
-    ZeroDivisionError,
+    ArithmeticError,
     AttributeError,
 )
 
