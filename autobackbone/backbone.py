@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from autobackbone.batch_statistics import count_batches_once, lone_value_error
 from autobackbone.config import PYRAMID_CHANNELS, FeatureBackboneConfig
-from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
+from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError, WeightsNotFoundError
 from autobackbone.frozen import Frozen
 from autobackbone.input_spec import repeat_to
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, choose_levels, round_up
 from autobackbone.model_card import model_card
+from autobackbone.names import split_repo
 from autobackbone.pyramid import SimplePyramid, crop, fit, pad, resample
 from autobackbone.saved_files import write
 from autobackbone.saving import Saved, check_state, describe, push, read_config, understand
 from autobackbone.sources import NativeModel
 from autobackbone.sources.choose import choose_source
+from autobackbone.values import path_of, shown
 from autobackbone.weights import find_part, load_part
 
 
@@ -227,7 +229,8 @@ class FeatureBackbone(nn.Module):
         WeightsError
             If there are no weights, or only a shard of them, or a file cannot be written.
         """
-        self._save(Path(folder), Path(folder).resolve().name)
+        path = Path(path_of(folder, "folder"))
+        self._save(path, path.resolve().name)
 
     @classmethod
     def from_pretrained(
@@ -268,9 +271,10 @@ class FeatureBackbone(nn.Module):
         ConfigError
             If an override cannot be honoured, or the saved config sets more than an architecture and its arguments.
         """
-        place = None if cache_dir is None else os.fspath(cache_dir)
+        place = None if cache_dir is None else path_of(cache_dir, "cache_dir")
+        source = path_of(source, "source")
         is_whole = "weights" not in overrides
-        saved, weights = read_config(os.fspath(source), revision=revision, cache_dir=place, with_weights=is_whole)
+        saved, weights = read_config(source, revision=revision, cache_dir=place, with_weights=is_whole)
         config = saved.config
         if "out_indices" in overrides or "out_strides" in overrides:
             config = config.replace(out_indices=None, out_strides=None)
@@ -283,7 +287,7 @@ class FeatureBackbone(nn.Module):
         report = backbone.weights_report
         lost = [name for name in report.missing if name.startswith("pyramid.")] if report else []
         if lost and saved.config.pyramid == "simple":
-            msg = f"The weights of {os.fspath(source)!r} are without those of its simple pyramid (first {lost[0]!r})."
+            msg = f"The weights of {source!r} are without those of its simple pyramid (first {lost[0]!r})."
             raise WeightsMismatchError(msg)
         return backbone
 
@@ -321,6 +325,9 @@ class FeatureBackbone(nn.Module):
         WeightsError
             If that is not allowed, or the Hub is out of reach.
         """
+        if not isinstance(repo, str) or split_repo(repo) is None or "@" in repo:
+            msg = f"{shown(repo)} is no Hub repository; write 'owner/repo'."
+            raise WeightsNotFoundError(msg)
         with tempfile.TemporaryDirectory() as folder:
             self._save(Path(folder), repo)
             return push(Path(folder), repo, private=private, token=token, revision=revision, message=commit_message)
@@ -328,6 +335,9 @@ class FeatureBackbone(nn.Module):
     @classmethod
     def from_config(cls, config: FeatureBackboneConfig) -> Self:
         """Create a backbone; `create_feature_backbone` says what can go wrong."""
+        if not isinstance(config, FeatureBackboneConfig):
+            msg = f"A FeatureBackboneConfig is needed, got {type(config).__name__}."
+            raise ConfigError(msg)
         with torch.inference_mode(mode=False):  # it can be trained, whatever mode it was made in
             return cls._from_config(config)
 

@@ -18,6 +18,7 @@ from autobackbone.values import (
     as_size,
     as_text,
     is_data,
+    path_of,
     plain,
     shown,
 )
@@ -196,17 +197,9 @@ def _nearest(name: str, names: list[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else f"; its fields are {', '.join(names)}."
 
 
-def _path(path: Any) -> Path:
-    text = as_path(path)
-    if text is None:
-        msg = f"A config file is named by a path, got {shown(path)}."
-        raise ConfigError(msg)
-    return Path(text)
-
-
 def _read(path: Any) -> str:
     try:
-        return _path(path).read_text(encoding="utf-8-sig")  # editors may begin a file with a mark
+        return Path(path_of(path, "path")).read_text(encoding="utf-8-sig")  # editors may begin a file with a mark
     except FileNotFoundError as err:
         msg = f"The config file {os.fspath(path)!r} could not be read: there is no such file, from {str(Path.cwd())!r}."
         raise ConfigError(msg) from err
@@ -220,7 +213,7 @@ def _read(path: Any) -> str:
 
 def _write(path: Any, text: str) -> None:
     try:
-        _path(path).write_text(text, encoding="utf-8")
+        Path(path_of(path, "path")).write_text(text, encoding="utf-8")
     except OSError as err:
         msg = f"The config file {os.fspath(path)!r} could not be written: {err.strerror}."
         raise ConfigError(msg) from err

@@ -17,7 +17,7 @@ from autobackbone.levels import FeatureLevel
 from autobackbone.matching import Rules
 from autobackbone.materialize import load_on_meta, materialize
 from autobackbone.sources.choose import choose_source
-from autobackbone.values import shown
+from autobackbone.values import path_of, shown
 from autobackbone.weights import WeightsReport, apply_weights, find_part, find_weights, load_part
 from autobackbone.wrappers import backbone_names, find_backbones, is_flattened, unwrap
 
@@ -165,7 +165,10 @@ def load_weights(
         kind = type(given).__name__
         msg = f"load_weights() takes a path, a repository or an address, got {kind}; load_state_dict() takes tensors."
         raise ConfigError(msg)
-    text = os.fspath(source)
+    if not isinstance(model, nn.Module):
+        msg = f"load_weights() takes a module, got {type(model).__name__}."
+        raise ConfigError(msg)
+    text = path_of(source, "source")
     if is_flattened(model):
         kind = type(unwrap(model)).__name__
         msg = f"A {kind} in a FullyShardedDataParallel is sharded over processes and cannot be loaded; load it before."

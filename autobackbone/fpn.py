@@ -268,9 +268,10 @@ def _name(stride: int) -> str:
 def _extra_block(extra_blocks: str | ExtraFPNBlock | None, channels: int) -> ExtraFPNBlock | None:
     if extra_blocks is None or isinstance(extra_blocks, ExtraFPNBlock):
         return extra_blocks
-    if extra_blocks == "pool":
+    name = extra_blocks if isinstance(extra_blocks, str) else None
+    if name == "pool":
         return LastLevelMaxPool()
-    if extra_blocks == "p6p7":
+    if name == "p6p7":
         return LastLevelP6P7(channels, channels)
     msg = f"extra_blocks must be 'pool', 'p6p7', a torchvision ExtraFPNBlock, or None, got {shown(extra_blocks)}."
     raise ConfigError(msg)

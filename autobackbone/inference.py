@@ -18,7 +18,7 @@ from autobackbone.fpn import FeaturePyramid
 from autobackbone.hub import first_line
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import round_up
-from autobackbone.values import as_size
+from autobackbone.values import as_path, as_size, shown
 from autobackbone.wrappers import unwrap
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -99,9 +99,9 @@ def export_onnx(
 
 
 def _checked_path(path: Any) -> Path:
-    file = Path(path) if isinstance(path, str | os.PathLike) else Path()
+    file = Path(as_path(path) or "")
     if file.suffix != ".onnx" or not file.parent.is_dir() or file.is_dir():
-        msg = f"path={path!r}: name a file that ends in .onnx, in a folder that exists."
+        msg = f"path={shown(path)}: name a file that ends in .onnx, in a folder that exists."
         raise ConfigError(msg)
     return file
 
@@ -123,7 +123,7 @@ def _check_exportable(backbone: nn.Module) -> None:
 def _checked_size(input_size: Any, spec: InputSpec, whole: int) -> tuple[int, int]:
     size = spec.size if input_size is None else as_size(input_size)
     if size is None:
-        msg = f"input_size must be (height, width) in pixels, or one integer for a square, got {input_size!r}."
+        msg = f"input_size must be (height, width) in pixels, or one integer for a square, got {shown(input_size)}."
         raise ConfigError(msg)
     spec.check(torch.empty(1, spec.in_chans, *size, device="meta"))
     if size != (round_up(size[0], whole), round_up(size[1], whole)):

@@ -53,8 +53,9 @@ def write(folder: Path, values: Mapping[str, Any], state: Mapping[str, Tensor], 
     WeightsError
         If a file cannot be written.
     """
-    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    absent: list[Path] = []
     try:
+        absent = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with _workspace(folder) as made:
             save_file(_apart(state), made / WEIGHTS_FILE, {"format": "pt", _ID: values["id"]})

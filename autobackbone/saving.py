@@ -26,10 +26,11 @@ from autobackbone.hub import explained, fetch
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
 from autobackbone.matching import COUNTER
-from autobackbone.names import split_repo
+from autobackbone.names import repo_of, split_repo
 from autobackbone.saved_files import CONFIG_FILE, belonging, id_of
 from autobackbone.sources.choose import check_saved
 from autobackbone.sources.published import check_published
+from autobackbone.values import shown
 
 # What of an InputSpec says how images are made, which the libraries may come to see otherwise.
 _IMAGES = ("size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -174,13 +175,17 @@ def read_config(
         If a revision of a folder is asked for, or the config sets more than it may.
     """
     folder = Path(source)
-    if folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError:  # a name that no folder can have
+        is_folder = False
+    if is_folder:
         if revision is not None:
-            msg = f"revision={revision!r}: {source!r} is a folder, and has none; leave it out."
+            msg = f"revision={shown(revision)}: {source!r} is a folder, and has none; leave it out."
             raise ConfigError(msg)
         path, weights = folder / CONFIG_FILE, source
     else:
-        text = source.removeprefix("hf-hub:")
+        text = repo_of(source) or source
         found = split_repo(text if revision is None else f"{text}@{revision}")
         if found is None:
             msg = f"{source!r} is neither a folder, from {str(Path.cwd())!r}, nor a repository 'owner/repo' of the Hub."
@@ -223,9 +228,6 @@ def push(
     WeightsError
         If that is not allowed, or the Hub is out of reach.
     """
-    if split_repo(repo) is None or "@" in repo:
-        msg = f"{repo!r} is no Hub repository; write 'owner/repo'."
-        raise WeightsNotFoundError(msg)
     api = huggingface_hub.HfApi(token=token, library_name="autobackbone")
     with explained(f"Uploading to {repo!r}", "A token that may write is needed."):
         api.create_repo(repo, private=private, exist_ok=True)

@@ -111,6 +111,21 @@ def as_path(value: Any) -> str | None:
     return None if text is None or not text or "\0" in text else text
 
 
+def path_of(value: Any, name: str) -> str:
+    """Return the path that an argument names.
+
+    Raises
+    ------
+    ConfigError
+        If `value` is none.
+    """
+    text = as_path(value)
+    if text is None:
+        msg = f"{name} must be a path, got {shown(value)}."
+        raise ConfigError(msg)
+    return text
+
+
 def plain(value: Any, where: str, *, opaque: Callable[[str, Any], bool]) -> Any:
     """Return a copy of a value that JSON and YAML give back as it is.
 

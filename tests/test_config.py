@@ -180,7 +180,7 @@ def test_files_that_are_not_configs(tmp_path):
             read(tmp_path / "absent")
         with pytest.raises(ConfigError, match="could not be read: Is a directory"):
             read(tmp_path)
-        with pytest.raises(ConfigError, match="A config file is named by a path, got 5"):
+        with pytest.raises(ConfigError, match="path must be a path, got 5"):
             read(5)
         for content, words in (
             (b"\xff\xfe", r"it is not text in UTF-8 \(byte 0\)"),
