@@ -335,8 +335,9 @@ class FeatureBackbone(nn.Module):
     @classmethod
     def from_config(cls, config: FeatureBackboneConfig) -> Self:
         """Create a backbone; `create_feature_backbone` says what can go wrong."""
-        if not isinstance(config, FeatureBackboneConfig):
-            msg = f"A FeatureBackboneConfig is needed, got {type(config).__name__}."
+        given: Any = config
+        if not isinstance(given, FeatureBackboneConfig):
+            msg = f"A FeatureBackboneConfig is needed, got {type(given).__name__}."
             raise ConfigError(msg)
         with torch.inference_mode(mode=False):  # it can be trained, whatever mode it was made in
             return cls._from_config(config)

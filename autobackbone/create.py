@@ -165,8 +165,9 @@ def load_weights(
         kind = type(given).__name__
         msg = f"load_weights() takes a path, a repository or an address, got {kind}; load_state_dict() takes tensors."
         raise ConfigError(msg)
-    if not isinstance(model, nn.Module):
-        msg = f"load_weights() takes a module, got {type(model).__name__}."
+    taker: Any = model
+    if not isinstance(taker, nn.Module):
+        msg = f"load_weights() takes a module, got {type(taker).__name__}."
         raise ConfigError(msg)
     text = path_of(source, "source")
     if is_flattened(model):
@@ -245,8 +246,9 @@ def count_parameters(model: nn.Module, trainable_only: bool = True) -> int:
     ConfigError
         If `model` is no module.
     """
-    if not isinstance(model, nn.Module):
-        msg = f"count_parameters() takes a module, got {type(model).__name__}."
+    given: Any = model
+    if not isinstance(given, nn.Module):
+        msg = f"count_parameters() takes a module, got {type(given).__name__}."
         raise ConfigError(msg)
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 

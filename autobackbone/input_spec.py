@@ -141,8 +141,9 @@ class InputSpec:
         """
         from torch import Tensor
 
-        if not isinstance(x, Tensor):
-            msg = f"normalize() takes a tensor, got {type(x).__name__}; torch.as_tensor() makes one of an array."
+        given: Any = x
+        if not isinstance(given, Tensor):
+            msg = f"normalize() takes a tensor, got {type(given).__name__}; torch.as_tensor() makes one of an array."
             raise InputError(msg)
         if not x.is_floating_point():
             msg = f"normalize() takes floating point images in [0, 1], got {x.dtype}; divide by its maximum first."
@@ -176,8 +177,9 @@ class InputSpec:
         """
         from timm.data import create_transform
 
-        if not isinstance(training, bool):
-            msg = f"training must be True or False, got {shown(training)}."
+        asked: Any = training
+        if not isinstance(asked, bool):
+            msg = f"training must be True or False, got {shown(asked)}."
             raise InputError(msg)
         if self.in_chans not in _PIL_MODES:
             msg = f"transform() makes 1 or 3 channels of a PIL image, this input has {self.in_chans}; use normalize()."

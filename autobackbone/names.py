@@ -131,7 +131,8 @@ def split_repo(text: str) -> tuple[str, str | None] | None:
     repo, at, revision = text.partition("@")
     if not _REPO.fullmatch(repo) or (at and not _is_revision(revision)):
         return None
-    from huggingface_hub.utils import HFValidationError, validate_repo_id  # for those who name repositories
+    from huggingface_hub.errors import HFValidationError  # for those who name repositories
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repo)

@@ -43,7 +43,8 @@ def convert(image: Any, mode: str) -> Image.Image:
         image = image.convert("LA")
     elif image.mode == "LAB" or (image.mode in ("P", "PA") and "transparency" in image.info):
         image = image.convert("RGB" if image.mode == "LAB" else "RGBA")
-    return image.convert(mode)
+    converted: Image.Image = image.convert(mode)
+    return converted
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -46,7 +46,7 @@ def as_python(value: Any) -> Any:
 
 def as_integer(value: Any, low: float = -_MAX_INTEGER, high: float = _MAX_INTEGER) -> int | None:
     """Return an integer between two bounds, both included; ``None`` if `value` is none."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         return None
     number = int(value)
     return number if low <= number <= high else None
@@ -54,7 +54,7 @@ def as_integer(value: Any, low: float = -_MAX_INTEGER, high: float = _MAX_INTEGE
 
 def as_real(value: Any) -> float | None:
     """Return a finite number; ``None`` if `value` is none."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return None
     try:
         number = float(value)

@@ -21,7 +21,6 @@ from autobackbone.cli.options import (
     print_levels,
     words,
 )
-from autobackbone.cli.pager import Pager
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -227,6 +226,8 @@ def _page(rows: list[dict[str, Any]]) -> None:
     if len(rows) + 2 < console.height:
         print_fitted(console, build, list(_COLUMNS), _LESSER, _LAST)
     else:
+        from autobackbone.cli.pager import Pager
+
         with console.pager(Pager()):
             print_fitted(console, build, list(_COLUMNS), _LESSER, _LAST)
 

@@ -5,11 +5,13 @@ import pydoc
 import subprocess
 import sys
 
+from rich.pager import Pager as _Pager
+
 _MISSING = (126, 127)  # what a shell answers if it cannot run a command
 
 
-class Pager:
-    """Shows text page by page, as rich wants it."""
+class Pager(_Pager):
+    """Shows text page by page."""
 
     def show(self, content: str) -> None:
         """Show text; print it if the pager that is named in ``PAGER`` is not there."""
