@@ -187,8 +187,10 @@ class TimmSource:
         return facts
 
     def _check_channels(self) -> None:
+        if self.facts.any_channels:
+            return
         usual = published_cfg(self.architecture)["input_size"][0]
-        if not self.facts.any_channels and self.config.in_chans != usual:
+        if self.config.in_chans != usual:
             msg = (
                 f"in_chans={self.config.in_chans}: {self.architecture!r} takes images of {usual} channels only; leave "
                 f"in_chans={usual}, and make images of that many."

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from autobackbone.levels import ceil_div
 
@@ -10,14 +10,16 @@ from autobackbone.levels import ceil_div
 _USUAL = (1, 2, 4, 7, 8, 12, 14, 16, 28, 32, 48, 56, 64, 96, 112, 120, 128, 204, 224, 240, 256)
 
 
-def divisors_to_try(strides: Iterable[int], patches: Iterable[int], windows: Iterable[int]) -> tuple[int, ...]:
+def divisors_to_try(strides: Iterable[int], patches: Collection[int], windows: Iterable[int]) -> tuple[int, ...]:
     """Return what height and width may have to be multiples of, in the order to try.
 
     Beside the usual numbers: whatever divides a stride, or what the strides would be with the first that of a patch;
-    and the sides of windows, in cells and in pixels at the coarsest stride.
+    and the sides of windows, in cells and in pixels at the coarsest stride. Unequal sides of patches are also tried
+    together.
     """
-    strides = tuple(strides)
-    grids = {*strides, *(patch * stride // min(strides) for patch in patches for stride in strides)}
+    strides, both = tuple(strides), math.lcm(*patches)
+    sides = {*patches, both} if both < 1000 else set(patches)
+    grids = {*strides, *(side * stride // min(strides) for side in sides for stride in strides)}
     divisors = {d for n in grids for d in range(1, n + 1) if n % d == 0}
     return tuple(sorted({*_USUAL, *divisors, *(n * s for n in windows for s in (1, max(strides)))}))
 

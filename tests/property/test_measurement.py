@@ -106,3 +106,17 @@ def test_what_the_head_needs_counts(name):
         assert bool(model(torch.rand(1, 3, smallest, smallest)).isfinite().all())
         with pytest.raises(RuntimeError, match="too small"):
             model(torch.rand(1, 3, smallest - 1, smallest - 1))
+
+
+@pytest.mark.parametrize("patch", [(8, 16), (16, 8), (7, 10)])
+def test_patches_that_are_no_squares(patch):
+    """There is one stride, the longer side or the shorter, so the map is resampled to it, and says so."""
+    with meta_device(), torch.no_grad():
+        backbone = create_feature_backbone(
+            "test_vit", pretrained=False, out_indices=(-1,), extra_kwargs={"patch_size": patch}
+        ).eval()
+        (y,) = backbone(torch.empty(1, 3, 97, 130))
+    (level,) = backbone.levels
+    assert backbone.input_spec.divisor == math.lcm(*patch)
+    assert not level.exact
+    assert tuple(y.shape[2:]) == (ceil_div(97, level.stride), ceil_div(130, level.stride))
