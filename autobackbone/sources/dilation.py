@@ -38,7 +38,7 @@ def _take_layers(model: Any, dilated: Any) -> None:
     """Give a model the layers of a dilated one where the two are of one type and hold the same parameters."""
     for name, layers in dilated.named_children():
         own = getattr(model, name, None)
-        if own is None or type(own) is not type(layers) or _shapes(own) != _shapes(layers):
+        if own is None or type(own) is not type(layers) or not _can_take(layers, own):
             continue
         for path, module in layers.named_modules():
             source = own.get_submodule(path)
@@ -49,5 +49,10 @@ def _take_layers(model: Any, dilated: Any) -> None:
     model.feature_info = [entry | {"reduction": s} for entry, s in zip(model.feature_info, strides, strict=True)]
 
 
-def _shapes(module: nn.Module) -> dict[str, Any]:
-    return {name: t.shape for name, t in (*module.named_parameters(), *module.named_buffers())}
+def _can_take(layers: nn.Module, own: nn.Module) -> bool:
+    """Whether layers that have no values can have those of others: all that is saved, and what they need besides."""
+    saved, taken = ({name: t.shape for name, t in m.state_dict().items()} for m in (own, layers))
+    unsaved = dict(own.named_buffers())  # more of them, perhaps: strided layers may blur
+    return saved == taken and all(
+        name in unsaved and unsaved[name].shape == t.shape for name, t in layers.named_buffers()
+    )
