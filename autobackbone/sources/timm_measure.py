@@ -239,6 +239,8 @@ class _Measurement:
         if deepest.bound:
             return 0
         model = self.create(**self.knobs).eval()
+        if not hasattr(model, "get_classifier"):
+            return 0  # an encoder, which has no pooled form
 
         def works(side: int) -> bool:
             with contextlib.suppress(*FAILURES), torch.no_grad():
