@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import worker
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import fully_shard
 
-from autobackbone import WeightsError, load_weights
+from autobackbone import WeightsError, create_feature_backbone, get_blocks, load_weights
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,29 @@ def test_state_dicts_load_into_a_plain_model(results, case):
         _, state = results[engine, case]
         model = worker.make(case)
         model.load_state_dict({name.removeprefix(prefix): value for name, value in state.items()})
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_small_patch16_dinov3", "dinov3_vits16"])
+def test_meta_then_shards_then_a_state_dict(name):
+    """The way models are loaded that are too large for one device: tables of positions are those of a plain model."""
+    plain = create_feature_backbone(name, pretrained=False, out_strides=(16,)).eval()
+    with torch.device("meta"):
+        late = create_feature_backbone(name, pretrained=False, out_strides=(16,)).eval()
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        mesh = dist.init_device_mesh("cpu", (1,))
+        for block in get_blocks(late):
+            fully_shard(block, mesh=mesh)
+        fully_shard(late, mesh=mesh)
+        late.to_empty(device="cpu")
+        for buffer in late.buffers():
+            buffer.fill_(float("nan") if buffer.is_floating_point() else 77)
+        set_model_state_dict(late, plain.state_dict(), options=StateDictOptions(full_state_dict=True))
+        with torch.no_grad():
+            x = torch.rand(1, 3, 97, 130)
+            torch.testing.assert_close(late(x), plain(x))
+    finally:
+        dist.destroy_process_group()
 
 
 def test_shards_are_neither_saved_nor_loaded_as_if_they_were_whole(tmp_path):
