@@ -169,7 +169,7 @@ def load_weights(
     if not isinstance(taker, nn.Module):
         msg = f"load_weights() takes a module, got {type(taker).__name__}."
         raise ConfigError(msg)
-    text = path_of(source, "source")
+    text = "" if source == "" else path_of(source, "source")
     if is_flattened(model):
         kind = type(unwrap(model)).__name__
         msg = f"A {kind} in a FullyShardedDataParallel is sharded over processes and cannot be loaded; load it before."

@@ -30,6 +30,8 @@ _REPR.maxlevel = 3
 def shown(value: object) -> str:
     """Return a value as a message shows it: on one line, and short."""
     try:
+        if isinstance(value, str) and len(value) <= _MAX_SHOWN:
+            return repr(value)
         text = " ".join(_REPR.repr(value).split())
     except Exception:  # noqa: BLE001 - of a class of the user's, or longer than Python writes a number
         return f"a value of type {type(value).__name__}"

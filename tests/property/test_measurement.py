@@ -3,12 +3,13 @@
 import math
 
 import pytest
+import timm
 import torch
 from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autobackbone import UnsupportedError, create_backbone, create_feature_backbone, get_input_spec
+from autobackbone import InputSizeError, UnsupportedError, create_backbone, create_feature_backbone, get_input_spec
 from autobackbone.levels import ceil_div
 from autobackbone.sources.registry import facts_of
 from autobackbone.sources.timm_measure import meta_device
@@ -105,6 +106,8 @@ def test_what_the_head_needs_counts(name):
     with torch.no_grad():
         assert bool(model(torch.rand(1, 3, smallest, smallest)).isfinite().all())
         with pytest.raises(RuntimeError, match="too small"):
+            timm.create_model(name, num_classes=0).eval()(torch.rand(1, 3, smallest - 1, smallest - 1))
+        with pytest.raises(InputSizeError, match=f"at least {smallest}x{smallest}"):
             model(torch.rand(1, 3, smallest - 1, smallest - 1))
 
 
