@@ -141,7 +141,9 @@ class TimmSource:
             report = report and with_new_head(report, model, before)
         spec = self._input_spec(model, deepest, built)
         if built is None:  # nothing is padded here
-            spec = replace(spec, min_size=self.facts.pooled_min_size or round_up(spec.min_size, spec.divisor))
+            divisor = self.facts.pooled_divisor or spec.divisor
+            min_size = self.facts.pooled_min_size or round_up(spec.min_size, divisor)
+            spec = replace(spec, divisor=divisor, min_size=min_size)
         check_pooled_input(model, spec)
         return self._native(model, spec, built, report)
 

@@ -13,6 +13,7 @@ _DEFAULTS = {
     "norm_channels": 0,
     "branches": False,
     "any_channels": True,
+    "pooled_divisor": 0,
     "pooled_min_size": 0,
 }
 
@@ -39,8 +40,10 @@ class TimmFacts:
         Whether a parameter can be without a gradient, depending on the levels taken.
     any_channels
         Whether it takes images of any number of channels, and not only of that of its published weights.
+    pooled_divisor
+        What height and width must be multiples of in the pooled form; 0 if it is what the deepest level says.
     pooled_min_size
-        Smallest height and width in pixels of the pooled form; 0 if it is that of the levels.
+        Smallest height and width in pixels of the pooled form; 0 if it is that of the levels, in multiples.
     """
 
     levels: tuple[NativeLevel, ...]
@@ -51,6 +54,7 @@ class TimmFacts:
     norm_channels: int
     branches: bool
     any_channels: bool
+    pooled_divisor: int
     pooled_min_size: int
 
 

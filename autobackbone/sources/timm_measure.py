@@ -95,6 +95,7 @@ class _Measurement:
             exact_here = exact[i] and (not bound or self._is_exact(i, shape, self.default))
             module = self.declared[i]["module"]
             levels.append(NativeLevel(i, shape[0], self.strides[i], divisor, bound, exact_here, module))
+        pooled_divisor, pooled_min_size = self._pooled(levels)
         return TimmFacts(
             levels=tuple(levels),
             min_size=self._min_size(levels),
@@ -104,7 +105,8 @@ class _Measurement:
             norm_channels=self._norm_channels(self._images(self.usual)),
             branches=self._branches(self._images(self.usual)),
             any_channels=self._takes_any_channels(shapes),
-            pooled_min_size=self._pooled_min_size(levels),
+            pooled_divisor=pooled_divisor,
+            pooled_min_size=pooled_min_size,
         )
 
     def _find_usual(self) -> tuple[_Size, bool]:
@@ -230,28 +232,29 @@ class _Measurement:
             low, high = (low, middle) if works(middle * divisor) else (middle + 1, high)
         return low * divisor
 
-    def _pooled_min_size(self, levels: Sequence[NativeLevel]) -> int:
-        """Return the smallest square that the whole model takes, with its last layers and the pooling; 0 if not more.
+    def _pooled(self, levels: Sequence[NativeLevel]) -> tuple[int, int]:
+        """Return divisor and smallest square of the whole model, where they are not those of the levels; else 0.
 
-        The last layers of GhostNetV2 pool maps by two, which no level needs.
+        Its last layers may need more: those of GhostNetV2 pool maps by two, and others merge cells.
         """
         deepest = levels[-1]
-        if deepest.bound:
-            return 0
         model = self.create(**self.knobs).eval()
-        if not hasattr(model, "get_classifier"):
-            return 0  # an encoder, which has no pooled form
+        if deepest.bound or not hasattr(model, "get_classifier"):
+            return 0, 0
 
-        def works(side: int) -> bool:
+        def takes(size: _Size) -> bool:
             with contextlib.suppress(*FAILURES), torch.no_grad():
-                model(self._images((side, side), batch=1))
+                model(self._images(size, batch=1))
                 return True
             return False
 
-        first = round_up(self._min_size(levels), deepest.divisor)
-        if works(first) or not works(max(round_up(self.default[0], deepest.divisor), first)):
-            return 0  # it may pool by whole images of its own size alone
-        return self._smallest(first, deepest.divisor, works)
+        divisors = (d for d in self.divisors if d % deepest.divisor == 0)
+        divisor = next((d for d in divisors if all(map(takes, self._trials(d)[:2]))), None)
+        if divisor is None:
+            return 0, 0  # it may pool images of its own size alone
+        first = round_up(self._min_size(levels), divisor)
+        smallest = self._smallest(first, divisor, lambda side: takes((side, side)))
+        return (0 if divisor == deepest.divisor else divisor), (0 if smallest == first else smallest)
 
     def _takes_any_channels(self, shapes: _Shapes) -> bool:
         """Whether the network takes images of another number of channels; transforms of colors may not."""

@@ -88,10 +88,13 @@ def test_pooled(name):
         except UnsupportedError:
             assert name in ENCODERS
             return
+        assert name not in ENCODERS
+        spec = backbone.input_spec
+        smallest = [(spec.min_size + i * spec.divisor,) * 2 for i in range(0 if spec.fixed_size else 3)]
         with torch.no_grad():
-            y = backbone(torch.empty(2, 3, *backbone.input_spec.size))
-    assert name not in ENCODERS
-    assert tuple(y.shape) == (2, backbone.head_hidden_size)
+            for size in (spec.size, *smallest):
+                y = backbone(torch.empty(2, 3, *size))
+                assert tuple(y.shape) == (2, backbone.head_hidden_size), size
 
 
 def _backbone(name, **arguments):
