@@ -148,6 +148,15 @@ def test_what_is_no_backbone():
         get_feature_channels(torch.nn.Linear(1, 1))
 
 
+@pytest.mark.parametrize("name", ["xcit_nano_12_p8_224", "test_vit", "swin_tiny_patch4_window7_224"])
+def test_what_takes_any_size_can_be_built_for_any(name):
+    backbone = create_feature_backbone(name, pretrained=False, img_size=(97, 130)).eval()
+    with torch.no_grad():
+        maps = backbone(torch.rand(1, 3, 97, 130))
+    assert not backbone.input_spec.fixed_size
+    assert [tuple(y.shape[2:]) for y in maps] == [(-(-97 // s), -(-130 // s)) for s in backbone.strides]
+
+
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_creation_does_not_mind_the_callers_grad_mode(context):
     with context():

@@ -174,14 +174,22 @@ class TimmSource:
         is_saved = self._saved_size is not None or (is_chosen and "input_size" in self._overlay)
         if (is_saved or self._size != usual) and not any(level.bound for level in facts.levels):
             # It takes any size, and may still be built for one: windows and position tables then suit that.
-            built = facts.knobs | {"img_size": _rounded(self._size, facts.levels[-1]) if is_chosen else self._size}
-            try:
-                facts = self._measured(shaping | built)
-            except ConfigError as err:
-                if unexpected(err.__cause__) != "img_size":
-                    raise
-            else:
-                self.arguments |= built
+            deepest = facts.levels[-1]
+            sizes = [_rounded(self._size, deepest) if is_chosen else self._size]
+            if is_chosen:  # XCiT is built for whole patches only, and then takes images of any size
+                sizes.append(_rounded(self._size, replace(deepest, divisor=deepest.stride)))
+            for size in sizes:
+                built = facts.knobs | {"img_size": size}
+                try:
+                    facts = self._measured(shaping | built)
+                except ConfigError as err:
+                    if unexpected(err.__cause__) == "img_size":
+                        break
+                    if size == sizes[-1]:
+                        raise
+                else:
+                    self.arguments |= built
+                    break
         stride = shaping.get("output_stride")
         if stride is not None and max(level.stride for level in facts.levels) > stride:
             msg = f"output_stride={stride}: {self.architecture!r} cannot be dilated; leave output_stride=32."
