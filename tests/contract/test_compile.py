@@ -65,7 +65,6 @@ SIZES = [(97, 130), (128, 96), (65, 70), (96, 96), (130, 97), (224, 224), (161, 
 FEW_GRAPHS = ("test_resnet", "test_convnext", "test_vit", "test_efficientnet")
 # Architectures that branch on the size in their own code, each branch being a graph.
 BRANCHES = {
-    "mobilevit_xxs": "its blocks resize maps that are no whole number of patches",
     "naflexvit_base_patch16_parfac_gap": "its table of positions is cut for high grids, wide grids, and its own",
 }
 # Architectures that torch is not done with after minutes, or breaks the graph of at any size.
@@ -74,6 +73,7 @@ OUT_OF_REACH = {
     **dict.fromkeys(("swin_tiny_patch4_window7_224", "swinv2_tiny_window16_256", "swinv2_cr_tiny_224"), "windows"),
     **dict.fromkeys(("efficientvit_m0", "twins_svt_small"), "windows"),
     **dict.fromkeys(("nasnetalarge", "pnasnet5large"), "cells that pad and crop by the size"),
+    "mobilevit_xxs": "blocks that resize maps of no whole number of patches, or not: a graph each, for minutes",
     "sequencer2d_s": "LSTMs",
     "vit_tiny_r_s16_p8_224": "patches of what a ResNet with padding by the size leaves",
 }
