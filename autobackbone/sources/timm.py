@@ -237,7 +237,7 @@ class TimmSource:
     ) -> tuple[Any, WeightsReport | None]:
         """Create the timm model, cut at its deepest level if levels are asked for, with the weights of the config."""
         if not is_loading(self.config):
-            return self._cut(self._create(built, indices), indices), None
+            return _cut(self._create(built, indices)), None
         source = self.config.weights
         if source is None:
             return self._load_published(built, indices)
@@ -245,7 +245,7 @@ class TimmSource:
 
         def build() -> tuple[Any, Any]:
             network = self._create(built, indices)
-            return self._cut(network, indices), network
+            return _cut(network), network
 
         return build_from(content, source, build)
 
@@ -261,7 +261,7 @@ class TimmSource:
             nonlocal network
             with loading:
                 network = self._create(built, indices, weights)
-                module = self._cut(network, indices)
+                module = _cut(network)
             if isinstance(loading, SkipInit):
                 tensors = network.state_dict(keep_vars=True)
                 empty.extend(name for name, tensor in tensors.items() if not loading.is_loaded(tensor))
@@ -279,6 +279,8 @@ class TimmSource:
         self, empty: list[str], tensors: Mapping[str, Tensor], source: str, content: Mapping[str, Any]
     ) -> None:
         """Refuse to leave out what is there: a tensor of another kind of number, a stem for other channels."""
+        if not empty:
+            return
         there = {key: value for _, state in state_dicts(content) for key, value in state.items()}
         stems = self.published.get("first_conv") or ()
         stems = tuple(f"{stem}.weight" for stem in ([stems] if isinstance(stems, str) else stems))
@@ -366,16 +368,10 @@ class TimmSource:
         watch(network)
         return network
 
-    def _cut(self, network: nn.Module, indices: tuple[int, ...] | None) -> Any:
-        if indices is None:
-            return network
-        patch = None if self.facts.output_fmt == "NCHW" else self.levels[-1].stride
-        return Levels(network, indices, norm=self._norm, patch=patch)
-
     def _set_unused_aside(self, module: Levels, deepest: NativeLevel, built: tuple[int, int] | None) -> None:
         """Make what no requested level gives a gradient no parameter, found on a twin without storage."""
         with meta_device():
-            twin = self._cut(self._create(built), tuple(module.indices))
+            twin = _cut(self._create(built, tuple(module.indices)))
             images = torch.empty(2, self.config.in_chans, *(built or _rounded(self._size, deepest)))
             unused = unused_parameters(twin.train(), images)
         make_buffers(module, unused)
@@ -395,6 +391,11 @@ class TimmSource:
             fixed_size=built is not None,
             divisor=deepest.divisor or 1,
         )
+
+
+def _cut(network: Any) -> Any:
+    """Cut a model in place where its recipe says."""
+    return network.checkpoint_rules.build.cut(network)
 
 
 def _rounded(size: tuple[int, int], level: NativeLevel) -> tuple[int, int]:

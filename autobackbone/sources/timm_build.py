@@ -32,9 +32,14 @@ class Recipe:
     def __call__(self) -> nn.Module:
         """Return the model without weights, cut."""
         network: nn.Module = self.create()
-        if self.indices is not None:
-            Levels(network, self.indices, norm=self.norm, patch=self.patch)  # cuts it in place
+        self.cut(network)
         return network
+
+    def cut(self, network: nn.Module) -> nn.Module:
+        """Cut a model in place at its deepest level, and return what gives its maps; a whole model as it is."""
+        if self.indices is None:
+            return network
+        return Levels(network, self.indices, norm=self.norm, patch=self.patch)
 
     def create(self, weights: Mapping[str, Any] | None = None, *, has_own_head: bool = False) -> Any:
         """Return the whole model.
