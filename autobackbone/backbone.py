@@ -1,8 +1,7 @@
 """FeatureBackbone: the contract, whatever the source."""
 
 import os
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -12,18 +11,17 @@ from torch import Tensor, nn
 
 from autobackbone.batch_statistics import count_batches_once, lone_value_error
 from autobackbone.config import PYRAMID_CHANNELS, FeatureBackboneConfig
-from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError, WeightsNotFoundError
+from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
 from autobackbone.frozen import Frozen
 from autobackbone.input_spec import repeat_to
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, choose_levels, round_up
 from autobackbone.model_card import model_card
-from autobackbone.names import split_repo
 from autobackbone.pyramid import SimplePyramid, crop, fit, pad, resample
 from autobackbone.saved_files import write
 from autobackbone.saving import Saved, check_state, describe, push, read_config, understand
 from autobackbone.sources import NativeModel
 from autobackbone.sources.choose import choose_source
-from autobackbone.values import path_of, shown
+from autobackbone.values import path_of
 from autobackbone.weights import find_part, load_part
 
 
@@ -57,6 +55,8 @@ class FeatureBackbone(nn.Module):
         With concrete indices or strides.
     weights_report : WeightsReport or None
         What was loaded at creation; ``None`` for random weights.
+    license : str or None
+        Of the published weights; ``None`` if it is not known.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FeatureBackbone(nn.Module):
         self.weights_report = native.weights_report
         self._frozen = Frozen()  # of the body
         self._built_size = native.built_size
-        self._license = native.license
+        self.license = native.license
         self._portable = native.portable
         taken = sorted({level.index for level in levels})
         # Per level: where its map is in the body's list, and the native level it comes from.
@@ -275,19 +275,24 @@ class FeatureBackbone(nn.Module):
         source = path_of(source, "source")
         is_whole = "weights" not in overrides
         saved, weights = read_config(source, revision=revision, cache_dir=place, with_weights=is_whole)
+        return cls.from_saved(saved, {"weights": weights, **overrides}, place)
+
+    @classmethod
+    def from_saved(cls, saved: Saved, overrides: Mapping[str, Any], cache_dir: str | None = None) -> Self:
+        """Create what was saved, weights among the overrides; `from_pretrained` says what can go wrong."""
         config = saved.config
         if "out_indices" in overrides or "out_strides" in overrides:
             config = config.replace(out_indices=None, out_strides=None)
         if overrides.get("pyramid", "simple") != "simple" or overrides.get("out_indices") is not None:
             config = config.replace(pyramid_channels=None)
-        config = config.replace(**{"weights": weights, **overrides})
-        if place is not None:
-            config = config.replace(extra_kwargs=config.extra_kwargs | {"cache_dir": place})
+        config = config.replace(**overrides)
+        if cache_dir is not None:
+            config = config.replace(extra_kwargs=config.extra_kwargs | {"cache_dir": cache_dir})
         backbone = cls._remade(saved, config)
         report = backbone.weights_report
         lost = [name for name in report.missing if name.startswith("pyramid.")] if report else []
         if lost and saved.config.pyramid == "simple":
-            msg = f"The weights of {source!r} are without those of its simple pyramid (first {lost[0]!r})."
+            msg = f"The weights of {config.weights!r} are without those of its simple pyramid (first {lost[0]!r})."
             raise WeightsMismatchError(msg)
         return backbone
 
@@ -325,12 +330,7 @@ class FeatureBackbone(nn.Module):
         WeightsError
             If that is not allowed, or the Hub is out of reach.
         """
-        if not isinstance(repo, str) or split_repo(repo) is None or "@" in repo:
-            msg = f"{shown(repo)} is no Hub repository; write 'owner/repo'."
-            raise WeightsNotFoundError(msg)
-        with tempfile.TemporaryDirectory() as folder:
-            self._save(Path(folder), repo)
-            return push(Path(folder), repo, private=private, token=token, revision=revision, message=commit_message)
+        return push(self._save, repo, private=private, token=token, revision=revision, message=commit_message)
 
     @classmethod
     def from_config(cls, config: FeatureBackboneConfig) -> Self:
@@ -376,17 +376,29 @@ class FeatureBackbone(nn.Module):
         return ", ".join(f"{level.name}: {level.channels}x1/{level.stride}" for level in self.levels)
 
     def _save(self, folder: Path, title: str) -> None:
-        config = self.config.replace(**self._portable, weights=None, pretrained=False)
-        values = describe(config, self.levels, self.input_spec)
+        values, twin = self.describe()
         state = self.state_dict()
+        check_state(state, twin.state_dict())
+        spec, name = self.input_spec, values["backbone"]["model_name"]
+        write(folder, values, state, model_card("FeatureBackbone", title, name, self.levels, spec, self.license))
+
+    def describe(self, fpn: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Self]:
+        """Return what ``config.json`` says of it, and of an FPN over it; and what is made of that, without storage.
+
+        Raises
+        ------
+        ConfigError
+            If the config holds something that JSON cannot, or what is made of it takes other images.
+        """
+        config = self.config.replace(**self._portable, weights=None, pretrained=False)
+        values = describe(config, self.levels, self.input_spec, fpn)
         saved = understand(values, "What is to be saved")
         with torch.device("meta"):
             twin = self._remade(saved, saved.config)
-        check_state(state, twin.state_dict())
         if twin.input_spec != self.input_spec:
             msg = f"The input spec is not saved as it is, but as {twin.input_spec}; it is {self.input_spec}."
             raise ConfigError(msg)
-        write(folder, values, state, model_card(title, config.model_name, self.levels, self.input_spec, self._license))
+        return values, twin
 
     @classmethod
     def _remade(cls, saved: Saved, config: FeatureBackboneConfig) -> Self:

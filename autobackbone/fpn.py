@@ -1,11 +1,13 @@
 """FPN over any backbone, in the form that torchvision's detectors take."""
 
 import math
+import os
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +17,17 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from autobackbone.backbone import FeatureBackbone
+from autobackbone.checkpoints import find_files, read_checkpoint
 from autobackbone.detection import anchor_generator, roi_align
-from autobackbone.errors import ConfigError
+from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, ceil_div
 from autobackbone.matching import Rules
-from autobackbone.values import MAX_COUNT, as_integer, shown
+from autobackbone.model_card import model_card
+from autobackbone.saved_files import CONFIG_FILE, write
+from autobackbone.saving import check_state, push, read_config
+from autobackbone.values import MAX_COUNT, as_integer, path_of, shown
+from autobackbone.weights import WeightsReport, find_part, load_part
 
 
 class FeaturePyramid(nn.Module):
@@ -50,6 +57,8 @@ class FeaturePyramid(nn.Module):
         Channels of every map.
     levels : tuple of FeatureLevel
         Name, channels, stride and exactness of every map, and the native level that it is made of.
+    weights_report : WeightsReport or None
+        What `from_pretrained` or `load_weights` loaded; ``None`` if neither did.
 
     Raises
     ------
@@ -95,6 +104,8 @@ class FeaturePyramid(nn.Module):
             raise ConfigError(msg)
         self.backbone = backbone
         self.out_channels = width
+        self.weights_report: WeightsReport | None = None
+        self._made_with = {"out_channels": out_channels, "extra_blocks": extra_blocks}
         self._order = sorted(range(len(backbone.levels)), key=backbone.strides.__getitem__)
         levels = [backbone.levels[i] for i in self._order]
         self._own = tuple(f"p{level.name[1:]}" if level.name[0] == "c" else level.name for level in levels)
@@ -149,6 +160,97 @@ class FeaturePyramid(nn.Module):
             If the architecture cannot.
         """
         self.backbone.set_grad_checkpointing(enable)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Save backbone and FPN, with what they were made with, to a folder: as `FeatureBackbone.save_pretrained` does.
+
+        The folder is also one of the backbone's, for `FeatureBackbone.from_pretrained` and ``weights=``.
+
+        Raises
+        ------
+        ConfigError
+            If `extra_blocks` is a block of your own, which a file cannot name.
+        WeightsMismatchError
+            If there are other tensors than those that it was made with: of adapters, quantized layers.
+        WeightsError
+            If there are no weights, or only a shard of them, or a file cannot be written.
+        """
+        path = Path(path_of(folder, "folder"))
+        self._save(path, path.resolve().name)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """Load a pyramid that `save_pretrained` or `push_to_hub` saved.
+
+        Parameters
+        ----------
+        source
+            A folder, or ``owner/repo`` on the Hub.
+        revision
+            Branch, tag or commit of the repository; ``None`` for its default.
+        cache_dir
+            Instead of the Hub's own cache.
+        **overrides
+            Fields of `FeatureBackboneConfig` that take precedence, as long as the strides stay what they were.
+
+        Returns
+        -------
+        FeaturePyramid
+            In training mode, on the default device, in the default dtype.
+
+        Raises
+        ------
+        WeightsNotFoundError
+            If there is no such folder or repository.
+        WeightsCorruptedError
+            If it holds no saved pyramid, a damaged one, or files of two.
+        WeightsMismatchError
+            If the overrides ask for what was not saved.
+        ConfigError
+            If an override cannot be honoured, or the saved config sets more than an architecture and its arguments.
+        """
+        place = None if cache_dir is None else path_of(cache_dir, "cache_dir")
+        source = path_of(source, "source")
+        saved, weights = read_config(
+            source, revision=revision, cache_dir=place, with_weights="weights" not in overrides
+        )
+        if saved.fpn is None:
+            msg = (
+                f"{source!r} holds a backbone without an FPN; load it with FeatureBackbone.from_pretrained() and give "
+                "it to FeaturePyramid()."
+            )
+            raise WeightsCorruptedError(msg)
+        backbone = FeatureBackbone.from_saved(saved, {"weights": weights, **overrides}, place)
+        pyramid = cls._remade(backbone, saved.fpn, source)
+        report, origin = backbone.weights_report, backbone.config.weights
+        if report is None or origin is None:  # weights=None: it is to be random
+            return pyramid
+        content = read_checkpoint(find_files(origin, cache_dir=place), origin)
+        part = find_part(pyramid.fpn, "fpn", content, origin, entry=report.entry, prefix=report.prefix)
+        pyramid.weights_report = load_part(pyramid.fpn, "fpn", part, report)
+        if pyramid.fpn.state_dict() and not part:
+            msg = f"The weights in {origin!r} are without those of the FPN."
+            raise WeightsMismatchError(msg)
+        return pyramid
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload feature pyramid",
+    ) -> str:
+        """Save to a repository on the Hub, made if need be; see `FeatureBackbone.push_to_hub`."""
+        return push(self._save, repo, private=private, token=token, revision=revision, message=commit_message)
 
     def anchor_generator(
         self,
@@ -213,6 +315,38 @@ class FeaturePyramid(nn.Module):
         """
         count = len(self._own)
         return roi_align(self._own, self.strides[:count], output_size, sampling_ratio, canonical_scale, canonical_level)
+
+    def _save(self, folder: Path, title: str) -> None:
+        if not isinstance(self._made_with["extra_blocks"], str | None):
+            kind = type(self._made_with["extra_blocks"]).__name__
+            msg = f"extra_blocks: a file cannot name the {kind}; save state_dict(), and make the pyramid by hand again."
+            raise ConfigError(msg)
+        made_with = self._made_with | {"strides": self.backbone.strides}
+        values, backbone = self.backbone.describe(fpn=made_with)
+        with torch.device("meta"):
+            twin = self._remade(backbone, made_with, "What is to be saved")
+        state = self.state_dict()
+        check_state(state, twin.state_dict())
+        spec, name = self.input_spec, values["backbone"]["model_name"]
+        card = model_card("FeaturePyramid", title, name, self.levels, spec, self.backbone.license)
+        write(folder, values, state, card)
+
+    @classmethod
+    def _remade(cls, backbone: FeatureBackbone, made_with: Mapping[str, Any], where: str) -> Self:
+        """Make a saved pyramid again."""
+        arguments = dict(made_with)
+        strides = arguments.pop("strides", None)
+        fault = f"The {CONFIG_FILE} of {where!r} is not that of a saved pyramid: fpn={shown(dict(made_with))}"
+        if not isinstance(strides, list | tuple) or arguments.keys() != {"out_channels", "extra_blocks"}:
+            raise WeightsCorruptedError(fault)
+        if tuple(strides) != backbone.strides:
+            msg = f"A pyramid saved with strides {tuple(strides)} cannot be loaded with {backbone.strides}."
+            raise ConfigError(msg)
+        try:
+            return cls(backbone, **arguments)
+        except ConfigError as err:
+            msg = f"{fault}: {err}"
+            raise WeightsCorruptedError(msg) from err
 
     def _describe(self, levels: list[FeatureLevel], *, bare: bool) -> tuple[FeatureLevel, ...]:
         """Return the levels of the pyramid, made of the backbone's, which are sorted."""

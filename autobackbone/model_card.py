@@ -20,7 +20,7 @@ _CARD = """---
 
 # {heading}
 
-A feature backbone made with [autobackbone](https://pypi.org/project/autobackbone/) from {model_name}. Level *l* of a
+A {kind} made with [autobackbone](https://pypi.org/project/autobackbone/) from {model_name}. Level *l* of a
 `(B, {in_chans}, H, W)` batch of images is `(B, channels, ceil(H / stride), ceil(W / stride))`.
 
 | level | stride | channels | module |
@@ -32,21 +32,31 @@ Images: mean {mean}, standard deviation {std} of values in [0, 1]; made for {siz
 Licence of the weights that it was made from: {license}.
 
 ```python
-from autobackbone import FeatureBackbone
+from autobackbone import {loader}
 
-backbone = FeatureBackbone.from_pretrained({title})
-features = backbone(backbone.input_spec.normalize(images))
+{variable} = {loader}.from_pretrained({title})
+features = {variable}({variable}.input_spec.normalize(images))
 ```
 """
 
 
+_KINDS = {"FeatureBackbone": ("feature backbone", "backbone"), "FeaturePyramid": ("feature pyramid network", "fpn")}
+
+
 def model_card(
-    title: str, model_name: str, levels: tuple[FeatureLevel, ...], input_spec: InputSpec, license_name: str | None
+    loader: str,
+    title: str,
+    model_name: str,
+    levels: tuple[FeatureLevel, ...],
+    input_spec: InputSpec,
+    license_name: str | None,
 ) -> str:
     """Return the card, in Markdown with a YAML header.
 
     Parameters
     ----------
+    loader
+        The class that loads it, ``"FeatureBackbone"`` or ``"FeaturePyramid"``.
     title
         Name of the folder or repository that the backbone is loaded from.
     model_name
@@ -64,10 +74,14 @@ def model_card(
         license_name=None if is_known or not license_name else license_name,
         tags=["autobackbone", "feature-extraction", "backbone"],
     )
+    kind, variable = _KINDS[loader]
     rows = (f"| {_text(lv.name)} | {lv.stride} | {lv.channels} | {_code(lv.module, in_table=True)} |" for lv in levels)
     return _CARD.format(
         data=data.to_yaml(),
         heading=_text(title),
+        kind=kind,
+        loader=loader,
+        variable=variable,
         title=json.dumps(_one_line(title), ensure_ascii=False),
         model_name=_code(model_name),
         in_chans=input_spec.in_chans,

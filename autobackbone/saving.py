@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,14 +48,22 @@ class Saved:
         Without weights.
     images
         Fields of `InputSpec` that say how its images are made.
+    fpn
+        What an FPN over it was made with; ``None`` if there was none.
     """
 
     config: FeatureBackboneConfig
     images: dict[str, Any]
+    fpn: dict[str, Any] | None = None
 
 
-def describe(config: FeatureBackboneConfig, levels: tuple[FeatureLevel, ...], input_spec: InputSpec) -> dict[str, Any]:
-    """Return what ``config.json`` says of a backbone.
+def describe(
+    config: FeatureBackboneConfig,
+    levels: tuple[FeatureLevel, ...],
+    input_spec: InputSpec,
+    fpn: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return what ``config.json`` says of a backbone, and of an FPN over it if there is one.
 
     Raises
     ------
@@ -65,7 +74,7 @@ def describe(config: FeatureBackboneConfig, levels: tuple[FeatureLevel, ...], in
         "backbone": config.to_dict(),
         "input": input_spec.to_dict(),
         "levels": [{"name": lv.name, "channels": lv.channels, "stride": lv.stride} for lv in levels],
-    }
+    } | ({} if fpn is None else {"fpn": dict(fpn)})
     try:
         text = json.dumps(values, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as err:
@@ -98,11 +107,12 @@ def understand(values: Any, where: str) -> Saved:
             if len(images[name]) != config.in_chans:
                 msg = f"input[{name!r}] must have {config.in_chans} entries, got {images[name]!r}"
                 raise ConfigError(msg)
+        fpn = None if values.get("fpn") is None else dict(values["fpn"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         msg = f"{where} is not that of a saved backbone: {type(err).__name__}: {err}"
         raise WeightsCorruptedError(msg) from err
     check_saved(config, where)
-    return Saved(config.replace(pretrained=False, weights=None), images)
+    return Saved(config.replace(pretrained=False, weights=None), images, fpn)
 
 
 def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
@@ -219,15 +229,37 @@ def read_config(
 
 
 def push(
-    folder: Path, repo: str, *, private: bool | None, token: str | None, revision: str | None, message: str
+    save: Callable[[Path, str], None],
+    repo: str,
+    *,
+    private: bool | None,
+    token: str | None,
+    revision: str | None,
+    message: str,
 ) -> str:
-    """Upload a folder to a repository on the Hub, made if need be; return its address.
+    """Upload what `save` writes to a folder, under a title, to a repository on the Hub; return its address.
+
+    The repository is made if need be.
 
     Raises
     ------
+    WeightsNotFoundError
+        If `repo` is no name of a repository.
     WeightsError
         If that is not allowed, or the Hub is out of reach.
     """
+    given: Any = repo
+    if not isinstance(given, str) or split_repo(repo) is None or "@" in repo:
+        msg = f"{shown(repo)} is no Hub repository; write 'owner/repo'."
+        raise WeightsNotFoundError(msg)
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder), repo)
+        return _upload(folder, repo, private=private, token=token, revision=revision, message=message)
+
+
+def _upload(
+    folder: str, repo: str, *, private: bool | None, token: str | None, revision: str | None, message: str
+) -> str:
     api = huggingface_hub.HfApi(token=token, library_name="autobackbone")
     with explained(f"Uploading to {repo!r}", "A token that may write is needed."):
         api.create_repo(repo, private=private, exist_ok=True)

@@ -20,6 +20,7 @@ from server import COMMIT, Repo
 
 from autobackbone import (
     FeatureBackbone,
+    FeaturePyramid,
     GatedWeightsError,
     WeightsCorruptedError,
     WeightsError,
@@ -352,6 +353,15 @@ def test_a_backbone_goes_to_the_hub_and_comes_back(hub, tmp_path):
     assert 'from_pretrained("me/mine")' in hub.repos["me/mine"].files["README.md"].decode()
     backbone.push_to_hub("me/mine", token=TOKEN, revision="trial")
     assert "trial" in hub.repos["me/mine"].revisions
+
+
+def test_a_pyramid_goes_to_the_hub_and_comes_back(hub):
+    pyramid = FeaturePyramid(create_feature_backbone("test_resnet", pretrained=False), 8, "p6p7")
+    assert pyramid.push_to_hub("me/mine", token=TOKEN) == f"{hub.url}/me/mine"
+    again = FeaturePyramid.from_pretrained("me/mine")
+    assert again.weights_report.coverage == 1
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), pyramid.parameters(), strict=True))
+    assert FeatureBackbone.from_pretrained("me/mine").levels == pyramid.backbone.levels
 
 
 def test_uploads_that_fail(hub, point_at):

@@ -101,7 +101,7 @@ def _example():
 
 
 def _card(title: str, name: str, license_name: str) -> str:
-    return model_card(title, name, _example().levels, _example().input_spec, license_name)
+    return model_card("FeatureBackbone", title, name, _example().levels, _example().input_spec, license_name)
 
 
 @given(_texts, _texts, _texts)
