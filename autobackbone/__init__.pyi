@@ -25,13 +25,13 @@ from .create import (
 from .create import (
     load_weights as load_weights,
 )
-from .discovery import (
+from .catalog.query import (
     BackboneCard as BackboneCard,
 )
-from .discovery import (
+from .catalog.query import (
     describe_backbone as describe_backbone,
 )
-from .discovery import (
+from .catalog.query import (
     list_backbones as list_backbones,
 )
 from .errors import (
@@ -73,10 +73,10 @@ from .errors import (
 from .fpn import FeaturePyramid as FeaturePyramid
 from .freezing import freeze_norms as freeze_norms
 from .freezing import freeze_stages as freeze_stages
-from .inference import export_onnx as export_onnx
+from .export import export_onnx as export_onnx
 from .input_spec import InputSpec as InputSpec
 from .levels import FeatureLevel as FeatureLevel
-from .materialize import init_non_persistent_buffers as init_non_persistent_buffers
+from .weights.materialize import init_non_persistent_buffers as init_non_persistent_buffers
 from .training import get_blocks as get_blocks
 from .training import layer_decay_param_groups as layer_decay_param_groups
-from .weights import WeightsReport as WeightsReport
+from .weights.loading import WeightsReport as WeightsReport

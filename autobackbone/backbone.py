@@ -15,14 +15,14 @@ from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMisma
 from autobackbone.frozen import Frozen
 from autobackbone.input_spec import repeat_to
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, choose_levels, round_up
-from autobackbone.model_card import model_card
 from autobackbone.pyramid import SimplePyramid, crop, fit, pad, resample
-from autobackbone.saved_files import write
-from autobackbone.saving import Saved, check_state, describe, push, read_config, understand
-from autobackbone.sources import NativeModel
+from autobackbone.sources.seam import NativeModel
 from autobackbone.sources.choose import choose_source
 from autobackbone.values import path_of
-from autobackbone.weights import find_part, load_part
+from autobackbone.weights.loading import find_part, load_part
+from autobackbone.weights.model_card import model_card
+from autobackbone.weights.saved_files import write
+from autobackbone.weights.saving import Saved, check_state, describe, push, read_config, understand
 
 
 class FeatureBackbone(nn.Module):

@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 from autobackbone.backbone import FeatureBackbone
-from autobackbone.checkpoints import find_files, read_checkpoint
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError, WeightsError, WeightsMismatchError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
-from autobackbone.matching import Rules
-from autobackbone.materialize import load_on_meta, materialize
 from autobackbone.sources.choose import choose_source
 from autobackbone.values import path_of, shown
-from autobackbone.weights import WeightsReport, apply_weights, find_part, find_weights, load_part
+from autobackbone.weights.files import find_files, read_checkpoint
+from autobackbone.weights.loading import WeightsReport, apply_weights, find_part, find_weights, load_part
+from autobackbone.weights.matching import Rules
+from autobackbone.weights.materialize import load_on_meta, materialize
 from autobackbone.wrappers import backbone_names, find_backbones, is_flattened, unwrap
 
 _C = TypeVar("_C", BackboneConfig, FeatureBackboneConfig)

@@ -16,18 +16,18 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
+from autobackbone.anchors import anchor_generator, roi_align
 from autobackbone.backbone import FeatureBackbone
-from autobackbone.checkpoints import find_files, read_checkpoint
-from autobackbone.detection import anchor_generator, roi_align
 from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, ceil_div
-from autobackbone.matching import Rules
-from autobackbone.model_card import model_card
-from autobackbone.saved_files import CONFIG_FILE, write
-from autobackbone.saving import check_state, push, read_config
 from autobackbone.values import MAX_COUNT, as_integer, path_of, shown
-from autobackbone.weights import WeightsReport, find_part, load_part
+from autobackbone.weights.files import find_files, read_checkpoint
+from autobackbone.weights.loading import WeightsReport, find_part, load_part
+from autobackbone.weights.matching import Rules
+from autobackbone.weights.model_card import model_card
+from autobackbone.weights.saved_files import CONFIG_FILE, write
+from autobackbone.weights.saving import check_state, push, read_config
 
 
 class FeaturePyramid(nn.Module):

@@ -11,12 +11,15 @@ import timm
 import torch
 from torchvision.models import get_model_weights
 
-from autobackbone import catalog, create_feature_backbone, describe_backbone, list_backbones, survey
-from autobackbone.catalog import Catalog
+from autobackbone import create_feature_backbone, describe_backbone, list_backbones
+from autobackbone.catalog import store as catalog
+from autobackbone.catalog import survey
+from autobackbone.catalog.store import Catalog
 from autobackbone.cli import main
 from autobackbone.names import DINOV3
-from autobackbone.sources import registry, timm_facts
-from autobackbone.sources.dinov3 import declared_row
+from autobackbone.sources.dinov3.source import declared_row
+from autobackbone.sources.timm import facts as timm_facts
+from autobackbone.sources.timm import registry
 
 SHIPPED = catalog.read(catalog.FILE)
 if SHIPPED.timm != timm.__version__:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from autobackbone import InputError, create_feature_backbone, describe_backbone, list_backbones
 from autobackbone.cli import app, main
-from autobackbone.picture import load_image, principal_colours
+from autobackbone.cli.picture import load_image, principal_colours
 
 NAN = timm.create_model("test_resnet")
 MODEL = ["-m", "test_resnet", "--random-weights"]

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from autobackbone import (
     ConfigError,
     UnknownBackboneError,
-    catalog,
     create_backbone,
     create_feature_backbone,
     describe_backbone,
     list_backbones,
 )
-from autobackbone.catalog import natural_key
-from autobackbone.discovery import nearest_names, preview, summarize
+from autobackbone.catalog import store as catalog
+from autobackbone.catalog.query import nearest_names, preview, summarize
+from autobackbone.catalog.store import natural_key
 from autobackbone.names import DINOV3
 
 if catalog.read(catalog.FILE).timm != timm.__version__:

@@ -9,8 +9,10 @@ import timm
 import torch
 from timm.models import _registry
 
-from autobackbone import catalog, create_feature_backbone
-from autobackbone.sources import facts_cache, timm_measure
+from autobackbone import create_feature_backbone
+from autobackbone.catalog import store as catalog
+from autobackbone.sources.timm import facts_cache
+from autobackbone.sources.timm import measure as timm_measure
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,7 @@ def test_what_is_measured_with_arguments_is_remembered(arguments, monkeypatch, e
     name = "test_vit" if "img_size" in arguments else "test_resnet"
     first = _on_meta(name, **arguments)
     facts_cache._known.clear()  # as a new process would
-    monkeypatch.setattr("autobackbone.sources.timm.measure", lambda _: pytest.fail("it was measured again"))
+    monkeypatch.setattr("autobackbone.sources.timm.source.measure", lambda _: pytest.fail("it was measured again"))
     for _ in range(2):
         assert _on_meta(name, **arguments).ladder == first.ladder
         for path in elsewhere.rglob("*.json"):
@@ -40,7 +42,9 @@ def test_what_is_measured_with_arguments_is_remembered(arguments, monkeypatch, e
 def test_other_arguments_are_measured(monkeypatch):
     seen = []
     measure = timm_measure.measure
-    monkeypatch.setattr("autobackbone.sources.timm.measure", lambda create: seen.append(create) or measure(create))
+    monkeypatch.setattr(
+        "autobackbone.sources.timm.source.measure", lambda create: seen.append(create) or measure(create)
+    )
     kinds = [1, True, 1.0, "1"]
     texts = {facts_cache.spell({"a": value}) for value in (*kinds, kinds, tuple(kinds), None, {"b": 1})}
     assert len(texts) == 8

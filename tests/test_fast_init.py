@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autobackbone import create_backbone, create_feature_backbone
-from autobackbone.fast_init import SkipInit, build_loaded
-from autobackbone.sources.timm import TimmSource
+from autobackbone.sources.timm.source import TimmSource
+from autobackbone.weights.building import SkipInit, build_loaded
 
 NESTED = {"vit_small_resnet50d_s16_224"}  # timm has it fetch the weights of its ResNet as well
 

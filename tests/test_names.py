@@ -5,7 +5,7 @@ import torchvision
 
 from autobackbone import UnknownBackboneError, describe_backbone, list_backbones
 from autobackbone.names import DINOV3, ModelRef, nearest, parse_name
-from autobackbone.sources.registry import architectures
+from autobackbone.sources.timm.registry import architectures
 
 GOOD = [
     ("resnet50", ModelRef("timm", "resnet50")),

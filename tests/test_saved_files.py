@@ -166,7 +166,7 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("autobackbone.saved_files.save_file", full)
+    monkeypatch.setattr("autobackbone.weights.saved_files.save_file", full)
     with pytest.raises(WeightsError, match="No space left"):
         new.save_pretrained(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from autobackbone.discovery import BackboneCard
+    from autobackbone.catalog.query import BackboneCard
 
 # Columns of the list: heading, and how a value is written.
 _COLUMNS: dict[str, Callable[[Any], str]] = {
@@ -77,7 +77,7 @@ def list_command(
 
     PATTERN is a glob such as '*resnet*', or a part of a name.
     """
-    from autobackbone.discovery import list_backbones, summarize
+    from autobackbone.catalog.query import list_backbones, summarize
 
     names = list_backbones(
         pattern,
@@ -115,8 +115,8 @@ def list_command(
 @options.as_json
 def info(name: str, strides: str | None, indices: str | None, img_size: str | None, as_json: bool) -> None:
     """Show levels, input, licence and published weights of a backbone, and how to create it."""
+    from autobackbone.catalog.query import preview, summarize
     from autobackbone.config import FeatureBackboneConfig
-    from autobackbone.discovery import preview, summarize
 
     asked = level_fields(strides, indices, img_size)
     FeatureBackboneConfig(name, pretrained=False, **asked)  # says what is wrong with the request
@@ -161,7 +161,7 @@ def info(name: str, strides: str | None, indices: str | None, img_size: str | No
 @options.as_json
 def compare(names: tuple[str, ...], as_json: bool) -> None:
     """Show backbones side by side."""
-    from autobackbone.discovery import describe_backbone
+    from autobackbone.catalog.query import describe_backbone
 
     cards = [describe_backbone(name) for name in names]
     if as_json:
@@ -199,7 +199,7 @@ def build(fresh: bool, path: Path | None) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from autobackbone import survey
+    from autobackbone.catalog import survey
 
     bar = Progress(console=Console(stderr=True))
     task = bar.add_task("measuring")
@@ -264,7 +264,7 @@ def _rows(rows: list[dict[str, Any]], shown: Sequence[str]) -> "Table":
 
 
 def _hint(pattern: str) -> str:
-    from autobackbone.discovery import nearest_names
+    from autobackbone.catalog.query import nearest_names
 
     close = [] if set("*?[") & set(pattern) else nearest_names(pattern)
     return f" {pattern!r}; did you mean {', '.join(close)}?" if close else f" {pattern!r}." if pattern else "."

@@ -36,7 +36,7 @@ def features(
     as_json: bool,
 ) -> None:
     """Run a backbone on an image: the levels, and a picture of each level's features."""
-    from autobackbone.picture import draw, load_image, load_tensor
+    from autobackbone.cli.picture import draw, load_image, load_tensor
 
     pixels = load_image(image)
     import torch
@@ -97,7 +97,7 @@ def export(
 ) -> None:
     """Write a backbone as an ONNX file, compared with onnxruntime. Needs autobackbone[onnx]."""
     from autobackbone.create import create_feature_backbone
-    from autobackbone.inference import export_onnx
+    from autobackbone.export import export_onnx
 
     backbone = create_feature_backbone(
         model, **_weights(weights, random_weights), **level_fields(strides, indices, img_size)

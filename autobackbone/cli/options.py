@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def complete_name(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the model names that begin like this; those with tags once there is a point."""
-    from autobackbone.discovery import list_backbones
+    from autobackbone.catalog.query import list_backbones
 
     start = incomplete.lower()
     return [name for name in list_backbones(pretrained_only="." in start) if name.startswith(start)]

@@ -3,10 +3,10 @@
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError
 from autobackbone.names import parse_name
-from autobackbone.sources import Source
-from autobackbone.sources.registry import architectures
-from autobackbone.sources.timm import TimmSource
-from autobackbone.sources.timm_config import check_saved_arguments
+from autobackbone.sources.seam import Source
+from autobackbone.sources.timm.config import check_saved_arguments
+from autobackbone.sources.timm.registry import architectures
+from autobackbone.sources.timm.source import TimmSource
 
 
 def choose_source(config: BackboneConfig | FeatureBackboneConfig) -> Source:
@@ -23,7 +23,7 @@ def choose_source(config: BackboneConfig | FeatureBackboneConfig) -> Source:
     """
     ref = parse_name(config.model_name, architectures())
     if ref.source == "dinov3":
-        from autobackbone.sources.dinov3 import DINOv3Source  # transformers takes seconds to import
+        from autobackbone.sources.dinov3.source import DINOv3Source  # transformers takes seconds to import
 
         return DINOv3Source(ref, config)
     return TimmSource(ref, config)
@@ -48,7 +48,7 @@ def check_saved(config: FeatureBackboneConfig, where: str) -> None:
     """
     ref = parse_name(config.model_name, architectures())
     if ref.source == "dinov3":
-        from autobackbone.sources import dinov3  # transformers takes seconds to import
+        from autobackbone.sources.dinov3 import source as dinov3  # transformers takes seconds to import
 
         dinov3.check_saved_arguments(ref.name, config.extra_kwargs, where)
     elif ref.source == "timm":

@@ -10,7 +10,7 @@ from torch import nn
 
 from autobackbone import UnsupportedError, create_feature_backbone
 from autobackbone.levels import ceil_div, round_up
-from autobackbone.sources.timm_measure import FAILURES
+from autobackbone.sources.timm.measure import FAILURES
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)

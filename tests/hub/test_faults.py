@@ -14,9 +14,10 @@ from huggingface_hub.utils import WeakFileLock
 from safetensors.torch import save
 from server import COMMIT, FAULTS, Repo
 
-from autobackbone import WeightsError, WeightsUnavailableError, create_feature_backbone, transfer
-from autobackbone.checkpoints import find_files, read_checkpoint
-from autobackbone.saving import read_config
+from autobackbone import WeightsError, WeightsUnavailableError, create_feature_backbone
+from autobackbone.weights import transfer
+from autobackbone.weights.files import find_files, read_checkpoint
+from autobackbone.weights.saving import read_config
 
 SHARDS = ("model-1.safetensors", "model-2.safetensors")
 INDEX = "model.safetensors.index.json"

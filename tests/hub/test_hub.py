@@ -29,8 +29,8 @@ from autobackbone import (
     WeightsUnavailableError,
     create_backbone,
     create_feature_backbone,
-    transfer,
 )
+from autobackbone.weights import transfer
 
 TOKEN = "hf_of_nobody"  # noqa: S105
 PATIENCE = 15  # seconds within which a failure is to be told

@@ -11,9 +11,10 @@ from huggingface_hub import close_session, constants
 from safetensors.torch import save
 from server import FAULTS
 
-from autobackbone import FeatureBackbone, create_feature_backbone, load_weights, transfer
+from autobackbone import FeatureBackbone, create_feature_backbone, load_weights
 from autobackbone.cli import main
 from autobackbone.errors import BackboneError
+from autobackbone.weights import transfer
 
 PASSWORD, SIGNATURE = "s3cretPassw0rd", "5ignature0123"
 

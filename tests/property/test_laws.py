@@ -12,7 +12,7 @@ from autobackbone import BackboneConfig, ConfigError, FeatureBackboneConfig
 from autobackbone.levels import ceil_div, choose_levels, normalize_indices, round_up
 from autobackbone.names import parse_name
 from autobackbone.pyramid import resample
-from autobackbone.sources.registry import architectures
+from autobackbone.sources.timm.registry import architectures
 
 
 @some.SETTINGS

@@ -39,11 +39,11 @@ from autobackbone import (
     list_backbones,
     load_weights,
 )
-from autobackbone.checkpoints import find_files
 from autobackbone.cli import main
 from autobackbone.names import parse_name, repo_of, split_repo
 from autobackbone.sources.published import check_published, known_fields
-from autobackbone.sources.registry import architectures
+from autobackbone.sources.timm.registry import architectures
+from autobackbone.weights.files import find_files
 
 KINDS = st.sampled_from([BackboneConfig, FeatureBackboneConfig])
 FIELDS = sorted(BackboneConfig().to_dict().keys() | FeatureBackboneConfig().to_dict().keys())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from autobackbone import BackboneError, FeatureBackbone, WeightsCorruptedError, create_feature_backbone
-from autobackbone.model_card import model_card
+from autobackbone.weights.model_card import model_card
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from autobackbone.errors import ConfigError, WeightsError
-from autobackbone.fast_init import SkipInit, build_loaded
-from autobackbone.matching import Match, Rules
-from autobackbone.weights import WeightsReport, apply_weights
+from autobackbone.weights.building import SkipInit, build_loaded
+from autobackbone.weights.loading import WeightsReport, apply_weights
+from autobackbone.weights.matching import Match, Rules
 
 
 def init_non_persistent_buffers(model: nn.Module) -> None:

@@ -17,24 +17,24 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTConfig, DINOv3ViTModel
 
-from autobackbone.cache import is_no_json, quarantine
-from autobackbone.catalog import Row
-from autobackbone.checkpoints import fetch_weights, find_files, read_checkpoint
+from autobackbone.catalog.store import Row
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import BackboneError, ConfigError, UnsupportedError, WeightsError
-from autobackbone.fast_init import build_from, is_loading
-from autobackbone.hub import fetch
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel
-from autobackbone.matching import Rules
-from autobackbone.materialize import watch
 from autobackbone.names import DINOV3, DINOV3_REPOS, ModelRef
-from autobackbone.sources import NativeModel
-from autobackbone.sources.dinov3_names import StateDict, to_transformers
+from autobackbone.sources.seam import NativeModel
+from autobackbone.sources.dinov3.names import StateDict, to_transformers
 from autobackbone.sources.published import check_published
 from autobackbone.sources.unused import make_buffers
 from autobackbone.values import MAX_COUNT, as_integer, shown
-from autobackbone.weights import WeightsReport, with_new_head
+from autobackbone.weights.building import build_from, is_loading
+from autobackbone.weights.cache import is_no_json, quarantine
+from autobackbone.weights.files import fetch_weights, find_files, read_checkpoint
+from autobackbone.weights.hub import fetch
+from autobackbone.weights.loading import WeightsReport, with_new_head
+from autobackbone.weights.matching import Rules
+from autobackbone.weights.materialize import watch
 
 # Short name -> width, heads, width inside the MLP, blocks, whether the MLP is gated, and timm's name.
 _VITS = {

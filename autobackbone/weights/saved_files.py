@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autobackbone.errors import WeightsError
-from autobackbone.hub import first_line
+from autobackbone.weights.hub import first_line
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # lazily
 
-from autobackbone.transfer import Patience, answer_timeout, transfer
+from autobackbone.weights.transfer import Patience, answer_timeout, transfer
 
 
 class CachedPath(type(Path())):  # type: ignore[misc]  # before Python 3.12 the class is chosen by system

@@ -8,15 +8,15 @@ from typing import Any
 import timm
 from timm.models._hub import load_model_config_from_path
 
-from autobackbone.cache import is_no_json, quarantine
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError, UnknownBackboneError, WeightsNotFoundError
-from autobackbone.hub import fetch
 from autobackbone.names import ModelRef
 from autobackbone.sources.published import check_published, descriptive_fields, known_fields
-from autobackbone.sources.registry import architectures, published_cfg
-from autobackbone.sources.timm_arguments import FIELDS, TRANSIENT, check_file_arguments
-from autobackbone.sources.timm_measure import FAILURES
+from autobackbone.sources.timm.arguments import FIELDS, TRANSIENT, check_file_arguments
+from autobackbone.sources.timm.measure import FAILURES
+from autobackbone.sources.timm.registry import architectures, published_cfg
+from autobackbone.weights.cache import is_no_json, quarantine
+from autobackbone.weights.hub import fetch
 
 # Arguments of timm.create_model that say where weights come from, and nothing of the architecture.
 _LOADING = ("cache_dir", "pretrained_cfg_overlay")

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autobackbone.catalog import LOG, Catalog, Row
+from autobackbone.catalog.store import LOG, Catalog, Row
 from autobackbone.errors import ConfigError, UnknownBackboneError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, choose_levels
 from autobackbone.names import ModelRef, nearest, parse_name
-from autobackbone.sources.registry import learn, with_own
-from autobackbone.sources.timm_facts import decode_levels
+from autobackbone.sources.timm.facts import decode_levels
+from autobackbone.sources.timm.registry import learn, with_own
 from autobackbone.values import as_integer, as_items, as_python, as_real, shown
 
 SOURCES = ("timm", "dinov3")
@@ -276,7 +276,7 @@ def _resolve(name: str) -> tuple[ModelRef, Row, _Published]:
     if ref.source in SOURCES:
         row = _whole(known, ref.name)
         return ref, row, _published(ref, row)
-    from autobackbone.survey import survey
+    from autobackbone.catalog.survey import survey
 
     row, license_name = survey(ref)
     return ref, row, (row["input"], license_name, ref.name if ref.source == "hf-hub" else None)
@@ -339,7 +339,7 @@ def _measured(known: Catalog, name: str) -> Row:
     row = known.rows[name]
     if "macs" in row:
         return row
-    from autobackbone.survey import measure
+    from autobackbone.catalog.survey import measure
 
     return learn(name, row, measure(name))
 
@@ -349,7 +349,7 @@ def _whole(known: Catalog, name: str) -> Row:
     row = _measured(known, name)
     if "exportable" in row:
         return row
-    from autobackbone.survey import is_exportable
+    from autobackbone.catalog.survey import is_exportable
 
     return learn(name, row, {"exportable": is_exportable(name)})
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError, InputSizeError, UnsupportedError, WeightsError
 from autobackbone.fpn import FeaturePyramid
-from autobackbone.hub import first_line
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import round_up
 from autobackbone.values import as_path, as_size, shown
+from autobackbone.weights.hub import first_line
 from autobackbone.wrappers import unwrap
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")

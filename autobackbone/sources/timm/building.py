@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from autobackbone.fast_init import SkipInit, unexpected_keys
-from autobackbone.sources.dilation import create_model
-from autobackbone.sources.dinov3_names import StateDict, to_timm
-from autobackbone.sources.timm_levels import Levels
-from autobackbone.sources.timm_measure import FAILURES
+from autobackbone.sources.dinov3.names import StateDict, to_timm
+from autobackbone.sources.timm.dilation import create_model
+from autobackbone.sources.timm.measure import FAILURES
+from autobackbone.sources.timm.network import Levels
+from autobackbone.weights.building import SkipInit, unexpected_keys
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from autobackbone import catalog
-from autobackbone.catalog import Catalog, Row, natural_key
+from autobackbone.catalog import store as catalog
+from autobackbone.catalog.store import Catalog, Row, natural_key
 from autobackbone.names import DINOV3
-from autobackbone.sources.timm_facts import TimmFacts, decode, encode
+from autobackbone.sources.timm.facts import TimmFacts, decode, encode
 
 
 def timm_version() -> str:
@@ -93,7 +93,7 @@ def measured(architecture: str) -> TimmFacts:
 def _measured(architecture: str, _builder: Callable[..., Any] | None) -> TimmFacts:
     import timm
 
-    from autobackbone.sources.timm_measure import measure
+    from autobackbone.sources.timm.measure import measure
 
     return measure(functools.partial(timm.create_model, architecture, num_classes=0))
 
@@ -179,7 +179,7 @@ def declared() -> dict[str, Row]:
     if known is not None:
         rows |= {name: known.rows[name] for name in DINOV3}
     else:
-        from autobackbone.sources import dinov3  # transformers takes seconds to import
+        from autobackbone.sources.dinov3 import source as dinov3  # transformers takes seconds to import
 
         rows |= {name: dinov3.declared_row(name) for name in DINOV3}
     return {name: rows[name] for name in sorted(rows, key=natural_key)}

@@ -13,8 +13,8 @@ from autobackbone import (
     create_backbone,
     create_feature_backbone,
     export_onnx,
-    inference,
 )
+from autobackbone import export
 
 
 def make(name="test_resnet", **arguments):
@@ -110,7 +110,7 @@ def test_other_modules_and_no_weights(tmp_path):
 
 
 def test_without_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "_NEEDED", ("onnx", "not_installed_here"))
+    monkeypatch.setattr(export, "_NEEDED", ("onnx", "not_installed_here"))
     with pytest.raises(UnsupportedError, match=r"needs not_installed_here: pip install 'autobackbone\[onnx\]'"):
         export_onnx(make(), tmp_path / "model.onnx")
 
@@ -130,14 +130,14 @@ def test_what_torch_cannot_trace_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_a_file_that_gives_something_else_is_not_written(tmp_path, monkeypatch):
     backbone = make()
-    written = inference._write
+    written = export._write
 
     def write(module, images, file, names, **options):
         written(module, images, file, names, **options)
         with torch.no_grad():
             next(module.parameters()).mul_(2)
 
-    monkeypatch.setattr(inference, "_write", write)
+    monkeypatch.setattr(export, "_write", write)
     with pytest.raises(UnsupportedError, match="onnxruntime gives something else than 'test_resnet' for 'c3'"):
         export_onnx(backbone, tmp_path / "model.onnx", 64)
     assert list(tmp_path.iterdir()) == []

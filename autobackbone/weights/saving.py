@@ -13,8 +13,6 @@ import huggingface_hub
 import torch
 from torch import Tensor, nn
 
-from autobackbone.cache import is_no_json, quarantine
-from autobackbone.checkpoints import find_files
 from autobackbone.config import FeatureBackboneConfig
 from autobackbone.errors import (
     ConfigError,
@@ -23,15 +21,17 @@ from autobackbone.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from autobackbone.hub import explained, fetch
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
-from autobackbone.matching import COUNTER
 from autobackbone.names import repo_of, split_repo
-from autobackbone.saved_files import CONFIG_FILE, belonging, id_of
 from autobackbone.sources.choose import check_saved
 from autobackbone.sources.published import check_published
 from autobackbone.values import shown
+from autobackbone.weights.cache import is_no_json, quarantine
+from autobackbone.weights.files import find_files
+from autobackbone.weights.hub import explained, fetch
+from autobackbone.weights.matching import COUNTER
+from autobackbone.weights.saved_files import CONFIG_FILE, belonging, id_of
 
 # What of an InputSpec says how images are made, which the libraries may come to see otherwise.
 _IMAGES = ("size", "mean", "std", "interpolation", "crop_pct", "crop_mode")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autobackbone import catalog
-from autobackbone.sources.registry import is_released, own, timm_version
-from autobackbone.sources.timm_facts import TimmFacts, decode, encode
+from autobackbone.catalog import store as catalog
+from autobackbone.sources.timm.facts import TimmFacts, decode, encode
+from autobackbone.sources.timm.registry import is_released, own, timm_version
 
 _known: dict[Any, TimmFacts] = {}
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autobackbone.catalog import Row
-from autobackbone.checkpoints import fetch_weights, find_files, read_checkpoint
+from autobackbone.catalog.store import Row
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import (
     ConfigError,
@@ -19,26 +18,27 @@ from autobackbone.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from autobackbone.fast_init import SkipInit, build_from, build_loaded, is_loading
-from autobackbone.hub import fetch_url
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel, round_up
-from autobackbone.matching import COUNTER, Rules, state_dicts
-from autobackbone.materialize import watch
 from autobackbone.names import ModelRef
-from autobackbone.sources import NativeModel
-from autobackbone.sources.dilation import create_model
-from autobackbone.sources.facts_cache import remembered
-from autobackbone.sources.registry import facts_of, family, input_of, published_cfg
-from autobackbone.sources.timm_arguments import check_taken, told, unexpected
-from autobackbone.sources.timm_build import Recipe, convert
-from autobackbone.sources.timm_config import arguments_of, overlay_of, portable_arguments, resolve, with_saved
-from autobackbone.sources.timm_facts import TimmFacts, encode
-from autobackbone.sources.timm_input import check_pooled_input, drop_size_checks
-from autobackbone.sources.timm_levels import Levels, unused_parameters
-from autobackbone.sources.timm_measure import measure, meta_device
+from autobackbone.sources.seam import NativeModel
+from autobackbone.sources.timm.arguments import check_taken, told, unexpected
+from autobackbone.sources.timm.building import Recipe, convert
+from autobackbone.sources.timm.config import arguments_of, overlay_of, portable_arguments, resolve, with_saved
+from autobackbone.sources.timm.dilation import create_model
+from autobackbone.sources.timm.facts import TimmFacts, encode
+from autobackbone.sources.timm.facts_cache import remembered
+from autobackbone.sources.timm.input import check_pooled_input, drop_size_checks
+from autobackbone.sources.timm.measure import measure, meta_device
+from autobackbone.sources.timm.network import Levels, unused_parameters
+from autobackbone.sources.timm.registry import facts_of, family, input_of, published_cfg
 from autobackbone.sources.unused import make_buffers
-from autobackbone.weights import WeightsReport, with_new_head
+from autobackbone.weights.building import SkipInit, build_from, build_loaded, is_loading
+from autobackbone.weights.files import fetch_weights, find_files, read_checkpoint
+from autobackbone.weights.hub import fetch_url
+from autobackbone.weights.loading import WeightsReport, with_new_head
+from autobackbone.weights.matching import COUNTER, Rules, state_dicts
+from autobackbone.weights.materialize import watch
 
 
 class TimmSource:

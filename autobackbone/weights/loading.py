@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from autobackbone.addresses import redacted
 from autobackbone.errors import WeightsCorruptedError, WeightsError, WeightsMismatchError
-from autobackbone.matching import COUNTER, Match, Rules, StateDict, best_match, match_below, quantized, state_dicts
+from autobackbone.weights.matching import (
+    COUNTER,
+    Match,
+    Rules,
+    StateDict,
+    best_match,
+    match_below,
+    quantized,
+    state_dicts,
+)
 
 
 @dataclass(frozen=True)

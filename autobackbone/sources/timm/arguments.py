@@ -16,8 +16,8 @@ import timm
 
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import BackboneError, ConfigError, UnsupportedError, WeightsMismatchError
-from autobackbone.sources.registry import own
-from autobackbone.sources.timm_measure import FAILURES, meta_device
+from autobackbone.sources.timm.measure import FAILURES, meta_device
+from autobackbone.sources.timm.registry import own
 from autobackbone.values import shown
 
 # Arguments that have a field of their own.

@@ -13,8 +13,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
-from autobackbone.matching import same_kind
-from autobackbone.weights import WeightsReport, load_checkpoint
+from autobackbone.weights.loading import WeightsReport, load_checkpoint
+from autobackbone.weights.matching import same_kind
 
 _M = TypeVar("_M", bound=nn.Module)
 

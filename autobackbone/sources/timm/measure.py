@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from autobackbone.errors import UnsupportedError
 from autobackbone.levels import NativeLevel, ceil_div, round_up
-from autobackbone.sources.shapes import quick_shapes
-from autobackbone.sources.timm_facts import TimmFacts
-from autobackbone.sources.timm_levels import Levels, unused_parameters
-from autobackbone.sources.trial_sizes import closest_stride, divisors_to_try, sizes_to_try
+from autobackbone.sources.timm.facts import TimmFacts
+from autobackbone.sources.timm.network import Levels, unused_parameters
+from autobackbone.sources.timm.shapes import quick_shapes
+from autobackbone.sources.timm.trial_sizes import closest_stride, divisors_to_try, sizes_to_try
 
 # What timm and torch raise where a size or an argument does not suit a model.
 FAILURES = (

@@ -12,17 +12,17 @@ import torch
 from torch.export import export
 from torch.utils.flop_counter import FlopCounterMode
 
-from autobackbone import catalog
 from autobackbone.backbone import FeatureBackbone
-from autobackbone.catalog import Catalog, Row
+from autobackbone.catalog import store as catalog
+from autobackbone.catalog.store import Catalog, Row
 from autobackbone.config import FeatureBackboneConfig
 from autobackbone.create import create_backbone, create_feature_backbone
 from autobackbone.errors import ConfigError, UnsupportedError
 from autobackbone.names import DINOV3, ModelRef
-from autobackbone.sources.registry import declared, input_of, measured, timm_version
-from autobackbone.sources.timm import TimmSource
-from autobackbone.sources.timm_facts import encode, encode_levels
-from autobackbone.sources.timm_measure import meta_device
+from autobackbone.sources.timm.facts import encode, encode_levels
+from autobackbone.sources.timm.measure import meta_device
+from autobackbone.sources.timm.registry import declared, input_of, measured, timm_version
+from autobackbone.sources.timm.source import TimmSource
 
 _Progress = Callable[[int, int, str], None]
 

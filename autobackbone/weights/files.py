@@ -15,10 +15,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from autobackbone.cache import quarantine
 from autobackbone.errors import WeightsCorruptedError, WeightsError, WeightsNotFoundError
-from autobackbone.hub import fetch, fetch_url, first_line
 from autobackbone.names import REPO_RULES, is_address, repo_of, split_repo
+from autobackbone.weights.cache import quarantine
+from autobackbone.weights.hub import fetch, fetch_url, first_line
 
 # What weights are called in folders and repositories, in the order of preference; shards are named in an index.
 WEIGHT_FILES = (

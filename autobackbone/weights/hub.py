@@ -15,7 +15,6 @@ from huggingface_hub import constants, errors
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # lazily
 
 from autobackbone.addresses import redacted, redacted_in
-from autobackbone.cache import CachedPath, HubCache
 from autobackbone.errors import (
     BackboneError,
     GatedWeightsError,
@@ -24,7 +23,8 @@ from autobackbone.errors import (
     WeightsNotFoundError,
     WeightsUnavailableError,
 )
-from autobackbone.transfer import Patience, httpx, transfer
+from autobackbone.weights.cache import CachedPath, HubCache
+from autobackbone.weights.transfer import Patience, httpx, transfer
 
 _UNREACHABLE = (
     httpx.HTTPError,

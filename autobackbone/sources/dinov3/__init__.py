@@ -1,0 +1,1 @@
+"""The DINOv3 source: Meta's ViTs and ConvNeXts, as transformers has them."""

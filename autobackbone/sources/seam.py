@@ -1,0 +1,73 @@
+"""Sources: the one seam between this package and the libraries that hold the models.
+
+What crosses it: a reference and a config go in; NCHW maps, levels and an `InputSpec` come out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from autobackbone.config import BackboneConfig, FeatureBackboneConfig
+from autobackbone.input_spec import InputSpec
+from autobackbone.levels import NativeLevel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autobackbone.weights.loading import WeightsReport
+
+
+class Source(Protocol):
+    """A reference and a config, resolved: what there is before anything is built.
+
+    Attributes
+    ----------
+    config
+        With what the reference itself says of fields that were left at their defaults.
+    """
+
+    config: BackboneConfig | FeatureBackboneConfig
+
+    @property
+    def levels(self) -> tuple[NativeLevel, ...]:
+        """Every native level, by index."""
+
+    def build(self, indices: tuple[int, ...]) -> "NativeModel":
+        """Build the backbone up to the deepest of `indices`, which are ascending."""
+
+    def build_pooled(self) -> "NativeModel":
+        """Build the whole backbone, with pooled output or a head."""
+
+
+@dataclass(frozen=True)
+class NativeModel:
+    """What a source builds.
+
+    Attributes
+    ----------
+    module
+        Of levels: takes ``(B, C, H, W)``, returns a list with one NCHW map per requested native index, shallow to
+        deep. It has ``set_grad_checkpointing(enable)``. Nothing in it is deeper than the deepest of those levels, and
+        every parameter that requires a gradient gets one. Pooled: takes the same, returns ``(B, num_features)`` or
+        ``(B, num_classes)``.
+    input_spec
+        What it takes as input.
+    built_size
+        ``(height, width)`` that it was built for, if that is the one size it takes; else ``None``.
+    weights_report
+        What was loaded; ``None`` for random weights.
+    license
+        Of the published weights, if it is known.
+    portable
+        Fields of the config to change for it to mean the same on another machine.
+    checkpoint
+        What the file given as ``weights`` holds, for what is added to the module.
+    """
+
+    module: "nn.Module"
+    input_spec: InputSpec
+    built_size: tuple[int, int] | None
+    weights_report: "WeightsReport | None"
+    license: str | None = None
+    portable: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Mapping[str, Any] | None = None

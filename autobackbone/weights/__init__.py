@@ -1,0 +1,1 @@
+"""Weights: files found, fetched, matched, loaded and saved."""
