@@ -1,4 +1,13 @@
 from .backbone import FeatureBackbone as FeatureBackbone
+from .catalog.query import (
+    BackboneCard as BackboneCard,
+)
+from .catalog.query import (
+    describe_backbone as describe_backbone,
+)
+from .catalog.query import (
+    list_backbones as list_backbones,
+)
 from .config import BackboneConfig as BackboneConfig
 from .config import FeatureBackboneConfig as FeatureBackboneConfig
 from .create import (
@@ -24,15 +33,6 @@ from .create import (
 )
 from .create import (
     load_weights as load_weights,
-)
-from .catalog.query import (
-    BackboneCard as BackboneCard,
-)
-from .catalog.query import (
-    describe_backbone as describe_backbone,
-)
-from .catalog.query import (
-    list_backbones as list_backbones,
 )
 from .errors import (
     BackboneError as BackboneError,
@@ -70,13 +70,13 @@ from .errors import (
 from .errors import (
     WeightsUnavailableError as WeightsUnavailableError,
 )
+from .export import export_onnx as export_onnx
 from .fpn import FeaturePyramid as FeaturePyramid
 from .freezing import freeze_norms as freeze_norms
 from .freezing import freeze_stages as freeze_stages
-from .export import export_onnx as export_onnx
 from .input_spec import InputSpec as InputSpec
 from .levels import FeatureLevel as FeatureLevel
-from .weights.materialize import init_non_persistent_buffers as init_non_persistent_buffers
 from .training import get_blocks as get_blocks
 from .training import layer_decay_param_groups as layer_decay_param_groups
 from .weights.loading import WeightsReport as WeightsReport
+from .weights.materialize import init_non_persistent_buffers as init_non_persistent_buffers

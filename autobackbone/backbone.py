@@ -16,8 +16,8 @@ from autobackbone.frozen import Frozen
 from autobackbone.input_spec import repeat_to
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, choose_levels, round_up
 from autobackbone.pyramid import SimplePyramid, crop, fit, pad, resample
-from autobackbone.sources.seam import NativeModel
 from autobackbone.sources.choose import choose_source
+from autobackbone.sources.seam import NativeModel
 from autobackbone.values import path_of
 from autobackbone.weights.loading import find_part, load_part
 from autobackbone.weights.model_card import model_card

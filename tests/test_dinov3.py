@@ -25,10 +25,10 @@ from autobackbone import (
     create_feature_backbone,
     load_weights,
 )
-from autobackbone.weights import files as checkpoints
 from autobackbone.names import DINOV3
 from autobackbone.sources.choose import choose_source
 from autobackbone.sources.dinov3 import source as dinov3
+from autobackbone.weights import files as checkpoints
 
 VIT, CONVNEXT = {"num_hidden_layers": 3}, {"depths": [1, 1, 2, 1]}
 TIMM_VIT, TIMM_CONVNEXT = {"depth": 3}, {"depths": (1, 1, 2, 1)}

@@ -12,9 +12,9 @@ from autobackbone import (
     WeightsError,
     create_backbone,
     create_feature_backbone,
+    export,
     export_onnx,
 )
-from autobackbone import export
 
 
 def make(name="test_resnet", **arguments):

@@ -3,22 +3,20 @@
 import difflib
 import fnmatch
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from autobackbone.catalog.store import LOG, Catalog, Row
+from autobackbone.catalog.records import ModelRecord, PublishedInput, PublishedWeights
+from autobackbone.catalog.store import LOG, Catalog
 from autobackbone.errors import ConfigError, UnknownBackboneError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, choose_levels
 from autobackbone.names import ModelRef, nearest, parse_name
-from autobackbone.sources.timm.facts import decode_levels
 from autobackbone.sources.timm.registry import learn, with_own
 from autobackbone.values import as_integer, as_items, as_python, as_real, shown
 
 SOURCES = ("timm", "dinov3")
-
-_Published = tuple[list[Any], str | None, str | None]  # input, licence and repository of weights
 
 
 @dataclass(frozen=True)
@@ -164,9 +162,9 @@ def list_backbones(
     """
     known = with_own()
     _check_kinds(pattern, pretrained_only, any_size)
-    sources = _chosen("source", source, SOURCES)
-    families = _chosen("family", family, {row["family"] for row in known.rows.values()})
-    licenses = _chosen("license", license, known.licenses)
+    sources = _chosen("source", source, lambda: SOURCES)
+    families = _chosen("family", family, lambda: known.families)
+    licenses = _chosen("license", license, lambda: known.licenses)
     wanted = _strides(strides)
     low, high = _bound("min_params", min_params), _bound("max_params", max_params)
     if low is not None and high is not None and low > high:
@@ -175,23 +173,26 @@ def list_backbones(
 
     def is_declared(name: str) -> bool:
         architecture, _, tag = name.partition(".")
-        row = known.rows[architecture]
+        record = known.records[architecture]
         return (
-            (sources is None or row.get("source", "timm") in sources)
-            and (families is None or row["family"] in families)
-            and (licenses is None or _license(row, tag) in licenses)
+            (sources is None or record.source in sources)
+            and (families is None or record.family in families)
+            and (licenses is None or _license(record, tag) in licenses)
         )
 
     def is_measured(name: str) -> bool:
-        row = _measured(known, name.partition(".")[0])
+        record = _measured(known, name.partition(".")[0])
+        params = record.params or 0
         return (
-            wanted.issubset(level[2] for level in row["levels"])
-            and (any_size is None or bool(row["levels"][-1][4]) is not any_size)
-            and (low is None or row["params"] >= low)
-            and (high is None or row["params"] <= high)
+            wanted.issubset(level.stride for level in record.levels)
+            and (any_size is None or record.levels[-1].bound is not any_size)
+            and (low is None or params >= low)
+            and (high is None or params <= high)
         )
 
-    names = [name for name in _matching(pattern, known, pretrained_only) if is_declared(name)]
+    names = _matching(pattern, known, pretrained_only)
+    if sources is not None or families is not None or licenses is not None:
+        names = [name for name in names if is_declared(name)]
     if not wanted and any_size is None and low is None and high is None:
         return names
     _announce(known, names)
@@ -233,10 +234,10 @@ def preview(
     name: str, out_indices: Sequence[int] | None = None, out_strides: Sequence[int] | None = None
 ) -> tuple[BackboneCard, tuple[FeatureLevel, ...], InputSpec]:
     """Return the card of a backbone, the levels that a request would deliver, and what it would then take as input."""
-    ref, row, published = _resolve(name)
-    ladder = decode_levels(row["levels"])
-    levels = choose_levels(ladder, out_indices, out_strides)
-    return _card(ref, row, published), levels, _input_spec(row, published, max(level.index for level in levels))
+    ref, record, weights = _resolve(name)
+    levels = choose_levels(record.levels, out_indices, out_strides)
+    spec = _input_spec(record, weights, max(level.index for level in levels))
+    return _card(ref, record, weights), levels, spec
 
 
 def summarize(name: str) -> dict[str, Any]:
@@ -246,21 +247,21 @@ def summarize(name: str) -> dict[str, Any]:
     """
     known = with_own()
     ref = _parse(known, name)
-    row = known.rows[ref.name]
-    images, license_name, hub_id = _published(ref, row)
-    levels = row.get("levels")
+    record = known.records[ref.name]
+    weights = record.weights_of(ref.tag)
+    levels = record.facts and record.facts.levels
     return {
         "name": name,
-        "source": row.get("source", "timm"),
-        "family": row["family"],
-        "params": row.get("params"),
-        "macs": row.get("macs"),
-        "strides": levels and sorted({level[2] for level in levels}),
-        "size": images[1:3],
-        "any_size": levels and not levels[-1][4],
-        "license": license_name,
-        "hub_id": hub_id,
-        "weights": 1 if ref.tag is not None else len(row["tags"]),
+        "source": record.source,
+        "family": record.family,
+        "params": record.params,
+        "macs": record.macs,
+        "strides": levels and sorted({level.stride for level in levels}),
+        "size": list((record if weights is None else weights).input.size),
+        "any_size": levels and not levels[-1].bound,
+        "license": weights and weights.license,
+        "hub_id": weights and weights.hub_id,
+        "weights": 1 if ref.tag is not None else len(record.weights),
     }
 
 
@@ -269,17 +270,18 @@ def nearest_names(text: str) -> list[str]:
     return nearest(text, with_own().tags)
 
 
-def _resolve(name: str) -> tuple[ModelRef, Row, _Published]:
+def _resolve(name: str) -> tuple[ModelRef, ModelRecord, PublishedWeights | None]:
     """Parse a name, and return all there is to know of what it means, and of the weights that it means."""
     known = with_own()
     ref = _parse(known, name)
     if ref.source in SOURCES:
-        row = _whole(known, ref.name)
-        return ref, row, _published(ref, row)
+        record = _whole(known, ref.name)
+        return ref, record, record.weights_of(ref.tag)
     from autobackbone.catalog.survey import survey
 
-    row, license_name = survey(ref)
-    return ref, row, (row["input"], license_name, ref.name if ref.source == "hf-hub" else None)
+    record, license_name = survey(ref)
+    hub_id = ref.name if ref.source == "hf-hub" else None
+    return ref, record, PublishedWeights(str(ref), "", record.input, license_name, hub_id)
 
 
 def _parse(known: Catalog, name: Any) -> ModelRef:
@@ -289,75 +291,64 @@ def _parse(known: Catalog, name: Any) -> ModelRef:
     return parse_name(name, known.tags)
 
 
-def _published(ref: ModelRef, row: Row) -> _Published:
-    """Return input, licence and repository of the weights that a reference means."""
-    tag = ref.tag if ref.tag is not None else next(iter(row["tags"]), None)
-    if tag is None:
-        return row["input"], None, None
-    images, license_name, *rest = row["tags"][tag]
-    return images, license_name, rest[0] if rest else f"timm/{ref.name}.{tag}"
-
-
-def _card(ref: ModelRef, row: Row, published: _Published) -> BackboneCard:
-    ladder = decode_levels(row["levels"])
+def _card(ref: ModelRef, record: ModelRecord, weights: PublishedWeights | None) -> BackboneCard:
+    assert record.params is not None
+    assert record.macs is not None
+    assert record.exportable is not None
+    count = len(record.levels)
     return BackboneCard(
         name=str(ref),
-        source=row.get("source", "timm"),
-        family=row["family"],
-        params=row["params"],
-        macs=row["macs"],
-        levels=choose_levels(ladder, range(len(ladder)), None),
-        input_spec=_input_spec(row, published, len(ladder) - 1),
-        divisor=ladder[-1].divisor,
-        exportable=row["exportable"],
-        license=published[1],
-        hub_id=published[2],
-        pretrained_tags=tuple(tag if ref.source == "dinov3" else f"{ref.name}.{tag}" for tag in row["tags"]),
+        source=record.source,
+        family=record.family,
+        params=record.params,
+        macs=record.macs,
+        levels=choose_levels(record.levels, range(count), None),
+        input_spec=_input_spec(record, weights, count - 1),
+        divisor=record.levels[-1].divisor,
+        exportable=record.exportable,
+        license=weights and weights.license,
+        hub_id=weights and weights.hub_id,
+        pretrained_tags=tuple(published.name for published in record.weights),
     )
 
 
-def _input_spec(row: Row, published: _Published, deepest: int) -> InputSpec:
+def _input_spec(record: ModelRecord, weights: PublishedWeights | None, deepest: int) -> InputSpec:
     """Return what a backbone that ends at a level takes as input."""
-    level = decode_levels(row["levels"])[deepest]
-    in_chans, height, width, mean, std, interpolation, crop_pct, crop_mode = published[0]
+    assert record.facts is not None
+    level = record.levels[deepest]
+    images: PublishedInput = record.input if weights is None else weights.input
     return InputSpec(
-        in_chans=in_chans,
-        size=(height, width),
-        mean=tuple(mean),
-        std=tuple(std),
-        interpolation=interpolation,
-        crop_pct=crop_pct,
-        crop_mode=crop_mode,
-        min_size=min(height, width) if level.bound else row["min_size"],
+        **images._asdict(),
+        min_size=min(images.size) if level.bound else record.facts.min_size,
         fixed_size=level.bound,
         divisor=level.divisor or 1,
     )
 
 
-def _measured(known: Catalog, name: str) -> Row:
+def _measured(known: Catalog, name: str) -> ModelRecord:
     """Return what is known of an architecture, parameters and levels among it."""
-    row = known.rows[name]
-    if "macs" in row:
-        return row
+    record = known.records[name]
+    if record.macs is not None:
+        return record
     from autobackbone.catalog.survey import measure
 
-    return learn(name, row, measure(name))
+    return learn(measure(name))
 
 
-def _whole(known: Catalog, name: str) -> Row:
+def _whole(known: Catalog, name: str) -> ModelRecord:
     """Return all there is to know of an architecture."""
-    row = _measured(known, name)
-    if "exportable" in row:
-        return row
+    record = _measured(known, name)
+    if record.exportable is not None:
+        return record
     from autobackbone.catalog.survey import is_exportable
 
-    return learn(name, row, {"exportable": is_exportable(name)})
+    return learn(replace(record, exportable=is_exportable(name)))
 
 
 def _announce(known: Catalog, names: Sequence[str]) -> None:
     """Say so if answering takes long."""
     missing = {name.partition(".")[0] for name in names}
-    missing = {name for name in missing if "macs" not in known.rows[name]}
+    missing = {name for name in missing if known.records[name].macs is None}
     if len(missing) > 1:
         LOG.warning(
             "%d architectures are not in the catalogue, and are measured now, some two seconds each. For another timm "
@@ -368,7 +359,7 @@ def _announce(known: Catalog, names: Sequence[str]) -> None:
 
 def _matching(pattern: str, known: Catalog, tagged: bool) -> list[str]:
     """Return the names that a glob or a part of a name matches, in natural order."""
-    names = known.published if tagged else list(known.rows)
+    names = known.published if tagged else list(known.records)
     pattern = pattern.lower()
     if not any(sign in pattern for sign in "*?["):
         return [name for name in names if pattern in name]
@@ -379,13 +370,13 @@ def _matching(pattern: str, known: Catalog, tagged: bool) -> list[str]:
     return [name for name in names if name in found]
 
 
-def _license(row: Row, tag: str) -> str | None:
-    """Return the licence of the weights with a tag, or of the default ones."""
-    values = row["tags"].get(tag) if tag else next(iter(row["tags"].values()), None)
-    return None if values is None else values[1]
+def _license(record: ModelRecord, tag: str) -> str | None:
+    """Return the license of the weights with a tag, or of the default ones."""
+    weights = record.weights_of(tag or None)
+    return weights and weights.license
 
 
-def _chosen(name: str, given: Any, there_are: Iterable[str]) -> frozenset[str] | None:
+def _chosen(name: str, given: Any, list_known: Callable[[], Iterable[str]]) -> frozenset[str] | None:
     """Return the values of a filter; ConfigError if one is none of those that there are."""
     if given is None:
         return None
@@ -394,7 +385,7 @@ def _chosen(name: str, given: Any, there_are: Iterable[str]) -> frozenset[str] |
     if not values:
         msg = f"{name}={shown(given)} names nothing; leave it out, or name at least one."
         raise ConfigError(msg)
-    known = sorted(there_are)
+    known = sorted(list_known())
     for value in values:
         if not isinstance(value, str) or value not in known:
             close = difflib.get_close_matches(shown(value).strip("'").lower(), known, n=3)

@@ -6,16 +6,23 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+
+from autobackbone.catalog.encoding import (
+    SCHEMA,
+    Encoded,
+    Records,
+    check_row,
+    encode_record,
+    join_inputs,
+    split_inputs,
+    tagged_name,
+)
+from autobackbone.catalog.records import ModelRecord
 
 FILE = Path(__file__).with_name("catalog.json")
-# Of the form of the file, and of the way in which backbones are measured: what is in caches of another is not used.
-SCHEMA = 2
 LOG = logging.getLogger("autobackbone")
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,31 +33,33 @@ class Catalog:
     ----------
     timm
         The version of timm that it holds for.
-    rows
-        By name, in natural order. Of each: ``family``; ``source`` if that is not timm; ``input``: channels, height,
-        width, mean, std, interpolation, crop_pct and crop_mode of the default weights; ``tags``: of each published
-        weights, its default first, input, licence and, if it is not the usual one, repository. As far as it was
-        measured: ``params``, ``macs``, ``exportable``, and the fields of `sources.timm_facts.encode`.
+    records
+        By name, in natural order.
     """
 
     timm: str
-    rows: dict[str, Row] = field(default_factory=dict)
+    records: Records = field(default_factory=Records)
 
     @functools.cached_property
     def tags(self) -> Mapping[str, tuple[str, ...]]:
         """Every timm architecture, with the tags of its published weights."""
-        return {name: tuple(row["tags"]) for name, row in self.rows.items() if "source" not in row}
+        return self.records.tags()
 
     @functools.cached_property
     def published(self) -> list[str]:
-        """Names of all published weights in natural order; DINOv3's by the names of the models."""
-        tagged = [f"{name}.{tag}" for name, tags in self.tags.items() for tag in tags]
-        return sorted((*tagged, *(name for name in self.rows if name not in self.tags)), key=natural_key)
+        """Names of all published weights in natural order; those without tags by the names of the models."""
+        tagged = [tagged_name(name, tag) for name, tags in self.tags.items() for tag in tags]
+        return sorted((*tagged, *(name for name in self.records if name not in self.tags)), key=natural_key)
+
+    @functools.cached_property
+    def families(self) -> frozenset[str]:
+        """Modules of timm, and model types of transformers."""
+        return frozenset(record.family for record in self.records.values())
 
     @functools.cached_property
     def licenses(self) -> frozenset[str]:
-        """Licences that weights are published under."""
-        return frozenset(values[1] for row in self.rows.values() for values in row["tags"].values() if values[1])
+        """Licenses that weights are published under."""
+        return frozenset(w.license for record in self.records.values() for w in record.weights if w.license)
 
 
 def natural_key(name: str) -> list[int | str]:
@@ -73,41 +82,21 @@ def read(path: Path) -> Catalog:
         if held["schema"] != SCHEMA:
             msg = f"{str(path)!r} is a catalogue of schema {held['schema']!r}, not {SCHEMA}"
             raise ValueError(msg)
-        inputs = held["inputs"]
-        rows: dict[str, Row] = held["backbones"]
+        rows: dict[str, Encoded] = held["backbones"]
+        join_inputs(rows, held["inputs"])
         for row in rows.values():
-            row["input"] = inputs[row["input"]]
-            row["tags"] = {tag: [inputs[values[0]], *values[1:]] for tag, values in row["tags"].items()}
-            check_facts(row)
-        return Catalog(held["timm"], rows)
+            check_row(row)
+        return Catalog(held["timm"], Records(rows))
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as err:
         msg = f"{str(path)!r} is damaged, or no catalogue ({type(err).__name__})"
         raise ValueError(msg) from err
 
 
-def check_facts(row: Row) -> None:
-    """Raise what `read` takes for damage, if what was measured is not of the form that it is to be."""
-    numbers = [row[key] for key in ("params", "macs", "min_size") if key in row]
-    numbers += [level[i] for level in row.get("levels", ()) for i in range(6)]
-    whole = ("macs" not in row or "params" in row) and ("levels" in row) is ("min_size" in row)
-    if not whole or not isinstance(row.get("family", ""), str) or not all(isinstance(n, int) for n in numbers):
-        msg = "not the form of a row"
-        raise TypeError(msg)
-
-
 def write(path: Path, catalog: Catalog) -> None:
     """Write a catalogue at once: who reads meanwhile sees the old file or the new one."""
-    rows = {name: catalog.rows[name] for name in sorted(catalog.rows, key=natural_key)}
-    given = [values for row in rows.values() for values in (row["input"], *(tag[0] for tag in row["tags"].values()))]
-    inputs = sorted({json.dumps(values) for values in given})
-    number = {text: i for i, text in enumerate(inputs)}
-
-    def line(row: Row) -> str:
-        tags = {tag: [number[json.dumps(values[0])], *values[1:]] for tag, values in row["tags"].items()}
-        values = {key: row[key] for key in sorted(row)} | {"input": number[json.dumps(row["input"])], "tags": tags}
-        return json.dumps(values, separators=(",", ":"))
-
-    lines = [f"{json.dumps(name)}:{line(row)}" for name, row in rows.items()]
+    names = sorted(catalog.records, key=natural_key)
+    inputs, rows = split_inputs({name: encode_record(catalog.records[name]) for name in names})
+    lines = [f"{json.dumps(name)}:{json.dumps(row, separators=(',', ':'))}" for name, row in rows.items()]
     head = f'"schema":{SCHEMA},"timm":{json.dumps(catalog.timm)}'
     tables = (("inputs", "[]", ",\n".join(inputs)), ("backbones", "{}", ",\n".join(lines)))
     parts = (f'"{name}":{ends[0]}\n{body}\n{ends[1]}' for name, ends, body in tables)
@@ -158,7 +147,7 @@ def cached(version: str) -> Catalog | None:
     except (OSError, ValueError) as err:
         LOG.warning("%s; it is made again.", err)
         return None
-    return found if found.timm == version and found.rows else None
+    return found if found.timm == version and found.records else None
 
 
 def remember(catalog: Catalog) -> None:
@@ -169,13 +158,21 @@ def remember(catalog: Catalog) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=10):
-            held: dict[str, Row] = {}
+            held = Records()
             with contextlib.suppress(OSError, ValueError):
-                held = read(path).rows
-            rows = {name: held.get(name, {}) | row for name, row in catalog.rows.items()}
-            write(path, Catalog(catalog.timm, held | rows))
+                held = read(path).records
+            both = {name: joined(held.get(name), record) for name, record in catalog.records.items()}
+            write(path, Catalog(catalog.timm, held | Records(both)))
     except OSError as err:  # a lock that is not had in time is one, too
         _warn_once(path.parent, err.strerror or "another process holds its lock")
+
+
+def joined(old: ModelRecord | None, new: ModelRecord) -> ModelRecord:
+    """Return a record with what an older one knows besides."""
+    if old is None:
+        return new
+    measured = ("facts", "params", "macs", "exportable")
+    return replace(new, **{name: getattr(old, name) for name in measured if getattr(new, name) is None})
 
 
 def keep(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +14,56 @@ from torch.export import export
 from torch.utils.flop_counter import FlopCounterMode
 
 from autobackbone.backbone import FeatureBackbone
-from autobackbone.catalog import store as catalog
-from autobackbone.catalog.store import Catalog, Row
+from autobackbone.catalog import store
+from autobackbone.catalog.encoding import Records
+from autobackbone.catalog.records import ModelFacts, ModelRecord
+from autobackbone.catalog.store import Catalog
 from autobackbone.config import FeatureBackboneConfig
 from autobackbone.create import create_backbone, create_feature_backbone
 from autobackbone.errors import ConfigError, UnsupportedError
 from autobackbone.names import DINOV3, ModelRef
-from autobackbone.sources.timm.facts import encode, encode_levels
 from autobackbone.sources.timm.measure import meta_device
-from autobackbone.sources.timm.registry import declared, input_of, measured, timm_version
+from autobackbone.sources.timm.registry import declared, input_of, measured, timm_version, with_own
 from autobackbone.sources.timm.source import TimmSource
 
 _Progress = Callable[[int, int, str], None]
 
 
-def measure(name: str) -> Row:
-    """Measure levels, sizes, parameters and MACs of a backbone, as the catalogue holds them."""
+def measure(name: str) -> ModelRecord:
+    """Measure levels, sizes, parameters and MACs of a backbone."""
+    record = with_own().records[name]
     if name in DINOV3:
         with meta_device():
-            ladder = _whole(name).ladder
-        facts: Row = {"levels": encode_levels(ladder), "min_size": 1}
+            facts = ModelFacts(_whole(name).ladder, min_size=1)
     else:
-        facts = encode(measured(name))
-    return facts | count(name)
+        facts = measured(name)
+    return count(replace(record, facts=facts))
 
 
-def survey(ref: ModelRef) -> tuple[Row, str | None]:
+def survey(ref: ModelRef) -> tuple[ModelRecord, str | None]:
     """Measure what a config on the Hub or in a folder describes; returns that and the licence."""
     source = TimmSource(ref, FeatureBackboneConfig(str(ref), pretrained=False))
-    row = source.row() | count(str(ref)) | {"exportable": is_exportable(str(ref))}
+    record = replace(count(source.record(), str(ref)), exportable=is_exportable(str(ref)))
     with meta_device():
         spec = _whole(str(ref)).input_spec
-    row["input"] = input_of(spec.to_dict() | {"input_size": (spec.in_chans, *spec.size)})
-    return row, source.published.get("license")
+    images = input_of(spec.to_dict() | {"input_size": (spec.in_chans, *spec.size)})
+    return replace(record, input=images), source.published.get("license")
 
 
-def count(name: str) -> Row:
+def count(record: ModelRecord, name: str | None = None) -> ModelRecord:
     """Count the parameters of a backbone without a head, and the multiply-accumulates of one image of its default size.
 
     They are what `torch.utils.flop_counter.FlopCounterMode` counts, by two: convolutions and matrix products, those of
     attention among them.
+
+    Parameters
+    ----------
+    record
+        What is known of it.
+    name
+        To create it by, if that is not the record's.
     """
+    name = record.name if name is None else name
     with meta_device():
         try:
             network: Any = create_backbone(name, pretrained=False).eval()
@@ -63,7 +73,8 @@ def count(name: str) -> Row:
         network.requires_grad_(requires_grad=False)  # what is counted is a forward pass, whatever the mode
         with FlopCounterMode(display=False) as counter:
             network(images)
-        return {"params": sum(p.numel() for p in network.parameters()), "macs": counter.get_total_flops() // 2}
+        params = sum(p.numel() for p in network.parameters())
+        return replace(record, params=params, macs=counter.get_total_flops() // 2)
 
 
 def is_exportable(name: str) -> bool:
@@ -103,46 +114,48 @@ def build(path: Path | None = None, *, fresh: bool = False, progress: _Progress 
     """
     version = timm_version()
     if path is None:
-        path = catalog.cache_path(version)
+        path = store.cache_path(version)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
     if not path.parent.is_dir():
         msg = f"There is no folder {str(path.parent)!r} to write the catalogue to; make it first, or name another."
         raise ConfigError(msg)
-    made = Catalog(version, declared())
-    for name, row in made.rows.items():
-        made.rows[name] = {key: row[key] for key in ("source", "family", "input", "tags") if key in row}
+    made = Catalog(version, Records({name: _unmeasured(record) for name, record in declared().items()}))
     if not fresh:
-        for name, row in _held(path, version).items():
-            if name in made.rows:
-                made.rows[name] = row | made.rows[name]
+        for name, held in _held(path, version).items():
+            if name in made.records:
+                made.records.put(store.joined(held, made.records[name]))
     _complete(made, path, progress or (lambda *_: None))
-    catalog.write(path, made)
+    store.write(path, made)
     return path
 
 
-def _held(path: Path, version: str) -> dict[str, Row]:
+def _unmeasured(record: ModelRecord) -> ModelRecord:
+    return replace(record, facts=None, params=None, macs=None, exportable=None)
+
+
+def _held(path: Path, version: str) -> Records:
     if not path.exists():
-        return {}
+        return Records()
     try:
-        held = catalog.read(path)
+        held = store.read(path)
     except ValueError as err:
         msg = f"{err}; remove it, or measure everything again."
         raise ConfigError(msg) from err
-    return held.rows if held.timm == version else {}
+    return held.records if held.timm == version else Records()
 
 
 def _complete(made: Catalog, path: Path, progress: _Progress) -> None:
     """Measure what is missing, and save it now and then."""
-    missing = [name for name, row in made.rows.items() if "macs" not in row]
-    total = len(made.rows)
-    for i, (name, row) in enumerate(_in_parallel(measure, missing), 1):
-        made.rows[name] |= row
+    missing = [name for name, record in made.records.items() if record.macs is None]
+    total = len(made.records)
+    for i, (name, record) in enumerate(_in_parallel(measure, missing), 1):
+        made.records.put(store.joined(record, made.records[name]))
         progress(total - len(missing) + i, total, name)
         if i % 50 == 0:
-            catalog.write(path, made)
+            store.write(path, made)
     alike = kinds(made)
-    unknown = [names[0] for names in alike if any("exportable" not in made.rows[name] for name in names)]
+    unknown = [names[0] for names in alike if any(made.records[name].exportable is None for name in names)]
     answers: dict[str, bool] = {}
     for name, answer in _in_parallel(is_exportable, unknown):
         answers[name] = answer
@@ -150,17 +163,16 @@ def _complete(made: Catalog, path: Path, progress: _Progress) -> None:
     for names in alike:
         if names[0] in answers:
             for name in names:
-                made.rows[name]["exportable"] = answers[names[0]]
+                made.records.put(replace(made.records[name], exportable=answers[names[0]]))
 
 
 def kinds(made: Catalog) -> list[list[str]]:
-    """Return the backbones by kind: of one family, with the same ladder of strides; the quickest of each kind first."""
-    found: dict[Any, list[str]] = {}
-    for name in sorted(made.rows, key=lambda name: (made.rows[name]["macs"], name)):
-        row = made.rows[name]
-        ladder = tuple(dict.fromkeys((level[2], level[4]) for level in row["levels"]))
-        found.setdefault((row["family"], ladder), []).append(name)
-    return list(found.values())
+    """Return the backbones by kind: of one family, with the same strides; the quickest of each kind first."""
+    names_by_kind: dict[Any, list[str]] = {}
+    for record in sorted(made.records.values(), key=lambda record: (record.macs or 0, record.name)):
+        strides = tuple(dict.fromkeys((level.stride, level.bound) for level in record.levels))
+        names_by_kind.setdefault((record.family, strides), []).append(record.name)
+    return list(names_by_kind.values())
 
 
 def _in_parallel(function: Callable[[str], Any], names: Iterable[str]) -> Iterator[tuple[str, Any]]:

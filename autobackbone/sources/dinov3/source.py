@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTConfig, DINOv3ViTModel
 
-from autobackbone.catalog.store import Row
+from autobackbone.catalog.records import ModelRecord, PublishedInput, PublishedWeights
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import BackboneError, ConfigError, UnsupportedError, WeightsError
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel
 from autobackbone.names import DINOV3, DINOV3_REPOS, ModelRef
-from autobackbone.sources.seam import NativeModel
 from autobackbone.sources.dinov3.names import StateDict, to_transformers
 from autobackbone.sources.published import check_published
+from autobackbone.sources.seam import NativeModel
 from autobackbone.sources.unused import make_buffers
 from autobackbone.values import MAX_COUNT, as_integer, shown
 from autobackbone.weights.building import build_from, is_loading
@@ -76,15 +76,15 @@ _FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeErr
 _COUNTS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")
 
 
-def declared_row(name: str) -> Row:
-    """Return what is published of a model, as the catalogue holds it: the weights that the name means first."""
+def declared_record(name: str) -> ModelRecord:
+    """Return what is published of a model: the weights that the name means first."""
     repos = sorted((repo for repo, short in DINOV3_REPOS.items() if short == name), key=lambda r: r != DINOV3[name])
-    kind: Any = DINOv3ViTConfig if name in _VITS else DINOv3ConvNextConfig
-    tags = {}
+    weights = []
     for repo in repos:
         mean, std = _WEB if repo == DINOV3[name] else _SATELLITE
-        tags[repo] = [[3, *_SIZE, list(mean), list(std), *_PROCESSING], LICENSE, repo]
-    return {"source": "dinov3", "family": kind.model_type, "input": tags[repos[0]][0], "tags": tags}
+        weights.append(PublishedWeights(repo, repo, PublishedInput(3, _SIZE, mean, std, *_PROCESSING), LICENSE, repo))
+    kind: Any = DINOv3ViTConfig if name in _VITS else DINOv3ConvNextConfig
+    return ModelRecord(name, "dinov3", kind.model_type, weights[0].input, tuple(weights))
 
 
 class DINOv3Source:

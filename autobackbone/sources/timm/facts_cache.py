@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autobackbone.catalog import store as catalog
-from autobackbone.sources.timm.facts import TimmFacts, decode, encode
+from autobackbone.catalog import store
+from autobackbone.catalog.encoding import check_row, decode_facts, encode_facts
+from autobackbone.catalog.records import ModelFacts
 from autobackbone.sources.timm.registry import is_released, own, timm_version
 
-_known: dict[Any, TimmFacts] = {}
+_known: dict[Any, ModelFacts] = {}
 
 
-def remembered(architecture: str, arguments: Mapping[str, Any], measure: Callable[[], TimmFacts]) -> TimmFacts:
+def remembered(architecture: str, arguments: Mapping[str, Any], measure: Callable[[], ModelFacts]) -> ModelFacts:
     """Return what `measure` finds of an architecture with some arguments, which is called if that is not known.
 
     Parameters
@@ -57,18 +58,18 @@ def spell(value: Any) -> str | None:
 def _path(version: str, architecture: str, text: str) -> Path:
     """Return a file of its own for each, which processes can write at once without regard for each other."""
     name = hashlib.sha256(f"{architecture} {text}".encode()).hexdigest()
-    return catalog.cache_path(version).with_suffix("") / f"{name}.json"
+    return store.cache_path(version).with_suffix("") / f"{name}.json"
 
 
-def _kept(path: Path, what: str, measure: Callable[[], TimmFacts]) -> TimmFacts:
+def _kept(path: Path, what: str, measure: Callable[[], ModelFacts]) -> ModelFacts:
     """Return what a file holds; if that is nothing, or damaged, what is measured now, and keep it there."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         if held["of"] == what:
-            catalog.check_facts(held["facts"])
-            return decode(held["facts"])
+            check_row(held["facts"])
+            return decode_facts(held["facts"])
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         pass  # what is damaged is made again
     facts = measure()
-    catalog.keep(path, json.dumps({"of": what, "facts": encode(facts)}))
+    store.keep(path, json.dumps({"of": what, "facts": encode_facts(facts)}))
     return facts

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autobackbone.catalog.records import ModelFacts
 from autobackbone.errors import UnsupportedError
 from autobackbone.levels import NativeLevel, ceil_div, round_up
-from autobackbone.sources.timm.facts import TimmFacts
 from autobackbone.sources.timm.network import Levels, unused_parameters
 from autobackbone.sources.timm.shapes import quick_shapes
 from autobackbone.sources.timm.trial_sizes import closest_stride, divisors_to_try, sizes_to_try
@@ -32,10 +32,10 @@ _Size = tuple[int, int]
 _Shapes = list[tuple[int, int, int]]  # channels, height, width by level
 
 # Ways of timm's to accept any size, tried in this order.
-_KNOBS: tuple[dict[str, bool], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
+_ANY_SIZE_KWARGS: tuple[dict[str, bool], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
 
 
-def measure(create: Callable[..., nn.Module]) -> TimmFacts:
+def measure(create: Callable[..., nn.Module]) -> ModelFacts:
     """Measure an architecture on the meta device.
 
     Parameters
@@ -45,7 +45,7 @@ def measure(create: Callable[..., nn.Module]) -> TimmFacts:
 
     Returns
     -------
-    TimmFacts
+    ModelFacts
         What a forward pass at several sizes showed; declared channels and strides are not trusted.
     """
     with meta_device():
@@ -76,15 +76,15 @@ class _Measurement:
         self.cuts = [i for i, s in enumerate(self.strides) if self.strides[i + 1 : i + 2] != [s]]
         self.nets: dict[Any, nn.Module | None] = {}
         self.shapes: dict[Any, _Shapes | None] = {}
-        self.knobs: dict[str, bool] = {}
+        self.any_size_kwargs: dict[str, bool] = {}
         self.square = False
         self.patch: int | None = None
         self.scale = 1
         self._find_usual()
-        self.knobs, self.large = self._find_knobs()
+        self.any_size_kwargs, self.large = self._find_any_size_kwargs()
         self.usual, self.built = self._find_usual()
 
-    def facts(self) -> TimmFacts:
+    def facts(self) -> ModelFacts:
         shapes = self._maps(self.cuts[-1], self.usual, bound=self.built) or []
         self._correct_strides()
         self.divisors = divisors_to_try(self.strides, *self.grids)
@@ -96,14 +96,14 @@ class _Measurement:
             module = self.declared[i]["module"]
             levels.append(NativeLevel(i, shape[0], self.strides[i], divisor, bound, exact_here, module))
         pooled_divisor, pooled_min_size = self._pooled(levels)
-        return TimmFacts(
+        return ModelFacts(
             levels=tuple(levels),
             min_size=self._min_size(levels),
             square=self.square,
-            knobs=self.knobs,
+            any_size_kwargs=self.any_size_kwargs,
             output_fmt="NCHW" if self.patch is None else "NLC",
             norm_channels=self._norm_channels(self._images(self.usual)),
-            branches=self._branches(self._images(self.usual)),
+            has_unused_params=self._has_unused_params(self._images(self.usual)),
             any_channels=self._takes_any_channels(shapes),
             pooled_divisor=pooled_divisor,
             pooled_min_size=pooled_min_size,
@@ -122,13 +122,13 @@ class _Measurement:
         msg = f"timm's {self.kind} ran at no size that was tried, from {self.default} on."
         raise UnsupportedError(msg)
 
-    def _find_knobs(self) -> tuple[dict[str, bool], _Size | None]:
+    def _find_any_size_kwargs(self) -> tuple[dict[str, bool], _Size | None]:
         """Return the first way of timm's by which the whole network takes any of several sizes, and such a size."""
-        for knobs in _KNOBS:
-            self.knobs = knobs
+        for any_size_kwargs in _ANY_SIZE_KWARGS:
+            self.any_size_kwargs = any_size_kwargs
             for divisor in reversed(self.divisors):
                 if self._follows(self.cuts[-1], divisor):
-                    return knobs, self._trials(divisor)[-1]
+                    return any_size_kwargs, self._trials(divisor)[-1]
         return {}, None
 
     def _correct_strides(self) -> None:
@@ -238,7 +238,7 @@ class _Measurement:
         Its last layers may need more: those of GhostNetV2 pool maps by two, and others merge cells.
         """
         deepest = levels[-1]
-        model = self.create(**self.knobs).eval()
+        model = self.create(**self.any_size_kwargs).eval()
         if deepest.bound or not hasattr(model, "get_classifier"):
             return 0, 0
 
@@ -260,7 +260,9 @@ class _Measurement:
         """Whether the network takes images of another number of channels; transforms of colors may not."""
         channels = self.in_chans + 1
         images = torch.empty(2, channels, *self.usual)
-        arguments = self.knobs | ({"img_size": self.usual} if self.built and self.usual != self.default else {})
+        arguments = self.any_size_kwargs | (
+            {"img_size": self.usual} if self.built and self.usual != self.default else {}
+        )
         with warnings.catch_warnings(), contextlib.suppress(*FAILURES), torch.no_grad():
             warnings.simplefilter("ignore")  # what timm only warns of may work
             model = self.create(**arguments, in_chans=channels)
@@ -273,7 +275,7 @@ class _Measurement:
         net = self._net(self.cuts[-1])
         assert net is not None, "the network was built before"
         without = {name for name, _ in net.named_parameters()}
-        normed = Levels(self.create(**self.knobs), [self.cuts[-1]], norm=True, patch=self.patch).train()
+        normed = Levels(self.create(**self.any_size_kwargs), [self.cuts[-1]], norm=True, patch=self.patch).train()
         try:
             unused = unused_parameters(normed, x)
             channels = normed(x)[0].shape[1]
@@ -282,16 +284,16 @@ class _Measurement:
         used = any(name not in without and name not in unused for name, _ in normed.named_parameters())
         return channels if used else 0
 
-    def _branches(self, x: Tensor) -> bool:
+    def _has_unused_params(self, x: Tensor) -> bool:
         """Whether the deepest map of some network leaves a parameter of it without a gradient."""
         nets = [self._net(cut) for cut in self.cuts]
         return any(net is not None and unused_parameters(net.train(), x, last_only=True) for net in nets)
 
     def _net(self, cut: int, img_size: _Size | None = None) -> nn.Module | None:
         """Return the network that ends at `cut` and gives every level up to there; ``None`` if it cannot be."""
-        key = (cut, tuple(self.knobs), self.patch, img_size)
+        key = (cut, tuple(self.any_size_kwargs), self.patch, img_size)
         if key not in self.nets:
-            arguments = self.knobs | ({} if img_size is None else {"img_size": img_size})
+            arguments = self.any_size_kwargs | ({} if img_size is None else {"img_size": img_size})
             try:
                 net = Levels(self.create(**arguments), range(cut + 1), patch=self.patch).eval()
             except FAILURES:
@@ -302,10 +304,10 @@ class _Measurement:
     def _maps(self, cut: int, size: _Size, *, bound: bool = False, batch: int = 2) -> _Shapes | None:
         """Return the shapes of the maps up to `cut`, from a network built for `size` if `bound`; ``None``: refused."""
         for deeper in (c for c in reversed(self.cuts) if c >= cut):  # its first levels are the same network
-            shapes = self.shapes.get((deeper, tuple(self.knobs), self.patch, size, bound, batch))
+            shapes = self.shapes.get((deeper, tuple(self.any_size_kwargs), self.patch, size, bound, batch))
             if shapes is not None:
                 return shapes[: cut + 1]
-        key = (cut, tuple(self.knobs), self.patch, size, bound, batch)
+        key = (cut, tuple(self.any_size_kwargs), self.patch, size, bound, batch)
         if key not in self.shapes:
             net = self._net(cut, size if bound and size != self.default else None)
             self.shapes[key] = None

@@ -4,12 +4,14 @@ import functools
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from autobackbone.catalog import store as catalog
-from autobackbone.catalog.store import Catalog, Row, natural_key
+from autobackbone.catalog import store
+from autobackbone.catalog.encoding import Records, tagged_name
+from autobackbone.catalog.records import ModelFacts, ModelRecord, PublishedInput, PublishedWeights
+from autobackbone.catalog.store import Catalog, natural_key
 from autobackbone.names import DINOV3
-from autobackbone.sources.timm.facts import TimmFacts, decode, encode
 
 
 def timm_version() -> str:
@@ -28,12 +30,12 @@ def timm_version() -> str:
 def current() -> Catalog:
     """Return the catalogue of the installed timm: the shipped one, or what is known so far of another version."""
     version = timm_version()
-    known = catalog.shipped()
+    known = store.shipped()
     if known is not None and known.timm == version:
         return known
-    found = catalog.cached(version) if is_released(version) else None
+    found = store.cached(version) if is_released(version) else None
     if found is None:
-        found = Catalog(version, declared())
+        found = Catalog(version, Records(declared()))
         _remember(found)
     return found
 
@@ -45,7 +47,7 @@ def is_released(version: str) -> bool:
 
 def _remember(found: Catalog) -> None:
     if is_released(found.timm):
-        catalog.remember(found)
+        store.remember(found)
 
 
 def with_own() -> Catalog:
@@ -56,8 +58,8 @@ def with_own() -> Catalog:
 
 @functools.lru_cache(maxsize=1)
 def _with_own(mine: tuple[tuple[str, Callable[..., Any]], ...]) -> Catalog:
-    rows = current().rows | {name: declared_row(name) for name, _ in mine}
-    return Catalog(current().timm, {name: rows[name] for name in sorted(rows, key=natural_key)})
+    records = current().records | Records({name: declared_record(name) for name, _ in mine})
+    return Catalog(current().timm, records.sorted_by(natural_key))
 
 
 def own() -> dict[str, Callable[..., Any]]:
@@ -69,28 +71,35 @@ def own() -> dict[str, Callable[..., Any]]:
     return {name: build for name, build in builders.items() if not build.__module__.startswith("timm.models")}
 
 
-def learn(name: str, row: Row, values: Row) -> Row:
-    """Add what was measured of a backbone to its row, and keep it for later processes."""
-    row |= values
+def learn(record: ModelRecord) -> ModelRecord:
+    """Take what was measured of a backbone into the catalogue, and keep it for later processes; returns it."""
+    with_own().records.put(record)
     known = current()
-    if known is not catalog.shipped() and name not in own():  # what a user registered may be another one tomorrow
-        _remember(Catalog(known.timm, {name: row}))
-    return row
+    if record.name not in own():  # what a user registered may be another one tomorrow
+        known.records.put(record)
+        if known is not store.shipped():
+            _remember(Catalog(known.timm, Records({record.name: record})))
+    return record
 
 
-def facts_of(architecture: str) -> TimmFacts:
+def facts_of(architecture: str) -> ModelFacts:
     """Look up the facts of an architecture in its plain form; measure them if they are not known."""
-    row = with_own().rows.get(architecture, {})
-    return decode(row if "levels" in row else learn(architecture, row, encode(measured(architecture))))
+    record = with_own().records.get(architecture)
+    if record is None:
+        return measured(architecture)
+    if record.facts is None:
+        record = learn(replace(record, facts=measured(architecture)))
+    assert record.facts is not None
+    return record.facts
 
 
-def measured(architecture: str) -> TimmFacts:
+def measured(architecture: str) -> ModelFacts:
     """Measure an architecture in its plain form."""
     return _measured(architecture, own().get(architecture))
 
 
 @functools.cache
-def _measured(architecture: str, _builder: Callable[..., Any] | None) -> TimmFacts:
+def _measured(architecture: str, _builder: Callable[..., Any] | None) -> ModelFacts:
     import timm
 
     from autobackbone.sources.timm.measure import measure
@@ -137,17 +146,16 @@ def architectures() -> Mapping[str, tuple[str, ...]]:
     return _Registry()
 
 
-def declared_row(architecture: str) -> Row:
+def declared_record(architecture: str) -> ModelRecord:
     """Return what timm says of an architecture: its module, and the published weights."""
     default = published_cfg(architecture)
     tags = sorted(architectures()[architecture], key=lambda tag: tag != default.get("tag"))
-    row: Row = {"family": family(architecture), "input": input_of(default), "tags": {}}
+    weights = []
     for tag in tags:
-        cfg = published_cfg(f"{architecture}.{tag}")
-        usual = f"timm/{architecture}.{tag}"
-        hub_id = cfg.get("hf_hub_id")
-        row["tags"][tag] = [input_of(cfg), cfg.get("license"), *([] if hub_id == usual else [hub_id])]
-    return row
+        name = tagged_name(architecture, tag)
+        cfg = published_cfg(name)
+        weights.append(PublishedWeights(name, tag, input_of(cfg), cfg.get("license"), cfg.get("hf_hub_id")))
+    return ModelRecord(architecture, "timm", family(architecture), input_of(default), tuple(weights))
 
 
 def published_cfg(name: str) -> dict[str, Any]:
@@ -165,21 +173,29 @@ def family(architecture: str) -> str:
     return str(timm.model_entrypoint(architecture).__module__).rpartition(".")[2]
 
 
-def input_of(cfg: Mapping[str, Any]) -> list[Any]:
-    """Return the input of published weights, as the catalogue holds it."""
-    mode = cfg.get("crop_mode") or "center"
-    return [*cfg["input_size"], list(cfg["mean"]), list(cfg["std"]), cfg["interpolation"], cfg["crop_pct"], mode]
+def input_of(cfg: Mapping[str, Any]) -> PublishedInput:
+    """Return the input of published weights."""
+    in_chans, height, width = cfg["input_size"]
+    return PublishedInput(
+        in_chans=in_chans,
+        size=(height, width),
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        interpolation=cfg["interpolation"],
+        crop_pct=cfg["crop_pct"],
+        crop_mode=cfg.get("crop_mode") or "center",
+    )
 
 
-def declared() -> dict[str, Row]:
-    """Return a row for every backbone, with what can be known without measuring."""
+def declared() -> dict[str, ModelRecord]:
+    """Return a record for every backbone, with what can be known without measuring."""
     mine = own()
-    rows = {name: declared_row(name) for name in architectures() if name not in mine}
-    known = catalog.shipped()
+    records = {name: declared_record(name) for name in architectures() if name not in mine}
+    known = store.shipped()
     if known is not None:
-        rows |= {name: known.rows[name] for name in DINOV3}
+        records |= {name: known.records[name] for name in DINOV3}
     else:
         from autobackbone.sources.dinov3 import source as dinov3  # transformers takes seconds to import
 
-        rows |= {name: dinov3.declared_row(name) for name in DINOV3}
-    return {name: rows[name] for name in sorted(rows, key=natural_key)}
+        records |= {name: dinov3.declared_record(name) for name in DINOV3}
+    return {name: records[name] for name in sorted(records, key=natural_key)}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autobackbone.catalog.store import Row
+from autobackbone.catalog.records import ModelFacts, ModelRecord
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import (
     ConfigError,
@@ -26,7 +26,6 @@ from autobackbone.sources.timm.arguments import check_taken, told, unexpected
 from autobackbone.sources.timm.building import Recipe, convert
 from autobackbone.sources.timm.config import arguments_of, overlay_of, portable_arguments, resolve, with_saved
 from autobackbone.sources.timm.dilation import create_model
-from autobackbone.sources.timm.facts import TimmFacts, encode
 from autobackbone.sources.timm.facts_cache import remembered
 from autobackbone.sources.timm.input import check_pooled_input, drop_size_checks
 from autobackbone.sources.timm.measure import measure, meta_device
@@ -85,10 +84,10 @@ class TimmSource:
             return self.facts.levels
         return tuple(replace(level, channels=channels) for level in self.facts.levels)
 
-    def row(self) -> Row:
+    def record(self) -> ModelRecord:
         """Return what is known of it, as the catalogue holds it."""
-        declared = {"family": family(self.architecture), "input": input_of(self.published), "tags": {}}
-        return declared | encode(self.facts)
+        images = input_of(self.published)
+        return ModelRecord(self.architecture, "timm", family(self.architecture), images, (), self.facts)
 
     def build(self, indices: tuple[int, ...]) -> NativeModel:
         """Build the backbone up to the deepest of `indices`, which are ascending.
@@ -103,7 +102,7 @@ class TimmSource:
         deepest = self.levels[indices[-1]]
         built = self._built_size(deepest)
         module, report = self._loaded(built, indices)
-        if self.facts.branches:
+        if self.facts.has_unused_params:
             self._set_unused_aside(module, deepest, built)
         if built is None:
             drop_size_checks(module)
@@ -129,7 +128,7 @@ class TimmSource:
                 f"pooled form does not pad; use img_size={built}."
             )
             raise InputSizeError(msg)
-        if self.facts.knobs and self.config.img_size is None and _rounded(self._size, deepest) != self._size:
+        if self.facts.any_size_kwargs and self.config.img_size is None and _rounded(self._size, deepest) != self._size:
             built = self._size  # not whole patches (384 pixels by 14): as timm has it, for this size alone
         model, report = self._loaded(built)
         if not hasattr(model, "get_classifier"):
@@ -165,7 +164,7 @@ class TimmSource:
     def _size(self) -> tuple[int, int]:
         return self.config.img_size or self.default_size
 
-    def _facts(self, shaping: dict[str, Any]) -> TimmFacts:
+    def _facts(self, shaping: dict[str, Any]) -> ModelFacts:
         """Look the facts up, or measure them where the released ones do not hold."""
         facts = self._measured(shaping) if shaping else facts_of(self.architecture)
         usual = tuple(self.published["input_size"][1:])
@@ -179,7 +178,7 @@ class TimmSource:
             if is_chosen:  # XCiT is built for whole patches only, and then takes images of any size
                 sizes.append(_rounded(self._size, replace(deepest, divisor=deepest.stride)))
             for size in sizes:
-                built = facts.knobs | {"img_size": size}
+                built = facts.any_size_kwargs | {"img_size": size}
                 try:
                     facts = self._measured(shaping | built)
                 except ConfigError as err:
@@ -207,10 +206,10 @@ class TimmSource:
             )
             raise UnsupportedError(msg)
 
-    def _measured(self, shaping: dict[str, Any]) -> TimmFacts:
-        def create(**knobs: Any) -> nn.Module:
+    def _measured(self, shaping: dict[str, Any]) -> ModelFacts:
+        def create(**any_size_kwargs: Any) -> nn.Module:
             with told(self.architecture, shaping):
-                model: nn.Module = create_model(self.architecture, num_classes=0, **(shaping | knobs))
+                model: nn.Module = create_model(self.architecture, num_classes=0, **(shaping | any_size_kwargs))
             return model
 
         with told(self.architecture, shaping):
@@ -332,7 +331,7 @@ class TimmSource:
 
     def _model_arguments(self, built: tuple[int, int] | None) -> dict[str, Any]:
         """Return the arguments that make the headless timm model."""
-        arguments = self.saved | self.arguments | (self.facts.knobs if built is None else {})
+        arguments = self.saved | self.arguments | (self.facts.any_size_kwargs if built is None else {})
         arguments |= {"in_chans": self.config.in_chans, "num_classes": self.num_classes}
         arguments |= {k: v for k in ("drop_rate", "drop_path_rate") if (v := getattr(self.config, k))}
         if built is not None and (self.config.img_size is not None or self._saved_size is not None):

@@ -1,0 +1,187 @@
+"""Encoding: records as the JSON values of the catalog's file. Only this module knows values by their position."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from autobackbone.catalog.records import ModelFacts, ModelRecord, PublishedInput, PublishedWeights
+from autobackbone.levels import NativeLevel
+
+# Of the form of the file, and of the way in which backbones are measured: what is in caches of another is not used.
+SCHEMA = 3
+
+Encoded = dict[str, Any]
+_USUAL_SOURCE = "timm"  # of records that do not name another
+_COUNTS = ("params", "macs", "exportable")
+_USUAL_FACTS = ModelFacts(levels=(), min_size=0)
+_FACTS = tuple(f.name for f in fields(ModelFacts) if f.name not in ("levels", "min_size"))
+
+
+class Records(Mapping[str, ModelRecord]):
+    """Records by name; those of a file are decoded when they are asked for.
+
+    Parameters
+    ----------
+    values
+        Records, or encoded ones with their inputs in place, in order.
+    """
+
+    def __init__(self, values: Mapping[str, ModelRecord | Encoded] | None = None) -> None:
+        self._values: dict[str, ModelRecord | Encoded] = dict(values or {})
+
+    def __getitem__(self, name: str) -> ModelRecord:
+        value = self._values[name]
+        if isinstance(value, dict):
+            value = self._values[name] = decode_record(name, value)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __or__(self, other: "Records") -> "Records":
+        return Records(self._values | other._values)
+
+    def sorted_by(self, key: Callable[[str], Any]) -> "Records":
+        """Return the same in the order of the names."""
+        return Records({name: self._values[name] for name in sorted(self._values, key=key)})
+
+    def put(self, record: ModelRecord) -> None:
+        """Replace what is known of a backbone, or add it."""
+        self._values[record.name] = record
+
+    def tags(self) -> dict[str, tuple[str, ...]]:
+        """Return the tags of the published weights of every timm architecture, without decoding anything."""
+        tags = {}
+        for name, value in self._values.items():
+            if isinstance(value, dict):
+                if "source" not in value:
+                    tags[name] = tuple(value["tags"])
+            elif value.source == _USUAL_SOURCE:
+                tags[name] = tuple(weights.tag for weights in value.weights)
+        return tags
+
+
+def decode_record(name: str, row: Encoded) -> ModelRecord:
+    """Return the record of a row whose inputs are in place."""
+    return ModelRecord(
+        name=name,
+        source=row.get("source", _USUAL_SOURCE),
+        family=row["family"],
+        input=row["input"],
+        weights=tuple(_decode_weights(name, tag, values) for tag, values in row["tags"].items()),
+        facts=decode_facts(row) if "levels" in row else None,
+        **{key: row.get(key) for key in _COUNTS},
+    )
+
+
+def encode_record(record: ModelRecord) -> Encoded:
+    """Return a record as JSON values, with its inputs in place."""
+    row: Encoded = {} if record.source == _USUAL_SOURCE else {"source": record.source}
+    row |= {"family": record.family, "input": record.input}
+    row["tags"] = {weights.tag: _encode_weights(record.name, weights) for weights in record.weights}
+    if record.facts is not None:
+        row |= encode_facts(record.facts)
+    return row | {key: getattr(record, key) for key in _COUNTS if getattr(record, key) is not None}
+
+
+def decode_facts(row: Mapping[str, Any]) -> ModelFacts:
+    """Return the facts that a row holds; other values are ignored."""
+    known = {name: row[name] for name in _FACTS if name in row}
+    return ModelFacts(levels=_decode_levels(row["levels"]), min_size=row["min_size"], **known)
+
+
+def encode_facts(facts: ModelFacts) -> Encoded:
+    """Return facts as JSON values, without those that are as usual."""
+    values = {name: getattr(facts, name) for name in _FACTS}
+    row = {"levels": _encode_levels(facts.levels), "min_size": facts.min_size}
+    return row | {name: value for name, value in values.items() if value != getattr(_USUAL_FACTS, name)}
+
+
+def check_row(row: Encoded) -> None:
+    """Raise TypeError, or what reading does, if what was measured is not of the form that it is to be."""
+    numbers = [row[key] for key in ("params", "macs", "min_size") if key in row]
+    numbers += [level[i] for level in row.get("levels", ()) for i in range(6)]
+    whole = ("macs" not in row or "params" in row) and ("levels" in row) is ("min_size" in row)
+    if not whole or not isinstance(row.get("family", ""), str) or not all(isinstance(n, int) for n in numbers):
+        msg = "not the form of a row"
+        raise TypeError(msg)
+
+
+def join_inputs(rows: Mapping[str, Encoded], inputs: list[list[Any]]) -> None:
+    """Put the inputs that rows name by number in their places."""
+    decoded = list(map(_decode_input, inputs))
+    for row in rows.values():
+        row["input"] = decoded[row["input"]]
+        row["tags"] = {tag: [decoded[values[0]], *values[1:]] for tag, values in row["tags"].items()}
+
+
+def split_inputs(rows: Mapping[str, Encoded]) -> tuple[list[str], dict[str, Encoded]]:
+    """Return the inputs of rows as texts, each once and in order, and the rows with their numbers; keys in order."""
+    inputs = {row["input"] for row in rows.values()} | {tag[0] for row in rows.values() for tag in row["tags"].values()}
+    texts = {values: json.dumps(_encode_input(values)) for values in inputs}
+    number = {values: i for i, values in enumerate(sorted(inputs, key=texts.__getitem__))}
+
+    def numbered(row: Encoded) -> Encoded:
+        tags = {tag: [number[values[0]], *values[1:]] for tag, values in row["tags"].items()}
+        return {key: row[key] for key in sorted(row)} | {"input": number[row["input"]], "tags": tags}
+
+    return sorted(texts.values()), {name: numbered(row) for name, row in rows.items()}
+
+
+def _decode_input(values: list[Any]) -> PublishedInput:
+    in_chans, height, width, mean, std, interpolation, crop_pct, crop_mode = values
+    return PublishedInput(in_chans, (height, width), tuple(mean), tuple(std), interpolation, crop_pct, crop_mode)
+
+
+def _encode_input(values: PublishedInput) -> list[Any]:
+    processing = (values.interpolation, values.crop_pct, values.crop_mode)
+    return [values.in_chans, *values.size, list(values.mean), list(values.std), *processing]
+
+
+def _decode_weights(model: str, tag: str, values: list[Any]) -> PublishedWeights:
+    images, license_name, *rest = values
+    hub_id = rest[0] if rest else _usual_repo(model, tag)
+    return PublishedWeights(tagged_name(model, tag), tag, images, license_name, hub_id)
+
+
+def _encode_weights(model: str, weights: PublishedWeights) -> list[Any]:
+    row = [weights.input, weights.license]
+    return row if weights.hub_id == _usual_repo(model, weights.tag) else [*row, weights.hub_id]
+
+
+def tagged_name(model: str, tag: str) -> str:
+    """Return the name that means weights with a tag: a tag that is a repository is a name of its own."""
+    return tag if "/" in tag else f"{model}.{tag}"
+
+
+def _usual_repo(model: str, tag: str) -> str:
+    return f"timm/{model}.{tag}"
+
+
+def _encode_levels(levels: tuple[NativeLevel, ...]) -> list[list[Any]]:
+    """Return levels as JSON values: how many consecutive ones are alike, and what they are."""
+    rows: list[list[Any]] = []
+    for level in levels:
+        pattern = ".".join("{}" if p == str(level.index) else p for p in level.module.split("."))
+        row = [level.channels, level.stride, level.divisor, int(level.bound), int(level.exact), pattern]
+        if rows and rows[-1][1:] == row:
+            rows[-1][0] += 1
+        else:
+            rows.append([1, *row])
+    return rows
+
+
+def _decode_levels(rows: list[list[Any]]) -> tuple[NativeLevel, ...]:
+    levels: list[NativeLevel] = []
+    for count, channels, stride, divisor, bound, exact, pattern in rows:
+        for _ in range(count):
+            i = len(levels)
+            levels.append(NativeLevel(i, channels, stride, divisor, bool(bound), bool(exact), pattern.format(i)))
+    return tuple(levels)
