@@ -1,6 +1,6 @@
 #!/usr/bin/env -S uv run --script
 # /// script
-# dependencies = ["nox>=2025.5.1", "uv>=0.9"]
+# dependencies = ["nox>=2025.5.1"]
 # ///
 """Sessions. ``nox`` runs the tests; ``nox -s zoo lint types docs`` the rest of what CI runs."""
 
