@@ -1,3 +1,7 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# dependencies = ["nox>=2025.5.1"]
+# ///
 """Sessions. ``nox`` runs the tests; ``nox -s zoo lint types docs`` the rest of what CI runs."""
 
 import shutil
@@ -24,6 +28,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the test suite, and report the lines and branches that it does not reach."""
+    _install(session, "test")
+    reports = ("--cov", "--cov-report=term", "--cov-report=xml")
+    session.run("pytest", "-n", "2", "--dist", "loadscope", "-m", "not zoo", *reports, *session.posargs)
+
+
+@nox.session
 def zoo(session: nox.Session) -> None:
     """Check every architecture of timm's registry on the meta device, and measure the whole catalogue anew."""
     _install(session, "test")
@@ -36,6 +48,8 @@ def lint(session: nox.Session) -> None:
     _install(session, "lint", project=False)
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("codespell")
+    session.run("lint-imports")
 
 
 @nox.session
@@ -79,3 +93,7 @@ def build(session: nox.Session) -> None:
     session.install("build", "twine")
     session.run("python", "-m", "build")
     session.run("twine", "check", "--strict", "dist/*", external=False)
+
+
+if __name__ == "__main__":
+    nox.main()

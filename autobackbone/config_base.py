@@ -153,7 +153,7 @@ class Config:
             self._keep("img_size", as_size(self.img_size), "(height, width) in pixels, or one integer for a square")
         if self.weights is not None:
             self._keep("weights", as_path(self.weights), "the path of a weights file")
-        kwargs = self.extra_kwargs
+        kwargs: object = self.extra_kwargs  # a user may give anything
         is_mapping = isinstance(kwargs, Mapping) and all(isinstance(k, str) for k in kwargs)
         self._check(is_mapping, "extra_kwargs", "a mapping of argument names to values")
         self._set("extra_kwargs", plain(kwargs, "extra_kwargs", opaque=_may_stay))

@@ -110,7 +110,9 @@ class _Tracer(nn.Module):
             rest = {name: p for name, p in parameters.items() if name not in found}
             if rest:
                 ones = torch.ones_like(y)
-                grads = torch.autograd.grad(y, list(rest.values()), ones, retain_graph=True, allow_unused=True)
+                grads: tuple[Tensor | None, ...] = torch.autograd.grad(
+                    y, list(rest.values()), ones, retain_graph=True, allow_unused=True
+                )
                 found |= {name: level for name, grad in zip(rest, grads, strict=True) if grad is not None}
         return {name: found.get(name, len(maps) - 1) for name in parameters}
 

@@ -65,5 +65,6 @@ def unused_parameters(levels: nn.Module, x: Tensor, *, last_only: bool = False) 
     """Return the names of the parameters that require a gradient and get none from the sum of the maps."""
     named = [(name, p) for name, p in levels.named_parameters() if p.requires_grad]
     maps = levels(x)[-1:] if last_only else levels(x)
-    grads = torch.autograd.grad(maps, [p for _, p in named], [torch.ones_like(m) for m in maps], allow_unused=True)
+    weights, ones = [p for _, p in named], [torch.ones_like(m) for m in maps]
+    grads: tuple[Tensor | None, ...] = torch.autograd.grad(maps, weights, ones, allow_unused=True)
     return [name for (name, _), grad in zip(named, grads, strict=True) if grad is None]
