@@ -16,7 +16,7 @@ from autobackbone.frozen import Frozen
 from autobackbone.input_spec import repeat_to
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, choose_levels, round_up
 from autobackbone.pyramid import SimplePyramid, crop, fit, pad, resample
-from autobackbone.sources.choose import choose_source
+from autobackbone.sources.choose import make_plan
 from autobackbone.sources.seam import NativeModel
 from autobackbone.values import path_of
 from autobackbone.weights.loading import find_part, load_part
@@ -344,10 +344,10 @@ class FeatureBackbone(nn.Module):
 
     @classmethod
     def _from_config(cls, config: FeatureBackboneConfig) -> Self:
-        source = choose_source(config)
-        assert isinstance(source.config, FeatureBackboneConfig)
-        config = source.config
-        ladder = source.levels
+        plan = make_plan(config)
+        assert isinstance(plan.config, FeatureBackboneConfig)
+        config = plan.config
+        ladder = plan.levels
         levels = choose_levels(
             ladder,
             config.out_indices,
@@ -357,7 +357,7 @@ class FeatureBackbone(nn.Module):
             output_stride=config.output_stride,
         )
         indices = [level.index for level in levels]
-        native = source.build(tuple(sorted(set(indices))))
+        native = plan.build(tuple(sorted(set(indices))))
         by_index = choose_levels(ladder, indices, None) if len(set(indices)) == len(indices) else ()
         if by_index == levels:
             config = config.replace(out_indices=tuple(indices), out_strides=None, pyramid_channels=None)

@@ -13,7 +13,7 @@ from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError, WeightsError, WeightsMismatchError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
-from autobackbone.sources.choose import choose_source
+from autobackbone.sources.choose import make_plan
 from autobackbone.values import path_of, shown
 from autobackbone.weights.files import find_files, read_checkpoint
 from autobackbone.weights.loading import WeightsReport, apply_weights, find_part, find_weights, load_part
@@ -103,7 +103,7 @@ def create_backbone(cfg: BackboneConfig | str, **overrides: Any) -> nn.Module:
     (2048, 23508032)
     """
     with torch.inference_mode(mode=False):  # it can be trained, whatever mode it was made in
-        native = choose_source(_config(BackboneConfig, cfg, overrides)).build_pooled()
+        native = make_plan(_config(BackboneConfig, cfg, overrides)).build_pooled()
     model: Any = native.module
     model.input_spec = native.input_spec
     model.weights_report = native.weights_report

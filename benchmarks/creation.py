@@ -45,8 +45,8 @@ save_file(timm.create_model({name!r}).state_dict(), {path!r})
 _MAKE_DINOV3 = """
 from transformers import AutoModel
 from autobackbone import FeatureBackboneConfig
-from autobackbone.sources.choose import choose_source
-AutoModel.from_config(choose_source(FeatureBackboneConfig({name!r})).hf_config).save_pretrained({folder!r})
+from autobackbone.sources.choose import make_plan
+AutoModel.from_config(make_plan(FeatureBackboneConfig({name!r})).hf_config).save_pretrained({folder!r})
 """
 _CASES = [
     ("vit_large_patch16_224", _MAKE_TIMM, _TIMM, "model.forward_features(image)"),

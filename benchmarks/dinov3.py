@@ -14,7 +14,7 @@ from overhead import ratio, timer
 from transformers import DINOv3ViTBackbone
 
 from autobackbone import FeatureBackboneConfig, create_feature_backbone
-from autobackbone.sources.choose import choose_source
+from autobackbone.sources.choose import make_plan
 
 INDICES = (2, 5, 8)
 
@@ -26,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     print(f"transformers {transformers.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    config = choose_source(FeatureBackboneConfig("dinov3_vits16")).hf_config
+    config = make_plan(FeatureBackboneConfig("dinov3_vits16")).hf_config
     config.set_output_features_output_indices(out_features=None, out_indices=[i + 1 for i in INDICES])
     theirs = DINOv3ViTBackbone(config).eval()
     ours = create_feature_backbone("dinov3_vits16", pretrained=False, out_indices=INDICES).eval()

@@ -19,7 +19,8 @@ from autobackbone.catalog.encoding import Records, decode_facts, encode_facts
 from autobackbone.catalog.store import Catalog
 from autobackbone.cli import main
 from autobackbone.names import DINOV3
-from autobackbone.sources.dinov3.source import declared_record
+from autobackbone.sources import known
+from autobackbone.sources.dinov3.published import declared_record
 from autobackbone.sources.timm import registry
 
 SHIPPED = catalog.read(catalog.FILE)
@@ -34,7 +35,7 @@ BEGIN = (
 @pytest.fixture
 def elsewhere(monkeypatch, tmp_path):
     """Keep what is measured in a folder of the test's own, and forget it in memory."""
-    caches = (catalog.shipped, registry.current, registry._with_own, registry._measured)
+    caches = (catalog.shipped, known.current, known._with_own, known._measured)
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(catalog, "cache_path", lambda version: tmp_path / "cache" / f"catalog-timm-{version}.json")
@@ -52,8 +53,8 @@ def another_timm(monkeypatch, elsewhere):
 
 def forget():
     """Forget what is known of the installed timm, as a new process would."""
-    registry.current.cache_clear()
-    registry._measured.cache_clear()
+    known.current.cache_clear()
+    known._measured.cache_clear()
 
 
 # ---- the file
@@ -150,7 +151,7 @@ def test_parameters_and_macs_are_those_that_torchvision_publishes(name, same):
 
 
 def test_facts_survive_the_way_into_the_file_and_back():
-    facts = registry.measured("test_coatnet")
+    facts = known.measured("test_coatnet")
     assert decode_facts(json.loads(json.dumps(encode_facts(facts)))) == facts
 
 

@@ -26,8 +26,8 @@ from autobackbone import (
     load_weights,
 )
 from autobackbone.names import DINOV3
-from autobackbone.sources.choose import choose_source
-from autobackbone.sources.dinov3 import source as dinov3
+from autobackbone.sources.choose import make_plan
+from autobackbone.sources.dinov3 import vit
 from autobackbone.weights import files as checkpoints
 
 VIT, CONVNEXT = {"num_hidden_layers": 3}, {"depths": [1, 1, 2, 1]}
@@ -48,7 +48,7 @@ X = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 def _hf(name, **changes):
     """Return transformers' own model, with weights that show what is used and what is not."""
-    source = choose_source(FeatureBackboneConfig(name, pretrained=False, extra_kwargs=_cut(name) | changes))
+    source = make_plan(FeatureBackboneConfig(name, pretrained=False, extra_kwargs=_cut(name) | changes))
     torch.manual_seed(3)
     model = AutoModel.from_config(source.hf_config).eval()
     for tensor_name, p in model.named_parameters():
@@ -329,8 +329,8 @@ def test_a_classifier_is_saved_and_loaded(tmp_path, monkeypatch):
     assert 0 < float(new.head.weight.detach().std()) < 0.1
     assert new.weights_report.missing == ("head.weight", "head.bias")
     built = []
-    kind = dinov3.DINOv3ViTModel
-    monkeypatch.setattr(dinov3, "DINOv3ViTModel", lambda config: built.append(config) or kind(config))
+    kind = vit.DINOv3ViTModel
+    monkeypatch.setattr(vit, "DINOv3ViTModel", lambda config: built.append(config) or kind(config))
     create_backbone("dinov3_vits16", weights=tmp_path / "model.safetensors", **fields)
     assert len(built) == 1
 
@@ -434,7 +434,7 @@ def test_autocast():
 
 
 def test_configs_of_transformers_are_what_is_built():
-    source = choose_source(FeatureBackboneConfig("dinov3_vits16", extra_kwargs={"attn_implementation": "eager"}))
+    source = make_plan(FeatureBackboneConfig("dinov3_vits16", extra_kwargs={"attn_implementation": "eager"}))
     assert isinstance(source.hf_config, DINOv3ViTConfig)
     assert source.hf_config._attn_implementation == "eager"
-    assert isinstance(choose_source(FeatureBackboneConfig("dinov3_convnext_base")).hf_config, DINOv3ConvNextConfig)
+    assert isinstance(make_plan(FeatureBackboneConfig("dinov3_convnext_base")).hf_config, DINOv3ConvNextConfig)

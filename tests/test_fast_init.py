@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autobackbone import create_backbone, create_feature_backbone
-from autobackbone.sources.timm.source import TimmSource
+from autobackbone.sources.timm.source import TimmPlan
 from autobackbone.weights.building import SkipInit, build_loaded
 
 NESTED = {"vit_small_resnet50d_s16_224"}  # timm has it fetch the weights of its ResNet as well
@@ -35,14 +35,14 @@ def test_equal_to_timms_own_creation(family, tmp_path, monkeypatch):
     else:
         slow = made
     built = []
-    create = TimmSource._create
+    create = TimmPlan._create
 
     def counted(*args):
         if torch.get_default_device().type != "meta":
             built.append(args)
         return create(*args)
 
-    monkeypatch.setattr(TimmSource, "_create", counted)
+    monkeypatch.setattr(TimmPlan, "_create", counted)
 
     if published:
         extra = family.extra_kwargs | {"pretrained_cfg_overlay": overlay}

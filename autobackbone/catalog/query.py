@@ -13,7 +13,7 @@ from autobackbone.errors import ConfigError, UnknownBackboneError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, choose_levels
 from autobackbone.names import ModelRef, nearest, parse_name
-from autobackbone.sources.timm.registry import learn, with_own
+from autobackbone.sources.known import learn, with_own
 from autobackbone.values import as_integer, as_items, as_python, as_real, shown
 
 SOURCES = ("timm", "dinov3")
@@ -274,14 +274,13 @@ def _resolve(name: str) -> tuple[ModelRef, ModelRecord, PublishedWeights | None]
     """Parse a name, and return all there is to know of what it means, and of the weights that it means."""
     known = with_own()
     ref = _parse(known, name)
-    if ref.source in SOURCES:
+    if ref.name in known.records:
         record = _whole(known, ref.name)
         return ref, record, record.weights_of(ref.tag)
     from autobackbone.catalog.survey import survey
 
-    record, license_name = survey(ref)
-    hub_id = ref.name if ref.source == "hf-hub" else None
-    return ref, record, PublishedWeights(str(ref), "", record.input, license_name, hub_id)
+    record = survey(str(ref))
+    return ref, replace(record, weights=()), record.weights_of(None)
 
 
 def _parse(known: Catalog, name: Any) -> ModelRef:

@@ -16,41 +16,33 @@ from torch.utils.flop_counter import FlopCounterMode
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.catalog import store
 from autobackbone.catalog.encoding import Records
-from autobackbone.catalog.records import ModelFacts, ModelRecord
+from autobackbone.catalog.records import ModelRecord
 from autobackbone.catalog.store import Catalog
-from autobackbone.config import FeatureBackboneConfig
 from autobackbone.create import create_backbone, create_feature_backbone
 from autobackbone.errors import ConfigError, UnsupportedError
-from autobackbone.names import DINOV3, ModelRef
+from autobackbone.sources.choose import describe
+from autobackbone.sources.known import declared
 from autobackbone.sources.timm.measure import meta_device
-from autobackbone.sources.timm.registry import declared, input_of, measured, timm_version, with_own
-from autobackbone.sources.timm.source import TimmSource
+from autobackbone.sources.timm.registry import input_of, timm_version
 
 _Progress = Callable[[int, int, str], None]
 
 
 def measure(name: str) -> ModelRecord:
     """Measure levels, sizes, parameters and MACs of a backbone."""
-    record = with_own().records[name]
-    if name in DINOV3:
-        with meta_device():
-            facts = ModelFacts(_whole(name).ladder, min_size=1)
-    else:
-        facts = measured(name)
-    return count(replace(record, facts=facts))
+    return count(describe(name), name)
 
 
-def survey(ref: ModelRef) -> tuple[ModelRecord, str | None]:
-    """Measure what a config on the Hub or in a folder describes; returns that and the licence."""
-    source = TimmSource(ref, FeatureBackboneConfig(str(ref), pretrained=False))
-    record = replace(count(source.record(), str(ref)), exportable=is_exportable(str(ref)))
+def survey(name: str) -> ModelRecord:
+    """Measure all that a record has room for, of a config on the Hub or in a folder."""
+    record = replace(measure(name), exportable=is_exportable(name))
     with meta_device():
-        spec = _whole(str(ref)).input_spec
+        spec = _whole(name).input_spec
     images = input_of(spec.to_dict() | {"input_size": (spec.in_chans, *spec.size)})
-    return replace(record, input=images), source.published.get("license")
+    return replace(record, input=images, weights=tuple(w._replace(input=images) for w in record.weights))
 
 
-def count(record: ModelRecord, name: str | None = None) -> ModelRecord:
+def count(record: ModelRecord, name: str) -> ModelRecord:
     """Count the parameters of a backbone without a head, and the multiply-accumulates of one image of its default size.
 
     They are what `torch.utils.flop_counter.FlopCounterMode` counts, by two: convolutions and matrix products, those of
@@ -61,9 +53,8 @@ def count(record: ModelRecord, name: str | None = None) -> ModelRecord:
     record
         What is known of it.
     name
-        To create it by, if that is not the record's.
+        To create it by.
     """
-    name = record.name if name is None else name
     with meta_device():
         try:
             network: Any = create_backbone(name, pretrained=False).eval()

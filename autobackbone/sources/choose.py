@@ -1,32 +1,34 @@
-"""From a config to the source that has its model."""
+"""From a name or a config to the source that has its model."""
 
+from autobackbone.catalog.records import ModelRecord
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError
-from autobackbone.names import parse_name
-from autobackbone.sources.seam import Source
-from autobackbone.sources.timm.config import check_saved_arguments
+from autobackbone.names import ModelRef, parse_name
+from autobackbone.sources.seam import Plan, Source
 from autobackbone.sources.timm.registry import architectures
 from autobackbone.sources.timm.source import TimmSource
 
 
-def choose_source(config: BackboneConfig | FeatureBackboneConfig) -> Source:
-    """Return the source of the model that a config names.
+def make_plan(config: BackboneConfig | FeatureBackboneConfig) -> Plan:
+    """Return how the model that a config names is built.
 
     Raises
     ------
     UnknownBackboneError
         If the name fits no backbone.
     ConfigError
-        If `config` holds an argument that cannot be honoured.
+        If `config` holds an argument that cannot be honored.
     UnsupportedError
         If the architecture lacks an ability asked for.
     """
     ref = parse_name(config.model_name, architectures())
-    if ref.source == "dinov3":
-        from autobackbone.sources.dinov3.source import DINOv3Source  # transformers takes seconds to import
+    return _source_of(ref).plan(ref, config)
 
-        return DINOv3Source(ref, config)
-    return TimmSource(ref, config)
+
+def describe(name: str) -> ModelRecord:
+    """Return what a source declares and measures of a model; see `Source.describe`."""
+    ref = parse_name(name, architectures())
+    return _source_of(ref).describe(ref)
 
 
 def check_saved(config: FeatureBackboneConfig, where: str) -> None:
@@ -47,12 +49,16 @@ def check_saved(config: FeatureBackboneConfig, where: str) -> None:
         If it names a folder or another repository, or sets what a file may not.
     """
     ref = parse_name(config.model_name, architectures())
-    if ref.source == "dinov3":
-        from autobackbone.sources.dinov3 import source as dinov3  # transformers takes seconds to import
-
-        dinov3.check_saved_arguments(ref.name, config.extra_kwargs, where)
-    elif ref.source == "timm":
-        check_saved_arguments(ref.name, config.extra_kwargs, where)
-    else:
+    source = _source_of(ref)
+    if ref.source != source.name:
         msg = f"{where} sets model_name={config.model_name!r}; a saved backbone names an architecture, and no place."
         raise ConfigError(msg)
+    source.check_saved(ref, config.extra_kwargs, where)
+
+
+def _source_of(ref: ModelRef) -> Source:
+    if ref.source == "dinov3":
+        from autobackbone.sources.dinov3.source import DINOv3Source  # transformers takes seconds to import
+
+        return DINOv3Source()
+    return TimmSource()

@@ -1,15 +1,19 @@
-"""Sources: the one seam between this package and the libraries that hold the models.
+"""The seam between this package and the libraries that hold the models.
 
-What crosses it: a reference and a config go in; NCHW maps, levels and an `InputSpec` come out.
+A `Source` is a library. It answers two questions: `Source.describe`, what is known of a model without building it, and
+`Source.plan`, which native levels a request can choose from and how the model is built. What is built comes back as a
+`NativeModel`. Above the seam nothing knows which library it was.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from autobackbone.catalog.records import ModelRecord
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import NativeLevel
+from autobackbone.names import ModelRef
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,6 +22,49 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
+    """A library that has models.
+
+    Attributes
+    ----------
+    name
+        What the catalog calls it.
+    """
+
+    name: str
+
+    def describe(self, ref: ModelRef) -> ModelRecord:
+        """Return what the library declares of a model, and what is measured of it: its native levels and sizes.
+
+        Raises
+        ------
+        UnknownBackboneError
+            If a config on the Hub or in a folder names an architecture that the library does not have.
+        WeightsError
+            If such a config cannot be had.
+        """
+
+    def plan(self, ref: ModelRef, config: BackboneConfig | FeatureBackboneConfig) -> "Plan":
+        """Return how a model is built.
+
+        Raises
+        ------
+        ConfigError
+            If `config` holds an argument that cannot be honored.
+        UnsupportedError
+            If the architecture lacks an ability asked for.
+        """
+
+    def check_saved(self, ref: ModelRef, extra_kwargs: Mapping[str, Any], where: str) -> None:
+        """Refuse arguments of a saved config that a file may not set.
+
+        Raises
+        ------
+        ConfigError
+            If there is one; `where` is what the file is called in the message.
+        """
+
+
+class Plan(Protocol):
     """A reference and a config, resolved: what there is before anything is built.
 
     Attributes

@@ -21,7 +21,7 @@ from autobackbone import (
     create_feature_backbone,
     load_weights,
 )
-from autobackbone.sources.choose import choose_source
+from autobackbone.sources.choose import make_plan
 
 INDEX = "model.safetensors.index.json"
 
@@ -134,7 +134,7 @@ def test_a_damaged_config(repo, backbone, model, tmp_path, load, error):
 
 
 def test_a_damaged_config_of_images(hub, tmp_path):
-    source = choose_source(FeatureBackboneConfig("dinov3_vits16"))
+    source = make_plan(FeatureBackboneConfig("dinov3_vits16"))
     content = {"size": {"height": 64, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     hub.repos[source.repo] = Repo({"preprocessor_config.json": json.dumps(content).encode()})
     published = ((0.5,) * 3, (0.25,) * 3, (64, 32))

@@ -15,9 +15,9 @@ from exceptions import ENCODERS, EXCEPTIONS, THREE_CHANNELS
 
 from autobackbone import InputSizeError, UnsupportedError, create_backbone, create_feature_backbone
 from autobackbone.levels import ceil_div, round_up
+from autobackbone.sources.known import facts_of
 from autobackbone.sources.timm import measure as timm_measure
 from autobackbone.sources.timm import source as timm_source
-from autobackbone.sources.timm.registry import facts_of
 
 pytestmark = pytest.mark.zoo
 

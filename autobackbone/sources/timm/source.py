@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autobackbone.catalog.records import ModelFacts, ModelRecord
+from autobackbone.catalog.records import ModelFacts, ModelRecord, PublishedWeights
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import (
     ConfigError,
@@ -21,16 +21,24 @@ from autobackbone.errors import (
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel, round_up
 from autobackbone.names import ModelRef
+from autobackbone.sources.known import facts_of, measured
 from autobackbone.sources.seam import NativeModel
 from autobackbone.sources.timm.arguments import check_taken, told, unexpected
 from autobackbone.sources.timm.building import Recipe, convert
-from autobackbone.sources.timm.config import arguments_of, overlay_of, portable_arguments, resolve, with_saved
+from autobackbone.sources.timm.config import (
+    arguments_of,
+    check_saved_arguments,
+    overlay_of,
+    portable_arguments,
+    resolve,
+    with_saved,
+)
 from autobackbone.sources.timm.dilation import create_model
 from autobackbone.sources.timm.facts_cache import remembered
 from autobackbone.sources.timm.input import check_pooled_input, drop_size_checks
 from autobackbone.sources.timm.measure import measure, meta_device
 from autobackbone.sources.timm.network import Levels, unused_parameters
-from autobackbone.sources.timm.registry import facts_of, family, input_of, published_cfg
+from autobackbone.sources.timm.registry import declared_record, family, input_of, published_cfg
 from autobackbone.sources.unused import make_buffers
 from autobackbone.weights.building import SkipInit, build_from, build_loaded, is_loading
 from autobackbone.weights.files import fetch_weights, find_files, read_checkpoint
@@ -41,6 +49,26 @@ from autobackbone.weights.materialize import watch
 
 
 class TimmSource:
+    """timm."""
+
+    name = "timm"
+
+    def describe(self, ref: ModelRef) -> ModelRecord:
+        """Return what timm declares of a model, and what is measured of it."""
+        if ref.source != self.name:
+            return self.plan(ref, FeatureBackboneConfig(str(ref), pretrained=False)).describe()
+        return replace(declared_record(ref.name), facts=measured(ref.name))
+
+    def plan(self, ref: ModelRef, config: BackboneConfig | FeatureBackboneConfig) -> "TimmPlan":
+        """Return how a config is built; `TimmPlan` says what can go wrong."""
+        return TimmPlan(ref, config)
+
+    def check_saved(self, ref: ModelRef, extra_kwargs: Mapping[str, Any], where: str) -> None:
+        """Refuse what a saved config says beyond the arguments of an architecture."""
+        check_saved_arguments(ref.name, extra_kwargs, where)
+
+
+class TimmPlan:
     """A timm reference and a config, resolved.
 
     Raises
@@ -84,10 +112,12 @@ class TimmSource:
             return self.facts.levels
         return tuple(replace(level, channels=channels) for level in self.facts.levels)
 
-    def record(self) -> ModelRecord:
-        """Return what is known of it, as the catalogue holds it."""
+    def describe(self) -> ModelRecord:
+        """Return what is known of the config on the Hub or in a folder, and of the weights beside it."""
         images = input_of(self.published)
-        return ModelRecord(self.architecture, "timm", family(self.architecture), images, (), self.facts)
+        hub_id = self.ref.name if self.ref.source == "hf-hub" else None
+        weights = PublishedWeights(str(self.ref), "", images, self.published.get("license"), hub_id)
+        return ModelRecord(self.architecture, "timm", family(self.architecture), images, (weights,), self.facts)
 
     def build(self, indices: tuple[int, ...]) -> NativeModel:
         """Build the backbone up to the deepest of `indices`, which are ascending.

@@ -1,0 +1,120 @@
+"""What DINOv3's ViTs and ConvNeXts have in common."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from autobackbone.input_spec import InputSpec
+from autobackbone.levels import NativeLevel
+
+WITH_LAST = (99999,)  # in timm's patterns: belongs to the layer before
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the two kinds of network.
+
+    Attributes
+    ----------
+    config_class
+        transformers' config.
+    create
+        Makes transformers' model of its config.
+    levels_network, pooled_network
+        What is made of that: maps by level, or pooled features.
+    has_final_norm
+        Whether maps can be taken through the final norm.
+    published_arguments
+        A model's name to the arguments of the config that make it.
+    native_levels
+        A config to its native levels.
+    shallow_arguments
+        Arguments, the whole config and a number of levels to the arguments of a network that ends there.
+    tensor_names
+        Names of a shallow network's tensors and the whole config to the names of the whole network's.
+    """
+
+    config_class: Any
+    create: Callable[[Any], Any]
+    levels_network: Callable[..., nn.Module]
+    pooled_network: Callable[..., nn.Module]
+    has_final_norm: bool
+    published_arguments: Callable[[str], dict[str, Any]]
+    native_levels: Callable[[Any], tuple[NativeLevel, ...]]
+    shallow_arguments: Callable[[dict[str, Any], Any, int], dict[str, Any]]
+    tensor_names: Callable[[Sequence[str], Any], Iterator[str]]
+
+
+class Network(nn.Module):
+    """A network that is run block by block, each recomputed in the backward pass if asked for."""
+
+    grad_checkpointing = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns that tell layers by the names of parameters, as timm's models do."""
+        raise NotImplementedError
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters that are not to be decayed, as timm's models do."""
+        return set()
+
+    def run(self, block: nn.Module, x: Tensor, **kwargs: Any) -> Tensor:
+        """Run a block, under checkpointing if that is on."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            block = partial(checkpoint, block, use_reentrant=False)  # type: ignore[assignment]
+        return block(x, **kwargs)  # type: ignore[no-any-return]
+
+
+class Pooled(Network):
+    """What timm's models have around their features, for transformers' models."""
+
+    num_features: int
+
+    def add_head(self, input_spec: InputSpec, num_classes: int, drop_rate: float) -> None:
+        """Add dropout and a head."""
+        self.input_spec = input_spec
+        self.head_hidden_size = self.num_features
+        self.head_drop = nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a new linear one with `num_classes` outputs, or by none if that is 0."""
+        self.num_classes = num_classes
+        if num_classes == 0:
+            self.head: nn.Module = nn.Identity()
+            return
+        like = next(self.parameters())
+        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        nn.init.trunc_normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        self.head = head
+
+    def get_classifier(self) -> nn.Module:
+        """Return the head; ``nn.Identity`` if there is none."""
+        return self.head
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the features before pooling."""
+        raise NotImplementedError
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Pool features to ``(B, num_features)``."""
+        raise NotImplementedError
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool features, and classify them unless `pre_logits`."""
+        pooled = self.head_drop(self.pool(features))
+        return pooled if pre_logits else self.head(pooled)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` images to ``(B, num_features)``, or to ``(B, num_classes)`` with a head."""
+        return self.forward_head(self.forward_features(x))

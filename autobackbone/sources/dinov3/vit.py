@@ -1,0 +1,140 @@
+"""DINOv3's ViT: transformers' modules, run block by block."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+from autobackbone.input_spec import InputSpec
+from autobackbone.levels import NativeLevel
+from autobackbone.sources.dinov3.network import WITH_LAST, Network, Pooled, Variant
+from autobackbone.sources.dinov3.published import VITS
+from autobackbone.sources.unused import make_buffers
+
+
+class _ViT(Network):
+    """The parts of transformers' ViT, under its names."""
+
+    def __init__(self, model: Any, *, norm: bool = True) -> None:
+        super().__init__()
+        self.embeddings = model.embeddings
+        make_buffers(self.embeddings, ["mask_token"])  # masks patches in pretraining only
+        self.rope_embeddings = model.rope_embeddings
+        self.model = model.model
+        self.norm = model.norm if norm else nn.Identity()
+        self.num_features: int = model.config.hidden_size
+        self.patch: int = model.config.patch_size
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - timm's signature
+        """Return patterns that tell blocks by the names of parameters, as timm's models do."""
+        return {"stem": r"^embeddings", "blocks": [(r"^model\.layer\.(\d+)", None), (r"^norm", WITH_LAST)]}
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the tokens, as timm's models do."""
+        return {f"embeddings.{name}" for name in ("cls_token", "register_tokens")}
+
+    def tokens(self, x: Tensor, indices: Sequence[int], *, norm: bool = True) -> list[Tensor]:
+        """Return the tokens after some blocks: ``(B, 1 + registers + patches, C)``."""
+        x = x.to(self.embeddings.patch_embeddings.weight.dtype)
+        hidden, position = self.embeddings(x), self.rope_embeddings(x)
+        taken = []
+        for i, block in enumerate(self.model.layer):
+            hidden = self.run(block, hidden, position_embeddings=position)
+            if i in indices:
+                taken.append(self.norm(hidden) if norm else hidden)
+        return taken
+
+    def native_maps(self, x: Tensor) -> list[Tensor]:
+        """Map images to the map of every block, without the final norm."""
+        return self._maps(x, self.tokens(x, range(len(self.model.layer)), norm=False))
+
+    def _maps(self, x: Tensor, tokens: list[Tensor]) -> list[Tensor]:
+        height, width = x.shape[-2] // self.patch, x.shape[-1] // self.patch
+        patches = [t[:, -height * width :].transpose(1, 2) for t in tokens]
+        return [p.reshape(p.shape[0], -1, height, width).contiguous() for p in patches]
+
+
+class ViTLevels(_ViT):
+    """A ViT that returns the maps of some of its blocks, shallow to deep."""
+
+    def __init__(self, model: Any, *, indices: Sequence[int], norm: bool) -> None:
+        super().__init__(model, norm=norm)
+        self.indices = tuple(indices)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map ``(B, C, H, W)`` images to one ``(B, C_l, H / patch, W / patch)`` map per index."""
+        return self._maps(x, self.tokens(x, self.indices))
+
+
+class PooledViT(Pooled, _ViT):
+    """A ViT that returns its class token, after the final norm."""
+
+    def __init__(self, model: Any, *, input_spec: InputSpec, num_classes: int, drop_rate: float) -> None:
+        super().__init__(model)
+        self.add_head(input_spec, num_classes, drop_rate)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the tokens after the final norm: ``(B, 1 + registers + patches, num_features)``."""
+        self.input_spec.check(x)
+        return self.tokens(x, [len(self.model.layer) - 1])[0]
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Return the class token."""
+        return features[:, 0]
+
+
+def _create(config: DINOv3ViTConfig) -> Any:
+    return DINOv3ViTModel(config)
+
+
+def _published_arguments(name: str) -> dict[str, Any]:
+    size = VITS[name]
+    return {
+        "hidden_size": size.width,
+        "num_attention_heads": size.heads,
+        "intermediate_size": size.mlp_width,
+        "num_hidden_layers": size.depth,
+        "use_gated_mlp": size.gated,
+        "hidden_act": "silu" if size.gated else "gelu",
+        "query_bias": size.has_qv_bias,
+        "value_bias": size.has_qv_bias,
+        "num_register_tokens": 4,
+        "pos_embed_rescale": None,  # a random augmentation in training; the features are to be the same each time
+    }
+
+
+def _native_levels(config: Any) -> tuple[NativeLevel, ...]:
+    """Return a level for each block."""
+    patch, channels = config.patch_size, config.hidden_size
+    return tuple(
+        NativeLevel(i, channels, patch, patch, bound=False, exact=True, module=f"model.layer.{i}")
+        for i in range(config.num_hidden_layers)
+    )
+
+
+def _shallow_arguments(arguments: dict[str, Any], _whole: Any, depth: int) -> dict[str, Any]:
+    return arguments | {"num_hidden_layers": depth}
+
+
+def _tensor_names(names: Sequence[str], whole: Any) -> Iterator[str]:
+    """Yield the names of the whole network's tensors: its blocks are alike."""
+    for name in names:
+        block = re.fullmatch(r"(model\.layer\.)0(\..*)", name)
+        if block is not None:
+            yield from (f"{block[1]}{i}{block[2]}" for i in range(whole.num_hidden_layers))
+    yield from (*names, "norm.weight", "norm.bias")
+
+
+VIT = Variant(
+    config_class=DINOv3ViTConfig,
+    create=_create,
+    levels_network=ViTLevels,
+    pooled_network=PooledViT,
+    has_final_norm=True,
+    published_arguments=_published_arguments,
+    native_levels=_native_levels,
+    shallow_arguments=_shallow_arguments,
+    tensor_names=_tensor_names,
+)
