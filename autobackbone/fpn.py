@@ -26,7 +26,7 @@ from autobackbone.matching import Rules
 from autobackbone.model_card import model_card
 from autobackbone.saved_files import CONFIG_FILE, write
 from autobackbone.saving import check_state, push, read_config
-from autobackbone.values import MAX_COUNT, as_integer, path_of, shown
+from autobackbone.values import MAX_CHANNELS, as_integer, path_of, shown
 from autobackbone.weights import WeightsReport, find_part, load_part
 
 
@@ -86,9 +86,10 @@ class FeaturePyramid(nn.Module):
                 f"{type(given).__name__}; compile the pyramid rather than the backbone."
             )
             raise ConfigError(msg)
-        width = as_integer(backbone.channels[0] if out_channels is None else out_channels, 1, MAX_COUNT)
+        width = as_integer(backbone.channels[0] if out_channels is None else out_channels, 1, MAX_CHANNELS)
         if width is None:
-            msg = f"out_channels must be a positive integer, or None for no FPN, got {shown(out_channels)}."
+            given = shown(out_channels)
+            msg = f"out_channels must be a positive integer, or None for no FPN, got {given}; at most {MAX_CHANNELS}."
             raise ConfigError(msg)
         if out_channels is None and len(set(backbone.channels)) > 1:
             msg = (
