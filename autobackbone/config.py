@@ -5,7 +5,7 @@ from typing import Any
 
 from autobackbone.config_base import Config
 from autobackbone.errors import ConfigError
-from autobackbone.values import MAX_COUNT, as_integer, as_integers, as_text
+from autobackbone.values import MAX_CHANNELS, MAX_COUNT, as_integer, as_integers, as_text
 
 PYRAMIDS = ("resample", "simple", "none")
 PYRAMID_CHANNELS = 256
@@ -152,7 +152,7 @@ class FeatureBackboneConfig(Config):
         pyramid = as_text(self.pyramid)
         self._keep("pyramid", pyramid if pyramid in PYRAMIDS else None, "one of 'resample', 'simple', 'none'")
         if self.pyramid_channels is not None:
-            self._keep_count("pyramid_channels", ", or None")
+            self._keep_count("pyramid_channels", ", or None", MAX_CHANNELS)
             if self.pyramid != "simple" or self.out_indices is not None:
                 other = f"pyramid={self.pyramid!r}" if self.pyramid != "simple" else "out_indices"
                 msg = (

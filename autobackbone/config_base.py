@@ -172,10 +172,10 @@ class Config:
         self._check(value is not None, name, expected)
         self._set(name, value)
 
-    def _keep_count(self, name: str, also: str = "") -> None:
+    def _keep_count(self, name: str, also: str = "", most: int = MAX_COUNT) -> None:
         count = as_integer(getattr(self, name), 1)
         self._keep(name, count, f"a positive integer{also}")
-        self._check(count is not None and count <= MAX_COUNT, name, f"at most {MAX_COUNT}{also}")
+        self._check(count is not None and count <= most, name, f"at most {most}{also}")
 
     # The fields that both configs have, for the methods above.
     model_name: str

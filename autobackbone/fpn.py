@@ -21,7 +21,7 @@ from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, ceil_div
-from autobackbone.values import MAX_COUNT, as_integer, path_of, shown
+from autobackbone.values import MAX_CHANNELS, as_integer, path_of, shown
 from autobackbone.weights.files import find_files, read_checkpoint
 from autobackbone.weights.loading import WeightsReport, find_part, load_part
 from autobackbone.weights.matching import Rules
@@ -86,9 +86,10 @@ class FeaturePyramid(nn.Module):
                 f"{type(given).__name__}; compile the pyramid rather than the backbone."
             )
             raise ConfigError(msg)
-        width = as_integer(backbone.channels[0] if out_channels is None else out_channels, 1, MAX_COUNT)
+        width = as_integer(backbone.channels[0] if out_channels is None else out_channels, 1, MAX_CHANNELS)
         if width is None:
-            msg = f"out_channels must be a positive integer, or None for no FPN, got {shown(out_channels)}."
+            given = shown(out_channels)
+            msg = f"out_channels must be a positive integer, or None for no FPN, got {given}; at most {MAX_CHANNELS}."
             raise ConfigError(msg)
         if out_channels is None and len(set(backbone.channels)) > 1:
             msg = (

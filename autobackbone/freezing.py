@@ -14,8 +14,9 @@ from autobackbone.wrappers import Place
 def freeze_stages(backbone: nn.Module, n: int | None, *, name: str | Sequence[str] | None = None) -> None:
     """Freeze the stem and the first stages of a backbone.
 
-    Their parameters require no gradient, and they stay in evaluation mode whatever ``train()`` says: norms keep their
-    statistics, and nothing is dropped. The other parameters are left as they are, those of a simple pyramid always.
+    Their parameters require no gradient, and they stay in evaluation mode whatever ``train()`` of the backbone, or of a
+    model around it, says: norms keep their statistics, and nothing is dropped. The other parameters are left as they
+    are, those of a simple pyramid always.
     Freeze before wrapping a backbone in DDP or FSDP, and after loading one: freezing is not saved.
 
     Thaw with ``n=None``. Parameters that are thawed by hand, with ``requires_grad_()``, train from the next ``train()``

@@ -14,7 +14,8 @@ from typing import Any
 
 from autobackbone.errors import ConfigError
 
-MAX_COUNT = 2**16  # of pixels along a side, and of channels
+MAX_COUNT = 2**16  # of pixels along a side, and of channels of an image
+MAX_CHANNELS = 2**13  # of a pyramid's maps: its convolutions take channels squared of memory before they are loaded
 _MAX_INTEGER = 2**63 - 1
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 20

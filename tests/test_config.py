@@ -66,7 +66,7 @@ BAD = [
     ({"pyramid": np.array(["simple", "none"])}, "pyramid must be one of"),
     (
         {"pyramid": "simple", "pyramid_channels": 10**12},
-        "pyramid_channels must be at most 65536, or None, got 10000000",
+        "pyramid_channels must be at most 8192, or None, got 10000000",
     ),
     ({"in_chans": 10**400}, "in_chans must be a positive integer, got 10000000"),
     ({"in_chans": 10**5000}, "in_chans must be a positive integer, got a value of type int"),

@@ -5,8 +5,10 @@ import collections
 import json
 import os
 import pathlib
+import pickletools
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +139,16 @@ def read_checkpoint(files: Sequence[Path], source: str) -> Mapping[str, Any]:
                 f"state_dict().{quarantine(path)}"
             )
             raise WeightsCorruptedError(msg)
+        twice = next((key for key in found if key in content and not _is_same(found[key], content[key])), None)
+        if twice is not None:
+            msg = f"Shards of {source!r} hold two different values for {twice!r}; fetch or save them again."
+            raise WeightsCorruptedError(msg)
         content |= found
     return content
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(one, other)
 
 
 def _read(path: Path, source: str) -> Any:
@@ -173,8 +183,8 @@ def _unreadable(path: Path, source: str, err: Exception) -> str:
     """Say why a file is no checkpoint that can be read."""
     try:
         objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # noqa: BLE001 - not a file of torch.save, or a damaged one
-        objects = []
+    except Exception:  # noqa: BLE001 - not a zip file of torch.save, or a damaged one
+        objects = _globals_of_pickles(path)
     if objects:
         named = ", ".join(objects[:3])
         return (
@@ -189,6 +199,20 @@ def _unreadable(path: Path, source: str, err: Exception) -> str:
         f"The weights file {source!r} could not be read: it is cut off, damaged, or neither a safetensors file nor a "
         f"state dict that torch.save wrote ({cause}). Fetch or save it again.{quarantine(path)}"
     )
+
+
+def _globals_of_pickles(path: Path) -> list[str]:
+    """Return the objects that the pickles in a file name, but for torch's; none if it is not pickles and nothing else.
+
+    Nothing is run: the file is read by its opcodes. Before there were zip files, torch.save wrote pickles, then data.
+    """
+    names: list[str] = []
+    with path.open("rb") as file, suppress(Exception):  # what is no pickle can raise anything
+        while file.peek(1):  # one pickle after the other
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "GLOBAL" and not str(argument).startswith(("torch ", "torch.", "collections ")):
+                    names.append(str(argument).replace(" ", "."))
+    return names
 
 
 def _in_folder(folder: Path) -> list[Path]:
@@ -224,6 +248,9 @@ def _shards(index: Path) -> list[str]:
             f"{quarantine(index)}"
         )
         raise WeightsCorruptedError(msg) from err
+    if not names:
+        msg = f"The index of shards {os.fspath(index)!r} names no file; fetch it again.{quarantine(index)}"
+        raise WeightsCorruptedError(msg)
     if outside:
         msg = f"The index of shards {os.fspath(index)!r} names files outside its folder; it was refused."
         raise WeightsCorruptedError(msg)

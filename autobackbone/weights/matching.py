@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,7 +115,9 @@ class Match:
         return (*rest, *self.outside)
 
 
-def best_match(content: Mapping[str, Any], model: nn.Module, own: StateDict, rules: Rules) -> Match | None:
+def best_match(
+    content: Mapping[str, Any], model: nn.Module, own: StateDict, rules: Rules, *, strict: bool = True
+) -> Match | None:
     """Return how the network in a checkpoint that fits a model best does; ``None`` if there are no tensors by name.
 
     Every state dict is tried below every prefix, by name and through the converters.
@@ -130,24 +132,29 @@ def best_match(content: Mapping[str, Any], model: nn.Module, own: StateDict, rul
         Its state dict.
     rules
         What is particular to it.
+    strict
+        Only a network that has every tensor is to be loaded.
 
     Raises
     ------
     WeightsMismatchError
-        If several networks fit equally well, and are not the same.
+        If several networks fit equally well, and are not the same; or if the only ones cannot be converted.
     """
     matcher = _Matcher(model, own, rules)
-    states = list(state_dicts(content))
-    matches = [match for entry, state in states for match in matcher.by_name(state, entry)]
-    if not any(match.is_complete for match in matches):
-        matches += [found for entry, state in states for found in matcher.converted(state, entry)]
+    matches: list[Match] = []
+    for entry, state in state_dicts(content):
+        by_name = list(matcher.by_name(state, entry))
+        complete = [match.prefix for match in by_name if match.is_complete]
+        matches += by_name + list(matcher.converted(state, entry, complete))
     if not matches:
         return None
     matches.sort(key=lambda match: match._order, reverse=True)  # noqa: SLF001
     best, *others = matches
+    if matcher.faults and not best.is_complete:
+        raise matcher.faults[0]
     for other in others:
         if other.standing == best.standing:
-            _check_same(best, other, len(own))
+            _check_same(best, other, len(own) // 2 if strict else 0)
     return best
 
 
@@ -195,7 +202,7 @@ def is_code(value: Tensor) -> bool:
 
 def is_plain(value: Tensor) -> bool:
     """Whether a tensor holds numbers, each in its place."""
-    return value.layout == torch.strided and not value.is_meta and not value.is_quantized
+    return value.layout == torch.strided and not (value.is_meta or value.is_quantized or value.is_nested)
 
 
 def same_kind(value: Tensor, own: Tensor) -> bool:
@@ -216,6 +223,7 @@ class _Matcher:
         self.own = own
         self.rules = rules
         self.model = model
+        self.faults: list[WeightsMismatchError] = []  # of networks that cannot be converted
 
     def by_name(self, state: StateDict, entry: str) -> Iterator[Match]:
         """Match below the prefixes that leave the most of the model's names."""
@@ -229,9 +237,12 @@ class _Matcher:
         for prefix in [p for p, count in fits.items() if 2 * count > most] or [""]:
             yield match_below(prefix, state, self.own, entry, self.rules, self.model)
 
-    def converted(self, state: StateDict, entry: str) -> Iterator[Match]:
-        """Match what the converters make of a state dict, below each prefix where there is enough for a network."""
-        done: list[str] = []
+    def converted(self, state: StateDict, entry: str, complete: Sequence[str]) -> Iterator[Match]:
+        """Match what the converters make of a state dict, below each prefix where there is enough for a network.
+
+        Networks below the prefixes in `complete` need no conversion.
+        """
+        done = list(complete)
         for prefix in self._roots(state, entry):
             if any(prefix.startswith(other) or other.startswith(prefix) for other in done):
                 continue  # of this network
@@ -242,7 +253,11 @@ class _Matcher:
             left = {k: v for k, v in below.items() if k not in numbers}
             outside = tuple(k for k in state if not k.startswith(prefix))
             for convert in self.rules.converters:
-                made = convert(numbers, self.own)
+                try:
+                    made = convert(numbers, self.own)
+                except WeightsMismatchError as err:  # another network may do
+                    self.faults.append(err)
+                    continue
                 if made is None:
                     continue
                 found = match_below("", {**left, **made}, self.own, entry, self.rules, self.model)
@@ -255,7 +270,7 @@ class _Matcher:
         """Whether a converter may see a tensor: libraries make numbers of anything that they are given."""
         if not is_plain(value) or value.is_complex() or is_code(value):
             return False
-        return not (key.endswith(COUNTER) and value.is_floating_point())
+        return not key.endswith(COUNTER) or _kind(value) == "integer"
 
     def _roots(self, state: StateDict, entry: str) -> list[str]:
         """Return the prefixes below which there may be a network: the likeliest by its names first, then from the top.
@@ -308,13 +323,13 @@ def match_below(
     )
 
 
-def _check_same(one: Match, other: Match, count: int) -> None:
+def _check_same(one: Match, other: Match, least: int) -> None:
     """Refuse to choose between two networks that fit equally well; one network under two names is no choice."""
-    if 2 * len(one.fitting) <= count:
+    if len(one.fitting) <= least:
         return  # neither is the network: some names are alike
     both = one.fitting.keys() & other.fitting.keys()
     pairs = ((one.state[one.fitting[n]], other.state[other.fitting[n]]) for n in both if not n.endswith(COUNTER))
-    if not all(_is_equal(a, b) for a, b in pairs):
+    if not all(is_equal(a, b) for a, b in pairs):
         places = [f"entry {m.entry!r}, prefix {m.prefix!r}" for m in (one, other)]
         msg = (
             f"The checkpoint holds several networks that fit equally well ({'; '.join(places)}). Nothing was loaded; "
@@ -323,7 +338,8 @@ def _check_same(one: Match, other: Match, count: int) -> None:
         raise WeightsMismatchError(msg)
 
 
-def _is_equal(one: Tensor, other: Tensor) -> bool:
+def is_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, whatever their types; NaN equals NaN."""
     if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
         return True
     if one.dtype != other.dtype:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from autobackbone.errors import ConfigError, WeightsError
 from autobackbone.weights.building import SkipInit, build_loaded
-from autobackbone.weights.loading import WeightsReport, apply_weights
+from autobackbone.weights.loading import WeightsReport, apply_weights, is_finite
 from autobackbone.weights.matching import Match, Rules
 
 
@@ -77,15 +78,23 @@ def load_on_meta(network: nn.Module, match: Match, source: str, rules: Rules) ->
         return twin
 
     twin = build_loaded(create)
-    for path, module in network.named_modules():
-        other = twin.get_submodule(path)
-        for name, parameter in module.named_parameters(recurse=False):
-            new = other.get_parameter(name)
-            setattr(module, name, new.requires_grad_(parameter.requires_grad))
-        for name, _ in module.named_buffers(recurse=False):
-            setattr(module, name, getattr(other, name).detach())  # a parameter there, if no output depends on it
+    pairs = _pairs(network, twin)
+    nonfinite = []
+    for path, module, other in pairs:
+        tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for name, old in tensors:
+            full = f"{path}.{name}".lstrip(".")
+            if not old.is_meta and full not in match.fitting:
+                continue  # it has values, and the checkpoint has none for it
+            new = getattr(other, name).detach()  # a parameter there, if no output depends on it
+            new = new.to(old.dtype) if old.is_floating_point() else new
+            if full in match.fitting and not is_finite(new):
+                nonfinite.append(full)
+            if isinstance(old, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=old.requires_grad)
+            setattr(module, name, new)
         _take_constants(module, other)
-    return reports[-1]
+    return replace(reports[-1], nonfinite=tuple(nonfinite))
 
 
 def materialize(part: nn.Module) -> None:
@@ -112,14 +121,12 @@ def _networks(model: nn.Module) -> Iterator[tuple[nn.Module, Rules]]:
 def _init_buffers(network: nn.Module, rules: Rules) -> None:
     stored = network.state_dict().keys()
     names = [name for name, _ in network.named_buffers(remove_duplicate=False) if name not in stored]
-    constants = any(isinstance(value, Tensor) for module in network.modules() for value in vars(module).values())
-    if not names and not constants:
+    if not names and not any(map(_constants, network.modules())):
         return
     with torch.device("cpu"), torch.inference_mode(mode=False), SkipInit():
         twin = _twin(network, rules)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    for path, module in network.named_modules():
-        other = twin.get_submodule(path)
+    for path, module, other in _pairs(network, twin):
         for name, old in module.named_buffers(recurse=False):
             if f"{path}.{name}".lstrip(".") not in stored:
                 new = other.get_buffer(name)
@@ -129,10 +136,34 @@ def _init_buffers(network: nn.Module, rules: Rules) -> None:
 
 
 def _take_constants(module: nn.Module, other: nn.Module) -> None:
-    """Take the tensors that are plain attributes, which moving a module leaves where they are."""
-    for name, value in vars(module).items():
-        if isinstance(value, Tensor) and value.is_meta:
+    for name, value in _constants(module).items():
+        if value.is_meta:
             setattr(module, name, vars(other)[name])
+
+
+def _pairs(network: nn.Module, twin: nn.Module) -> list[tuple[str, nn.Module, nn.Module]]:
+    """Return path, module and its twin, of all modules that have tensors of their own."""
+    twins = dict(twin.named_modules())
+    pairs = []
+    for path, module in network.named_modules():
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False), *_constants(module)]
+        if own and path not in twins:
+            raise WeightsError(_changed(network, path))
+        if own:
+            pairs.append((path, module, twins[path]))
+    return pairs
+
+
+def _constants(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that are plain attributes, which moving a module leaves where they are."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+
+
+def _changed(network: nn.Module, first: str) -> str:
+    return (
+        f"This {type(network).__name__} was changed since it was created (first {first!r}), so that the tensors "
+        "that no checkpoint holds are not known; create it anew, on a device with memory, or load before changing it."
+    )
 
 
 def _twin(network: nn.Module, rules: Rules) -> nn.Module:
@@ -141,10 +172,6 @@ def _twin(network: nn.Module, rules: Rules) -> nn.Module:
     twin = rules.build()
     shapes, others = ({n: t.shape for n, t in m.state_dict().items()} for m in (network, twin))
     if shapes != others:
-        names = [n for n in {**shapes, **others} if shapes.get(n) != others.get(n)]
-        msg = (
-            f"This {type(network).__name__} was changed since it was created (first {names[0]!r}), so that the tensors "
-            "that no checkpoint holds are not known; create it anew, on a device with memory."
-        )
-        raise WeightsError(msg)
+        first = next(n for n in {**shapes, **others} if shapes.get(n) != others.get(n))
+        raise WeightsError(_changed(network, first))
     return twin

@@ -7,6 +7,7 @@ weights and the config that they were saved with: it loads as the old backbone o
 hashed for that: of one config, any weights are those of the last save.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -57,6 +58,10 @@ def write(folder: Path, values: Mapping[str, Any], state: Mapping[str, Tensor], 
     try:
         absent = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
+            if (folder / name).is_dir():
+                msg = f"{name} is a folder in it"
+                raise IsADirectoryError(errno.EISDIR, msg)
         with _workspace(folder) as made:
             save_file(_apart(state), made / WEIGHTS_FILE, {"format": "pt", _ID: values["id"]})
             _sort_metadata(made / WEIGHTS_FILE)

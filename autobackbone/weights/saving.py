@@ -35,6 +35,7 @@ from autobackbone.weights.saved_files import CONFIG_FILE, belonging, id_of
 
 # What of an InputSpec says how images are made, which the libraries may come to see otherwise.
 _IMAGES = ("size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+_DOUBLE = (torch.float64, torch.complex128)
 _LIBRARIES = ("autobackbone", "timm", "transformers", "torch")
 
 
@@ -154,7 +155,8 @@ def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> Non
         msg = (
             f"The weights are not those of the backbone that its config makes, and would not be loaded again: of "
             f"{len(expected)} tensors there are {', '.join(faults)}. Nothing was saved. Merge adapters, remove "
-            "parametrizations, and quantize or compile parts after loading; or save state_dict() yourself."
+            "parametrizations, make double precision single by float(), and quantize or compile parts after loading; "
+            "or save state_dict() yourself."
         )
         raise WeightsMismatchError(msg)
 
@@ -270,11 +272,14 @@ def _upload(
 
 
 def _is_like(value: Any, expected: Tensor) -> bool:
-    """Whether a value is a plain tensor of the shape and kind of number of another one."""
+    """Whether a value is a plain tensor of the shape and kind of number of another one, and would be loaded equal.
+
+    Weights are loaded in torch's usual type, which holds the smaller ones and not those of double precision.
+    """
     if type(value) not in (Tensor, nn.Parameter) or value.layout != torch.strided or value.is_quantized:
         return False
     kinds = [(t.is_floating_point(), t.is_complex()) for t in (value, expected)]
-    return value.shape == expected.shape and kinds[0] == kinds[1]
+    return value.shape == expected.shape and kinds[0] == kinds[1] and value.dtype not in _DOUBLE
 
 
 def _version(name: str) -> str | None:

@@ -54,6 +54,13 @@ def hf_arguments(variant: Variant, model: str, config: BackboneConfig | FeatureB
         if name in config.extra_kwargs and as_integer(config.extra_kwargs[name], 1, MAX_COUNT) is None:
             msg = f"extra_kwargs[{name!r}] must be a positive integer, got {shown(config.extra_kwargs[name])}."
             raise ConfigError(msg)
+    heads = arguments.get("num_attention_heads")
+    if heads is not None and arguments["hidden_size"] % (4 * heads):
+        msg = (
+            f"extra_kwargs: hidden_size={arguments['hidden_size']} is no multiple of 4 times "
+            f"num_attention_heads={heads}, which its position embedding needs."
+        )
+        raise ConfigError(msg)
     return arguments | {"num_channels": config.in_chans, "drop_path_rate": config.drop_path_rate}
 
 

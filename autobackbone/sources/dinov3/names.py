@@ -39,6 +39,9 @@ _TO_TRANSFORMERS = [
         r"model.stages.\1.layers.\2.pointwise_conv\3.\4",
     ),
     (r"head\.norm\.(\w+)", r"layer_norm.\1"),
+    # What there is besides in a block, which transformers' has no place for
+    (r"blocks\.(\d+)\.(.+)", r"model.layer.\1.\2"),
+    (r"stages\.(\d)\.(.+)", r"model.stages.\1.\2"),
 ]
 # Names of transformers -> names of timm.
 _TO_TIMM = [
@@ -58,6 +61,7 @@ _TO_TIMM = [
     (r"stages\.(\d)\.layers\.(\d+)\.layer_norm\.(\w+)", r"stages.\1.blocks.\2.norm.\3"),
     (r"stages\.(\d)\.layers\.(\d+)\.pointwise_conv([12])\.(\w+)", r"stages.\1.blocks.\2.mlp.fc\3.\4"),
     (r"layer_norm\.(\w+)", r"head.norm.\1"),
+    (r"layer\.(\d+)\.(.+)", r"blocks.\1.\2"),  # what there is besides in a block
 ]
 
 
@@ -85,8 +89,10 @@ def to_transformers(state: StateDict, own: StateDict) -> StateDict | None:
         renamed = {re.sub(r"^(?=layer\.|stages\.)", "model.", k.removeprefix("model.")): v for k, v in state.items()}
     elif _is_timm(state) or _is_original(state):
         renamed = {new: tensor for name, value in state.items() for new, tensor in _split(name, value, state)}
-        for name, value in own.items():  # what timm leaves out, because it is zero or not used
-            if name not in renamed and re.search(r"[qv]_proj\.bias$|mask_token$", name):
+        has_biases = any(re.search(r"[qv]_proj\.bias$", name) for name in renamed)
+        left_out = r"mask_token$" if has_biases else r"[qv]_proj\.bias$|mask_token$"
+        for name, value in own.items():  # what timm leaves out of every block, because it is zero or not used
+            if name not in renamed and re.search(left_out, name):
                 renamed[name] = torch.zeros_like(value, device="cpu")
     else:
         return None
@@ -127,7 +133,8 @@ def to_timm(state: StateDict, own: StateDict) -> StateDict | None:
         elif match[3] == "weight":
             parts = [state.get(f"layer.{match[1]}.attention.{part}_proj.weight") for part in "qkv"]
             whole = [part for part in parts if part is not None]
-            if match[2] == "q" and len(whole) == 3:
+            alike = len({part.shape[1:] for part in whole}) == 1 and all(part.ndim == 2 for part in whole)
+            if match[2] == "q" and len(whole) == 3 and alike:
                 renamed[f"blocks.{match[1]}.attn.qkv.weight"] = torch.cat(whole)
         else:
             new = f"blocks.{match[1]}.attn.{match[2]}_bias"
@@ -149,9 +156,13 @@ def _split(name: str, value: Tensor, state: StateDict) -> Iterator[tuple[str, Te
     kind = "weight" if match[2].endswith("weight") else "bias"
     parts = value.chunk(3) if match[2].startswith("qkv") and value.ndim else (value,)
     for part, tensor in zip("qkv" if len(parts) == 3 else match[2][0], parts, strict=False):
-        masked = part == "k" and name.endswith("qkv.bias") and f"{name}_mask" in state  # Meta's keys have no bias
-        if not masked:
+        if not (part == "k" and name.endswith("qkv.bias") and _masks_keys(state.get(f"{name}_mask"))):
             yield f"model.layer.{match[1]}.attention.{part}_proj.{kind}", tensor
+
+
+def _masks_keys(mask: Tensor | None) -> bool:
+    """Whether a mask of the original repository takes away the biases of the keys, as it does in published weights."""
+    return mask is not None and mask.ndim == 1 and len(mask) % 3 == 0 and not bool((mask.chunk(3)[1] == 1).any())
 
 
 def _is_transformers(state: StateDict) -> bool:

@@ -36,7 +36,7 @@ from autobackbone.sources.timm.config import (
 from autobackbone.sources.timm.dilation import create_model
 from autobackbone.sources.timm.facts_cache import remembered
 from autobackbone.sources.timm.input import check_pooled_input, drop_size_checks
-from autobackbone.sources.timm.measure import measure, meta_device
+from autobackbone.sources.timm.measure import FAILURES, measure, meta_device
 from autobackbone.sources.timm.network import Levels, unused_parameters
 from autobackbone.sources.timm.registry import declared_record, family, input_of, published_cfg
 from autobackbone.sources.unused import make_buffers
@@ -311,8 +311,7 @@ class TimmPlan:
         if not empty:
             return
         there = {key: value for _, state in state_dicts(content) for key, value in state.items()}
-        stems = self.published.get("first_conv") or ()
-        stems = tuple(f"{stem}.weight" for stem in ([stems] if isinstance(stems, str) else stems))
+        stems = tuple(f"{stem}.weight" for stem in _listed(self.published.get("first_conv")))
         for name in empty:
             if name in there or name in stems:
                 kind = (
@@ -325,14 +324,20 @@ class TimmPlan:
                 raise WeightsMismatchError(msg)
 
     def _heads(self, network: Any) -> tuple[str, ...]:
-        """Return what the names of the classifier's parameters begin with: what timm says, or where it has it."""
-        heads = self.published.get("classifier") or ()
-        names = [heads] if isinstance(heads, str) else list(heads)
-        if not names and hasattr(network, "get_classifier"):
-            head = network.get_classifier()
-            parts = head if isinstance(head, tuple | list) else (head,)
-            names = [name for name, module in network.named_modules() if name and any(module is p for p in parts)]
-        return tuple(f"{name}." for name in names)
+        """Return what the names of the classifier's parameters begin with: what timm says, or where it has it.
+
+        What a config from elsewhere calls a classifier, and is another part of the network, is none: it must be loaded.
+        """
+        declared = _listed(self.published.get("classifier"))
+        places = _listed(published_cfg(self.architecture).get("classifier"))
+        names = network.state_dict().keys()
+        absent = [head for head in declared if not any(name.startswith(f"{head}.") for name in names)]
+        if not declared or not {*declared} <= {*places, *absent}:
+            found = _classifiers(network)
+            places += found
+            declared = declared or found
+        inside = tuple(f"{place}." for place in places)
+        return tuple(f"{head}." for head in declared if head in absent or f"{head}.".startswith(inside))
 
     def _published_weights(self) -> tuple[str, Mapping[str, Any], dict[str, Any]]:
         """Return what to call the published weights, what they hold, and what timm's pretrained_cfg says of them."""
@@ -420,6 +425,21 @@ class TimmPlan:
             fixed_size=built is not None,
             divisor=deepest.divisor or 1,
         )
+
+
+def _classifiers(network: Any) -> list[str]:
+    """Return the names of the modules that a timm model says are its classifier."""
+    try:
+        parts = network.get_classifier()
+    except FAILURES:  # it has none, or none now
+        return []
+    parts = parts if isinstance(parts, tuple | list) else (parts,)
+    return [name for name, module in network.named_modules() if name and any(module is part for part in parts)]
+
+
+def _listed(names: Any) -> list[str]:
+    """Return the names that timm gives as one, as several, or not at all."""
+    return [names] if isinstance(names, str) else list(names or ())
 
 
 def _cut(network: Any) -> Any:
