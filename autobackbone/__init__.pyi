@@ -1,7 +1,5 @@
 from .backbone import FeatureBackbone as FeatureBackbone
-from .catalog.query import (
-    BackboneCard as BackboneCard,
-)
+from .catalog.card import BackboneCard as BackboneCard
 from .catalog.query import (
     describe_backbone as describe_backbone,
 )
@@ -78,5 +76,5 @@ from .input_spec import InputSpec as InputSpec
 from .levels import FeatureLevel as FeatureLevel
 from .training import get_blocks as get_blocks
 from .training import layer_decay_param_groups as layer_decay_param_groups
-from .weights.loading import WeightsReport as WeightsReport
 from .weights.materialize import init_non_persistent_buffers as init_non_persistent_buffers
+from .weights.report import WeightsReport as WeightsReport

@@ -16,9 +16,10 @@ from autobackbone.levels import FeatureLevel
 from autobackbone.sources.choose import make_plan
 from autobackbone.values import path_of, shown
 from autobackbone.weights.files import find_files, read_checkpoint
-from autobackbone.weights.loading import WeightsReport, apply_weights, find_part, find_weights, load_part
+from autobackbone.weights.loading import apply_weights, find_part, find_weights, load_part
 from autobackbone.weights.matching import Rules
 from autobackbone.weights.materialize import load_on_meta, materialize
+from autobackbone.weights.report import WeightsReport
 from autobackbone.wrappers import backbone_names, find_backbones, is_flattened, unwrap
 
 _C = TypeVar("_C", BackboneConfig, FeatureBackboneConfig)

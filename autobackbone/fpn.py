@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,14 @@ from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, ceil_div
 from autobackbone.values import MAX_CHANNELS, as_integer, path_of, shown
 from autobackbone.weights.files import find_files, read_checkpoint
-from autobackbone.weights.loading import WeightsReport, find_part, load_part
+from autobackbone.weights.loading import find_part, load_part
 from autobackbone.weights.matching import Rules
 from autobackbone.weights.model_card import model_card
 from autobackbone.weights.saved_files import CONFIG_FILE, write
 from autobackbone.weights.saving import check_state, push, read_config
+
+if TYPE_CHECKING:
+    from autobackbone.weights.report import WeightsReport
 
 
 class FeaturePyramid(nn.Module):

@@ -1,12 +1,12 @@
 """Discovery: which backbones there are, and what each is like; off the catalogue, without importing torch."""
 
-import difflib
 import fnmatch
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from autobackbone.catalog.card import BackboneCard
+from autobackbone.catalog.filters import check_kinds, choose, read_bound, read_strides
 from autobackbone.catalog.records import ModelRecord, PublishedInput, PublishedWeights
 from autobackbone.catalog.store import LOG, Catalog
 from autobackbone.errors import ConfigError, UnknownBackboneError
@@ -14,97 +14,9 @@ from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, choose_levels
 from autobackbone.names import ModelRef, nearest, parse_name
 from autobackbone.sources.known import learn, with_own
-from autobackbone.values import as_integer, as_items, as_python, as_real, shown
+from autobackbone.values import shown
 
 SOURCES = ("timm", "dinov3")
-
-
-@dataclass(frozen=True)
-class BackboneCard:
-    """What is known of a backbone before anything is built or downloaded.
-
-    Attributes
-    ----------
-    name
-        Its canonical name, with the tag of the weights if that was given.
-    source
-        ``"timm"`` or ``"dinov3"`` (through transformers).
-    family
-        timm's module, such as ``"resnet"``, or transformers' model type.
-    params
-        Parameters without a classifier.
-    macs
-        Multiply-accumulates of one image of the default weights' size: convolutions and matrix products.
-    levels
-        Every native level, shallow to deep.
-    input_spec
-        What it takes as input, with the weights of this name.
-    divisor
-        What height and width are padded to a multiple of; if it takes one size, what that is padded to when it is
-        built, or 0 if it cannot be built for another.
-    exportable
-        Whether torch.export takes it at a given size.
-    license
-        Of the weights of this name, as it is published; ``None`` if it is not stated, or there are no weights.
-    hub_id
-        The repository of the weights of this name; ``None`` if there is none.
-    pretrained_tags
-        Names of the published weights, the default ones first. Each can be used as a model name.
-    """
-
-    name: str
-    source: str
-    family: str
-    params: int
-    macs: int
-    levels: tuple[FeatureLevel, ...]
-    input_spec: InputSpec
-    divisor: int
-    exportable: bool
-    license: str | None
-    hub_id: str | None
-    pretrained_tags: tuple[str, ...]
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Channels of every native level."""
-        return tuple(level.channels for level in self.levels)
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Stride of every native level."""
-        return tuple(level.stride for level in self.levels)
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """Height and width in pixels that the weights of this name were made for."""
-        return self.input_spec.size
-
-    @property
-    def min_size(self) -> int:
-        """Smallest height and width in pixels; those of `input_size` if it takes that one only."""
-        return self.input_spec.min_size
-
-    @property
-    def fixed_size(self) -> bool:
-        """Whether the whole backbone takes the one size only that it is built for."""
-        return self.input_spec.fixed_size
-
-    @property
-    def any_size(self) -> bool:
-        """Whether it takes images of any size from `min_size` on."""
-        return not self.fixed_size
-
-    @property
-    def exact(self) -> bool:
-        """Whether every level has its own grid's cells; if not, some are resampled."""
-        return all(level.exact for level in self.levels)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return fields and properties as plain values."""
-        names = ("channels", "strides", "input_size", "min_size", "fixed_size", "any_size", "exact")
-        values = asdict(self) | {name: getattr(self, name) for name in names}
-        return values | {"input_spec": self.input_spec.to_dict()}
 
 
 def list_backbones(
@@ -161,12 +73,12 @@ def list_backbones(
     ['convnext_atto', 'convnext_atto_ols', 'convnext_zepto_rms', 'convnext_zepto_rms_ols']
     """
     known = with_own()
-    _check_kinds(pattern, pretrained_only, any_size)
-    sources = _chosen("source", source, lambda: SOURCES)
-    families = _chosen("family", family, lambda: known.families)
-    licenses = _chosen("license", license, lambda: known.licenses)
-    wanted = _strides(strides)
-    low, high = _bound("min_params", min_params), _bound("max_params", max_params)
+    check_kinds(pattern, pretrained_only, any_size)
+    sources = choose("source", source, lambda: SOURCES)
+    families = choose("family", family, lambda: known.families)
+    licenses = choose("license", license, lambda: known.licenses)
+    wanted = read_strides(strides)
+    low, high = read_bound("min_params", min_params), read_bound("max_params", max_params)
     if low is not None and high is not None and low > high:
         msg = f"min_params={min_params} is more than max_params={max_params}; exchange them."
         raise ConfigError(msg)
@@ -373,56 +285,3 @@ def _license(record: ModelRecord, tag: str) -> str | None:
     """Return the license of the weights with a tag, or of the default ones."""
     weights = record.weights_of(tag or None)
     return weights and weights.license
-
-
-def _chosen(name: str, given: Any, list_known: Callable[[], Iterable[str]]) -> frozenset[str] | None:
-    """Return the values of a filter; ConfigError if one is none of those that there are."""
-    if given is None:
-        return None
-    items = as_items(as_python(given))
-    values = (given,) if items is None else items
-    if not values:
-        msg = f"{name}={shown(given)} names nothing; leave it out, or name at least one."
-        raise ConfigError(msg)
-    known = sorted(list_known())
-    for value in values:
-        if not isinstance(value, str) or value not in known:
-            close = difflib.get_close_matches(shown(value).strip("'").lower(), known, n=3)
-            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(known)}."
-            msg = f"{name}={shown(value)}: no backbone has that; {hint}"
-            raise ConfigError(msg)
-    return frozenset(values)
-
-
-def _check_kinds(pattern: Any, pretrained_only: Any, any_size: Any) -> None:
-    if not isinstance(pattern, str):
-        msg = f"pattern={shown(pattern)} is no text; give a part of a name, or a glob such as '*resnet*'."
-        raise ConfigError(msg)
-    if not isinstance(pretrained_only, bool):
-        msg = f"pretrained_only={shown(pretrained_only)} is neither True nor False."
-        raise ConfigError(msg)
-    if any_size is not None and not isinstance(any_size, bool):
-        msg = f"any_size={shown(any_size)} is neither True, False nor None."
-        raise ConfigError(msg)
-
-
-def _strides(given: Any) -> frozenset[int]:
-    items = tuple(given) if isinstance(given, str) else as_items(as_python(given))
-    values = () if given is None else (as_python(given),) if items is None else items
-    for value in values:
-        if as_integer(value, 1) is None:
-            msg = (
-                f"strides={shown(given)}: {shown(value)} is no stride; give positive integers, such as (4, 8, 16, 32)."
-            )
-            raise ConfigError(msg)
-    return frozenset(map(int, values))
-
-
-def _bound(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    number = math.inf if isinstance(value, float) and value == math.inf else as_real(value)
-    if number is None or number < 0:
-        msg = f"{name}={shown(value)} is no number of parameters; give one from 0 up, such as 30e6."
-        raise ConfigError(msg)
-    return number

@@ -8,7 +8,12 @@ from typing import NoReturn
 
 import click
 
-from autobackbone.cli import discovery, models
+from autobackbone.cli.catalog import build
+from autobackbone.cli.compare import compare
+from autobackbone.cli.export import export
+from autobackbone.cli.features import features
+from autobackbone.cli.info import info
+from autobackbone.cli.list import list_command
 from autobackbone.errors import BackboneError
 
 
@@ -23,9 +28,9 @@ def catalog() -> None:
     """The catalogue of facts about backbones."""  # noqa: D401
 
 
-for command in (discovery.list_command, discovery.info, discovery.compare, models.features, models.export):
+for command in (list_command, info, compare, features, export):
     app.add_command(command)
-catalog.add_command(discovery.build)
+catalog.add_command(build)
 
 
 def main() -> None:

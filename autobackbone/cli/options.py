@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from autobackbone.errors import InputError
+from autobackbone.errors import ConfigError, InputError
 from autobackbone.levels import FeatureLevel
 
 if TYPE_CHECKING:
@@ -170,3 +170,11 @@ def print_levels(
 
     columns = list(rows[0])
     print_fitted(console, build, columns, [column for column in _LESSER_OF_LEVELS if column in columns])
+
+
+def weights_fields(weights: str | None, random_weights: bool) -> dict[str, Any]:
+    """Return the fields of a config that say which weights to load; ConfigError if both options are given."""
+    if random_weights and weights is not None:
+        msg = "--random-weights and --weights exclude each other; give one of them."
+        raise ConfigError(msg)
+    return {"pretrained": not random_weights and weights is None, "weights": weights}

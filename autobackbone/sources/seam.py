@@ -18,7 +18,7 @@ from autobackbone.names import ModelRef
 if TYPE_CHECKING:
     from torch import nn
 
-    from autobackbone.weights.loading import WeightsReport
+    from autobackbone.weights.report import WeightsReport
 
 
 class Source(Protocol):

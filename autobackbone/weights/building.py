@@ -13,8 +13,9 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
-from autobackbone.weights.loading import WeightsReport, load_checkpoint
-from autobackbone.weights.matching import same_kind
+from autobackbone.weights.kinds import same_kind
+from autobackbone.weights.loading import load_checkpoint
+from autobackbone.weights.report import WeightsReport
 
 _M = TypeVar("_M", bound=nn.Module)
 

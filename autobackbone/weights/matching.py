@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from autobackbone.errors import WeightsMismatchError
+from autobackbone.weights.kinds import fits, is_code, is_equal, is_plain, kind_of
 
 # Of several networks that fit equally well: averaged weights first, as timm does, and what a student learned from.
 _PREFERRED = {"ema", "teacher", "averaged", "average", "avg", "swa"}
@@ -195,27 +195,6 @@ def quantized(match: Match, own: StateDict, rules: Rules) -> str | None:
     return None
 
 
-def is_code(value: Tensor) -> bool:
-    """Whether a tensor is of a type that only codes of quantized formats have, where numbers are due."""
-    return value.itemsize == 1 and value.ndim > 0 and not value.is_floating_point() and value.dtype != torch.bool
-
-
-def is_plain(value: Tensor) -> bool:
-    """Whether a tensor holds numbers, each in its place."""
-    return value.layout == torch.strided and not (value.is_meta or value.is_quantized or value.is_nested)
-
-
-def same_kind(value: Tensor, own: Tensor) -> bool:
-    """Whether two tensors hold the same kind of number: real, complex, integer or boolean."""
-    return _kind(value) == _kind(own)
-
-
-def _kind(value: Tensor) -> str:
-    if value.is_complex() or value.is_floating_point():
-        return "complex" if value.is_complex() else "real"
-    return "boolean" if value.dtype == torch.bool else "integer"
-
-
 class _Matcher:
     """Matches state dicts to one model."""
 
@@ -227,14 +206,14 @@ class _Matcher:
 
     def by_name(self, state: StateDict, entry: str) -> Iterator[Match]:
         """Match below the prefixes that leave the most of the model's names."""
-        fits: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for key, value in state.items():
             for start in [0, *(i + 1 for i, c in enumerate(key) if c == ".")]:
                 name = key[start:]
                 if name in self.own:
-                    fits[key[:start]] += 1 + _fits(value, self.own[name])
-        most = max(fits.values(), default=0)
-        for prefix in [p for p, count in fits.items() if 2 * count > most] or [""]:
+                    counts[key[:start]] += 1 + fits(value, self.own[name])
+        most = max(counts.values(), default=0)
+        for prefix in [p for p, count in counts.items() if 2 * count > most] or [""]:
             yield match_below(prefix, state, self.own, entry, self.rules, self.model)
 
     def converted(self, state: StateDict, entry: str, complete: Sequence[str]) -> Iterator[Match]:
@@ -270,7 +249,7 @@ class _Matcher:
         """Whether a converter may see a tensor: libraries make numbers of anything that they are given."""
         if not is_plain(value) or value.is_complex() or is_code(value):
             return False
-        return not key.endswith(COUNTER) or _kind(value) == "integer"
+        return not key.endswith(COUNTER) or kind_of(value) == "integer"
 
     def _roots(self, state: StateDict, entry: str) -> list[str]:
         """Return the prefixes below which there may be a network: the likeliest by its names first, then from the top.
@@ -297,7 +276,7 @@ def match_below(
 ) -> Match:
     """Match what a state dict has below a prefix to a model, by name."""
     named = {name: prefix + name for name in own if prefix + name in state}
-    fitting = {name: key for name, key in named.items() if _fits(state[key], own[name])}
+    fitting = {name: key for name, key in named.items() if fits(state[key], own[name])}
     taken = set(named.values())
     rest = tuple(k.removeprefix(prefix) for k in state if k.startswith(prefix) and k not in taken)
     tops = {name.partition(".")[0] for name in own if "." in name}
@@ -338,20 +317,7 @@ def _check_same(one: Match, other: Match, least: int) -> None:
         raise WeightsMismatchError(msg)
 
 
-def is_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, whatever their types; NaN equals NaN."""
-    if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
-        return True
-    if one.dtype != other.dtype:
-        one, other = one.double(), other.double()
-    return torch.equal(one, other) or bool(torch.isclose(one, other, rtol=0, atol=0, equal_nan=True).all())
-
-
 def _preference(place: str) -> int:
     """Return how much the words of an entry or prefix speak for it, among several that fit equally well."""
     words = set(re.split("[^a-z]+", place.lower()))
     return -1 if words & _AVOIDED else int(bool(words & _PREFERRED))
-
-
-def _fits(value: Tensor, own: Tensor) -> bool:
-    return is_plain(value) and value.shape == own.shape and same_kind(value, own)

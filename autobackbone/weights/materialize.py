@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from autobackbone.errors import ConfigError, WeightsError
 from autobackbone.weights.building import SkipInit, build_loaded
-from autobackbone.weights.loading import WeightsReport, apply_weights, is_finite
+from autobackbone.weights.loading import apply_weights, is_finite
 from autobackbone.weights.matching import Match, Rules
+from autobackbone.weights.report import WeightsReport
 
 
 def init_non_persistent_buffers(model: nn.Module) -> None:

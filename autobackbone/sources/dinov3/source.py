@@ -31,9 +31,10 @@ from autobackbone.weights.building import build_from, is_loading
 from autobackbone.weights.cache import is_no_json, quarantine
 from autobackbone.weights.files import fetch_weights, find_files, read_checkpoint
 from autobackbone.weights.hub import fetch
-from autobackbone.weights.loading import WeightsReport, with_new_head
+from autobackbone.weights.loading import with_new_head
 from autobackbone.weights.matching import Rules
 from autobackbone.weights.materialize import watch
+from autobackbone.weights.report import WeightsReport
 
 _FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autobackbone.catalog.records import ModelFacts, ModelRecord, PublishedWeights
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
@@ -15,8 +15,6 @@ from autobackbone.errors import (
     ConfigError,
     InputSizeError,
     UnsupportedError,
-    WeightsMismatchError,
-    WeightsNotFoundError,
 )
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel, round_up
@@ -36,16 +34,17 @@ from autobackbone.sources.timm.config import (
 from autobackbone.sources.timm.dilation import create_model
 from autobackbone.sources.timm.facts_cache import remembered
 from autobackbone.sources.timm.input import check_pooled_input, drop_size_checks
-from autobackbone.sources.timm.measure import FAILURES, measure, meta_device
+from autobackbone.sources.timm.measure import measure, meta_device
 from autobackbone.sources.timm.network import Levels, unused_parameters
 from autobackbone.sources.timm.registry import declared_record, family, input_of, published_cfg
+from autobackbone.sources.timm.weights import check_covered, find_published, head_prefixes
 from autobackbone.sources.unused import make_buffers
 from autobackbone.weights.building import SkipInit, build_from, build_loaded, is_loading
-from autobackbone.weights.files import fetch_weights, find_files, read_checkpoint
-from autobackbone.weights.hub import fetch_url
-from autobackbone.weights.loading import WeightsReport, with_new_head
-from autobackbone.weights.matching import COUNTER, Rules, state_dicts
+from autobackbone.weights.files import find_files, read_checkpoint
+from autobackbone.weights.loading import with_new_head
+from autobackbone.weights.matching import COUNTER, Rules
 from autobackbone.weights.materialize import watch
+from autobackbone.weights.report import WeightsReport
 
 
 class TimmSource:
@@ -282,7 +281,7 @@ class TimmPlan:
         self, built: tuple[int, int] | None, indices: tuple[int, ...] | None
     ) -> tuple[Any, WeightsReport]:
         """Create the timm model with published weights, which timm loads."""
-        source, content, weights = self._published_weights()
+        source, content, weights = find_published(self.published, str(self.ref), self._cache_dir)
         empty: list[str] = []
         network: Any = None
 
@@ -294,7 +293,7 @@ class TimmPlan:
             if isinstance(loading, SkipInit):
                 tensors = network.state_dict(keep_vars=True)
                 empty.extend(name for name, tensor in tensors.items() if not loading.is_loaded(tensor))
-                self._check_published(empty, tensors, source, content)
+                check_covered(self.architecture, self.published, empty, tensors, source, content)
             return module
 
         module = build_loaded(create)
@@ -303,66 +302,6 @@ class TimmPlan:
         total = sum(sizes.values())
         loaded = total - sum(sizes[name] for name in empty)
         return module, WeightsReport(source=source, loaded=loaded, total=total, missing=missing)
-
-    def _check_published(
-        self, empty: list[str], tensors: Mapping[str, Tensor], source: str, content: Mapping[str, Any]
-    ) -> None:
-        """Refuse to leave out what is there: a tensor of another kind of number, a stem for other channels."""
-        if not empty:
-            return
-        there = {key: value for _, state in state_dicts(content) for key, value in state.items()}
-        stems = tuple(f"{stem}.weight" for stem in _listed(self.published.get("first_conv")))
-        for name in empty:
-            if name in there or name in stems:
-                kind = (
-                    f"{there[name].dtype} of shape {tuple(there[name].shape)}" if name in there else "of other channels"
-                )
-                msg = (
-                    f"The weights in {source!r} are not those of {self.architecture!r}: {name!r} is {kind}, and "
-                    f"{tensors[name].dtype} of shape {tuple(tensors[name].shape)} is needed. Nothing was loaded."
-                )
-                raise WeightsMismatchError(msg)
-
-    def _heads(self, network: Any) -> tuple[str, ...]:
-        """Return what the names of the classifier's parameters begin with: what timm says, or where it has it.
-
-        What a config from elsewhere calls a classifier, and is another part of the network, is none: it must be loaded.
-        """
-        declared = _listed(self.published.get("classifier"))
-        places = _listed(published_cfg(self.architecture).get("classifier"))
-        names = network.state_dict().keys()
-        absent = [head for head in declared if not any(name.startswith(f"{head}.") for name in names)]
-        if not declared or not {*declared} <= {*places, *absent}:
-            found = _classifiers(network)
-            places += found
-            declared = declared or found
-        inside = tuple(f"{place}." for place in places)
-        return tuple(f"{head}." for head in declared if head in absent or f"{head}.".startswith(inside))
-
-    def _published_weights(self) -> tuple[str, Mapping[str, Any], dict[str, Any]]:
-        """Return what to call the published weights, what they hold, and what timm's pretrained_cfg says of them."""
-        cfg = self.published
-        if cfg.get("state_dict"):
-            return "state_dict", cfg["state_dict"], {"state_dict": cfg["state_dict"]}
-        if cfg.get("file"):
-            source = str(cfg["file"])
-            files = find_files(source)
-        elif cfg.get("hf_hub_id"):
-            source = cfg["hf_hub_id"]
-            repo, _, revision = source.partition("@")
-            files = fetch_weights(
-                repo, revision=revision or None, cache_dir=self._cache_dir, name=cfg.get("hf_hub_filename")
-            )
-        elif cfg.get("url"):
-            source = cfg["url"]
-            files = [fetch_url(source)]
-        else:
-            msg = (
-                f"timm publishes no weights for {str(self.ref)!r}; use pretrained=False, or give a file with weights=."
-            )
-            raise WeightsNotFoundError(msg)
-        content = read_checkpoint(files, source)  # says what is wrong with a damaged file
-        return source, content, {"file": str(files[0])} if len(files) == 1 else {"state_dict": dict(content)}
 
     def _model_arguments(self, built: tuple[int, int] | None) -> dict[str, Any]:
         """Return the arguments that make the headless timm model."""
@@ -392,7 +331,7 @@ class TimmPlan:
         )
         with told(self.architecture, recipe.arguments):
             network = recipe.create(weights, has_own_head=weights is not None)
-        heads = self._heads(network)
+        heads = head_prefixes(self.architecture, self.published, network)
         network.checkpoint_rules = Rules(
             optional=heads,
             known=frozenset(network.state_dict()),
@@ -425,21 +364,6 @@ class TimmPlan:
             fixed_size=built is not None,
             divisor=deepest.divisor or 1,
         )
-
-
-def _classifiers(network: Any) -> list[str]:
-    """Return the names of the modules that a timm model says are its classifier."""
-    try:
-        parts = network.get_classifier()
-    except FAILURES:  # it has none, or none now
-        return []
-    parts = parts if isinstance(parts, tuple | list) else (parts,)
-    return [name for name, module in network.named_modules() if name and any(module is part for part in parts)]
-
-
-def _listed(names: Any) -> list[str]:
-    """Return the names that timm gives as one, as several, or not at all."""
-    return [names] if isinstance(names, str) else list(names or ())
 
 
 def _cut(network: Any) -> Any:

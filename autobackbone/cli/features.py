@@ -1,15 +1,14 @@
-"""Commands that run a backbone: features, export."""
+"""The command ``features``."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from autobackbone.cli import options
-from autobackbone.cli.options import by, image_size, level_fields, new_console, print_levels
-from autobackbone.errors import ConfigError, InputError
+from autobackbone.cli.options import by, level_fields, new_console, print_levels, weights_fields
+from autobackbone.errors import InputError
 
 
 @click.command()
@@ -43,7 +42,7 @@ def features(
 
     from autobackbone.create import create_feature_backbone
 
-    loading = _weights(weights, random_weights)
+    loading = weights_fields(weights, random_weights)
     if out.exists() and not out.is_dir():
         msg = f"--out {str(out)!r} is a file; name a folder."
         raise InputError(msg)
@@ -70,50 +69,3 @@ def features(
     if shown.size != pixels.size:
         console.print(f"the image was resized from {by((pixels.height, pixels.width))}")
     print(path)  # noqa: T201
-
-
-@click.command()
-@options.model
-@click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="ONNX file to write.")
-@options.random_weights
-@options.weights
-@options.strides
-@options.indices
-@options.img_size
-@click.option("--size", help="Size of the images: 224 or 333x257.")
-@click.option("--dynamic-size", is_flag=True, help="Take any height and width.")
-@options.as_json
-def export(
-    model: str,
-    out: Path,
-    random_weights: bool,
-    weights: str | None,
-    strides: str | None,
-    indices: str | None,
-    img_size: str | None,
-    size: str | None,
-    dynamic_size: bool,
-    as_json: bool,
-) -> None:
-    """Write a backbone as an ONNX file, compared with onnxruntime. Needs autobackbone[onnx]."""
-    from autobackbone.create import create_feature_backbone
-    from autobackbone.export import export_onnx
-
-    backbone = create_feature_backbone(
-        model, **_weights(weights, random_weights), **level_fields(strides, indices, img_size)
-    )
-    export_onnx(backbone, out, image_size("--size", size), dynamic_size=dynamic_size)
-    if as_json:
-        levels = [asdict(level) for level in backbone.levels]
-        print(json.dumps({"file": str(out), "random_weights": random_weights, "levels": levels}))  # noqa: T201
-        return
-    note = "RANDOM WEIGHTS, untrained" if random_weights else ""
-    print_levels(new_console(), backbone.levels, title=backbone.config.model_name, note=note)
-    print(out)  # noqa: T201
-
-
-def _weights(weights: str | None, random_weights: bool) -> dict[str, Any]:
-    if random_weights and weights is not None:
-        msg = "--random-weights and --weights exclude each other; give one of them."
-        raise ConfigError(msg)
-    return {"pretrained": not random_weights and weights is None, "weights": weights}

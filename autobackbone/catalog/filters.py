@@ -1,0 +1,65 @@
+"""Filters of the list of backbones: read, or refused with the values that there are."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from autobackbone.errors import ConfigError
+from autobackbone.values import as_integer, as_items, as_python, as_real, shown
+
+
+def choose(name: str, given: Any, list_known: Callable[[], Iterable[str]]) -> frozenset[str] | None:
+    """Return the values of a filter; ConfigError if one is none of those that there are."""
+    if given is None:
+        return None
+    items = as_items(as_python(given))
+    values = (given,) if items is None else items
+    if not values:
+        msg = f"{name}={shown(given)} names nothing; leave it out, or name at least one."
+        raise ConfigError(msg)
+    known = sorted(list_known())
+    for value in values:
+        if not isinstance(value, str) or value not in known:
+            close = difflib.get_close_matches(shown(value).strip("'").lower(), known, n=3)
+            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(known)}."
+            msg = f"{name}={shown(value)}: no backbone has that; {hint}"
+            raise ConfigError(msg)
+    return frozenset(values)
+
+
+def check_kinds(pattern: Any, pretrained_only: Any, any_size: Any) -> None:
+    """Raise ConfigError if one of these is not of its kind."""
+    if not isinstance(pattern, str):
+        msg = f"pattern={shown(pattern)} is no text; give a part of a name, or a glob such as '*resnet*'."
+        raise ConfigError(msg)
+    if not isinstance(pretrained_only, bool):
+        msg = f"pretrained_only={shown(pretrained_only)} is neither True nor False."
+        raise ConfigError(msg)
+    if any_size is not None and not isinstance(any_size, bool):
+        msg = f"any_size={shown(any_size)} is neither True, False nor None."
+        raise ConfigError(msg)
+
+
+def read_strides(given: Any) -> frozenset[int]:
+    """Return strides; ConfigError if one is none."""
+    items = tuple(given) if isinstance(given, str) else as_items(as_python(given))
+    values = () if given is None else (as_python(given),) if items is None else items
+    for value in values:
+        if as_integer(value, 1) is None:
+            msg = (
+                f"strides={shown(given)}: {shown(value)} is no stride; give positive integers, such as (4, 8, 16, 32)."
+            )
+            raise ConfigError(msg)
+    return frozenset(map(int, values))
+
+
+def read_bound(name: str, value: Any) -> float | None:
+    """Return a number of parameters; ConfigError if it is none."""
+    if value is None:
+        return None
+    number = math.inf if isinstance(value, float) and value == math.inf else as_real(value)
+    if number is None or number < 0:
+        msg = f"{name}={shown(value)} is no number of parameters; give one from 0 up, such as 30e6."
+        raise ConfigError(msg)
+    return number
