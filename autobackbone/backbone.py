@@ -15,6 +15,7 @@ from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMisma
 from autobackbone.frozen import Frozen
 from autobackbone.input_spec import repeat_to
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, choose_levels, round_up
+from autobackbone.pretrained import Pretrained
 from autobackbone.pyramid import SimplePyramid, crop, fit, pad, resample
 from autobackbone.sources.choose import make_plan
 from autobackbone.sources.seam import NativeModel
@@ -22,10 +23,10 @@ from autobackbone.values import path_of
 from autobackbone.weights.loading import find_part, load_part
 from autobackbone.weights.model_card import model_card
 from autobackbone.weights.saved_files import write
-from autobackbone.weights.saving import Saved, check_state, describe, push, read_config, understand
+from autobackbone.weights.saving import Saved, check_state, describe, read_config, understand
 
 
-class FeatureBackbone(nn.Module):
+class FeatureBackbone(Pretrained, nn.Module):
     """A backbone that gives feature maps.
 
     Level *l* is ``(B, channels[l], ceil(H / strides[l]), ceil(W / strides[l]))``. Made by `create_feature_backbone`.
@@ -209,29 +210,6 @@ class FeatureBackbone(nn.Module):
         self.body.set_grad_checkpointing(enable)  # type: ignore[operator]
         count_batches_once(self.body, enable)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Save config, weights and a model card to a folder, made if need be.
-
-        The weights are a safetensors file of ``state_dict()``. The folder is replaced as one: a process that is killed
-        while it saves leaves a folder that loads as what it held or as what was saved. Other files in it stay. So a
-        backbone can be saved to the folder that it came from.
-
-        What is saved can be loaded again, equal, or nothing is saved. So that this is known, the backbone is made once
-        more from its config, without storage, and the names, shapes and kinds of its tensors are compared. What is
-        frozen, and modules that were replaced by others with the same tensors, are not saved.
-
-        Raises
-        ------
-        ConfigError
-            If ``config.extra_kwargs`` holds something that JSON cannot, or that a file may not set.
-        WeightsMismatchError
-            If there are other tensors than those of the config: of adapters, parametrizations, quantized layers.
-        WeightsError
-            If there are no weights, or only a shard of them, or a file cannot be written.
-        """
-        path = Path(path_of(folder, "folder"))
-        self._save(path, path.resolve().name)
-
     @classmethod
     def from_pretrained(
         cls,
@@ -296,42 +274,6 @@ class FeatureBackbone(nn.Module):
             raise WeightsMismatchError(msg)
         return backbone
 
-    def push_to_hub(
-        self,
-        repo: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload backbone",
-    ) -> str:
-        """Save to a repository on the Hub, made if need be.
-
-        Parameters
-        ----------
-        repo
-            ``owner/repo``.
-        private
-            Whether a repository that is made is private; ``None`` for the owner's default.
-        token
-            One that may write; by default the one that ``hf auth login`` stored.
-        revision
-            Branch to commit to, made if need be; ``None`` for the default one.
-        commit_message
-            Of the commit.
-
-        Returns
-        -------
-        str
-            The address of the repository.
-
-        Raises
-        ------
-        WeightsError
-            If that is not allowed, or the Hub is out of reach.
-        """
-        return push(self._save, repo, private=private, token=token, revision=revision, message=commit_message)
-
     @classmethod
     def from_config(cls, config: FeatureBackboneConfig) -> Self:
         """Create a backbone; `create_feature_backbone` says what can go wrong."""
@@ -375,7 +317,8 @@ class FeatureBackbone(nn.Module):
         """Return the levels, for printing."""
         return ", ".join(f"{level.name}: {level.channels}x1/{level.stride}" for level in self.levels)
 
-    def _save(self, folder: Path, title: str) -> None:
+    def write_pretrained(self, folder: Path, title: str) -> None:
+        """Write it to a folder, under a title; see `save_pretrained`."""
         values, twin = self.describe()
         state = self.state_dict()
         check_state(state, twin.state_dict())

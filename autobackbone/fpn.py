@@ -21,19 +21,20 @@ from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, ceil_div
+from autobackbone.pretrained import Pretrained
 from autobackbone.values import MAX_CHANNELS, as_integer, path_of, shown
 from autobackbone.weights.files import find_files, read_checkpoint
 from autobackbone.weights.loading import find_part, load_part
 from autobackbone.weights.matching import Rules
 from autobackbone.weights.model_card import model_card
 from autobackbone.weights.saved_files import CONFIG_FILE, write
-from autobackbone.weights.saving import check_state, push, read_config
+from autobackbone.weights.saving import check_state, read_config
 
 if TYPE_CHECKING:
     from autobackbone.weights.report import WeightsReport
 
 
-class FeaturePyramid(nn.Module):
+class FeaturePyramid(Pretrained, nn.Module):
     """A feature pyramid network over a backbone: torchvision's, with names and strides.
 
     torchvision's detectors take it as their backbone. T.-Y. Lin et al., "Feature Pyramid Networks for Object
@@ -165,23 +166,6 @@ class FeaturePyramid(nn.Module):
         """
         self.backbone.set_grad_checkpointing(enable)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Save backbone and FPN, with what they were made with, to a folder: as `FeatureBackbone.save_pretrained` does.
-
-        The folder is also one of the backbone's, for `FeatureBackbone.from_pretrained` and ``weights=``.
-
-        Raises
-        ------
-        ConfigError
-            If `extra_blocks` is a block of your own, which a file cannot name.
-        WeightsMismatchError
-            If there are other tensors than those that it was made with: of adapters, quantized layers.
-        WeightsError
-            If there are no weights, or only a shard of them, or a file cannot be written.
-        """
-        path = Path(path_of(folder, "folder"))
-        self._save(path, path.resolve().name)
-
     @classmethod
     def from_pretrained(
         cls,
@@ -243,18 +227,6 @@ class FeaturePyramid(nn.Module):
             msg = f"The weights in {origin!r} are without those of the FPN."
             raise WeightsMismatchError(msg)
         return pyramid
-
-    def push_to_hub(
-        self,
-        repo: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload feature pyramid",
-    ) -> str:
-        """Save to a repository on the Hub, made if need be; see `FeatureBackbone.push_to_hub`."""
-        return push(self._save, repo, private=private, token=token, revision=revision, message=commit_message)
 
     def anchor_generator(
         self,
@@ -320,7 +292,8 @@ class FeaturePyramid(nn.Module):
         count = len(self._own)
         return roi_align(self._own, self.strides[:count], output_size, sampling_ratio, canonical_scale, canonical_level)
 
-    def _save(self, folder: Path, title: str) -> None:
+    def write_pretrained(self, folder: Path, title: str) -> None:
+        """Write backbone and FPN to a folder, which is also one of the backbone's; see `save_pretrained`."""
         if not isinstance(self._made_with["extra_blocks"], str | None):
             kind = type(self._made_with["extra_blocks"]).__name__
             msg = f"extra_blocks: a file cannot name the {kind}; save state_dict(), and make the pyramid by hand again."
