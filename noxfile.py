@@ -2,7 +2,7 @@
 # /// script
 # dependencies = ["nox>=2025.5.1"]
 # ///
-"""Sessions. ``nox`` runs the tests; ``nox -s zoo lint types docs`` the rest of what CI runs."""
+"""Sessions. ``nox`` runs the tests; ``nox -s families zoo lint types docs`` the rest of what CI runs."""
 
 import shutil
 
@@ -20,11 +20,16 @@ def _install(session: nox.Session, *groups: str, project: bool = True) -> None:
     session.install(*(["."] if project else []), *wanted)
 
 
+def _pytest(session: nox.Session, marks: str, *options: str) -> None:
+    """Run the tests of some marks, on two processes."""
+    session.run("pytest", "-n", "2", "--dist", "loadscope", "-m", marks, *options, *session.posargs)
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite against the built wheel."""
     _install(session, "test")
-    session.run("pytest", "-n", "2", "--dist", "loadscope", "-m", "not zoo", *session.posargs)
+    _pytest(session, "not zoo and not families")
 
 
 @nox.session
@@ -32,7 +37,16 @@ def coverage(session: nox.Session) -> None:
     """Run the test suite, and report the lines and branches that it does not reach."""
     _install(session, "test")
     reports = ("--cov", "--cov-report=term", "--cov-report=xml")
-    session.run("pytest", "-n", "2", "--dist", "loadscope", "-m", "not zoo", *reports, *session.posargs)
+    session.run(
+        "pytest", "-n", "2", "--dist", "loadscope", "-m", "not zoo and not families", *reports, *session.posargs
+    )
+
+
+@nox.session
+def families(session: nox.Session) -> None:
+    """Run the tests of the contract on one architecture of every family."""
+    _install(session, "test")
+    _pytest(session, "families")
 
 
 @nox.session
@@ -84,7 +98,7 @@ def lowest(session: nox.Session) -> None:
     # torchvision comes with timm, and its newest would raise torch: 0.22 is the one that goes with torch 2.7.
     groups = nox.project.dependency_groups(PROJECT, "test")
     session.install("--resolution", "lowest-direct", ".", "torchvision>=0.22", *groups)
-    session.run("pytest", "-n", "2", "--dist", "loadscope", "-m", "not zoo", *session.posargs)
+    _pytest(session, "not zoo and not families")
 
 
 @nox.session

@@ -1,10 +1,13 @@
-"""The one table of families: an architecture for every timm module and every ladder of native strides in it.
+"""The one table of families: an architecture for every timm module and every set of native strides in it.
 
 Each is the smallest there is; the few large ones are cut in depth, which changes nothing that the contract is about.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ FAMILIES = [
     Family("vit_tiny_patch16_dinov3_qkvb"),  # eva: 16
     Family("fasternet_t0"),  # fasternet: 4, 8, 16, 32
     Family("fastvit_t8"),  # fastvit: 4, 8, 16, 32
+    Family(
+        "fastvit_mci3", {"layers": (1, 1, 1, 1, 1), "embed_dims": (16, 32, 64, 128, 256)}
+    ),  # fastvit: 4, 8, 16, 32, 64
     Family("focalnet_tiny_srf"),  # focalnet: 4, 8, 16, 32
     Family("gcvit_xxtiny"),  # gcvit: 4, 8, 16, 32
     Family("gemma4_vit_167m", {"depth": 3}, (49, 66)),  # gemma4_vit: 16
@@ -147,6 +153,36 @@ DINOV3_FAMILIES = [
     Family("dinov3_vits16plus", {"num_hidden_layers": 2}),
     Family("dinov3_convnext_tiny", {"depths": [1, 1, 2, 1]}),
 ]
+
+# One of each way to behave: these run with the tests, the others in ``nox -s families``.
+QUICK = {
+    "test_resnet",  # convolutions
+    "test_convnext",  # layers of one name in every stage
+    "test_efficientnet",  # blocks in stages
+    "test_vit",  # one stride, any size by an argument
+    "swin_tiny_patch4_window7_224",  # maps with channels last
+    "vit_small_patch14_dinov2",  # patches of 14
+    "xcit_nano_12_p8_224",  # built for whole patches
+    "coat_tiny",  # bound to one size, tied parameters
+    "test_byobnet",  # a stem among the levels
+    "crossvit_tiny_240",  # two grids, resampled
+    "hrnet_w18_small",  # branches without a gradient
+    "efficientvim_m1",  # strides from 16 on
+    "levit_128s",  # bound to a square
+    "inception_next_atto",
+    "legacy_xception",  # valid padding
+    "gemma4_vit_167m",  # tokens laid out by hand
+    "maxvit_pico_rw_256",  # multiples of windows
+    "vgg11",  # hidden layers in the head
+    "dinov3_vits16",
+    "dinov3_convnext_tiny",
+}
+
+
+def spread(families: Iterable[Family]) -> list[Any]:
+    """Return families as parameters of a test: a few with the tests, the others marked for ``nox -s families``."""
+    return [pytest.param(f, id=f.name, marks=() if f.name in QUICK else pytest.mark.families) for f in families]
+
 
 # What the properties draw from: small, and different in every way that matters.
 SMALL = [

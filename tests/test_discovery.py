@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from families import DINOV3_FAMILIES, FAMILIES
+from families import DINOV3_FAMILIES, FAMILIES, spread
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -219,15 +219,9 @@ def test_a_card_of_a_folder_has_the_input_that_is_built(tmp_path):
     assert card.input_spec == create_feature_backbone(f"local-dir:{tmp_path}", pretrained=False).input_spec
 
 
-# One family in three with the tests, the others with the zoo.
-SOME = [
-    pytest.param(name, marks=() if i % 3 == 0 else pytest.mark.zoo)
-    for i, name in enumerate(dict.fromkeys(family.name for family in (*FAMILIES, *DINOV3_FAMILIES)))
-]
-
-
-@pytest.mark.parametrize("name", SOME)
-def test_a_card_says_what_is_built(name):
+@pytest.mark.parametrize("family", spread(FAMILIES + DINOV3_FAMILIES))
+def test_a_card_says_what_is_built(family):
+    name = family.name
     card, levels, spec = preview(name)
     with torch.device("meta"):
         usual = create_feature_backbone(name, pretrained=False)

@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from families import FAMILIES
+from families import FAMILIES, spread
 from safetensors.torch import save_file
 from torch import nn
 
@@ -14,14 +14,7 @@ from autobackbone.weights.building import SkipInit, build_loaded
 NESTED = {"vit_small_resnet50d_s16_224"}  # timm has it fetch the weights of its ResNet as well
 
 
-# One family in three with the tests, the others with the zoo.
-SHARED_OUT = [
-    pytest.param(family, id=str(family), marks=() if i % 3 == 0 else pytest.mark.zoo)
-    for i, family in enumerate(FAMILIES)
-]
-
-
-@pytest.mark.parametrize("family", SHARED_OUT)
+@pytest.mark.parametrize("family", spread(FAMILIES))
 def test_equal_to_timms_own_creation(family, tmp_path, monkeypatch):
     """An architecture of each module of timm, with published weights and with a file of one's own."""
     made = timm.create_model(family.name, **family.extra_kwargs)

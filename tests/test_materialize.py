@@ -6,7 +6,7 @@ import pickle
 import pytest
 import timm
 import torch
-from families import DINOV3_FAMILIES, FAMILIES
+from families import DINOV3_FAMILIES, FAMILIES, spread
 from safetensors.torch import save_file
 from timm.models._manipulate import reinit_non_persistent_buffers
 from torch import nn
@@ -19,11 +19,6 @@ from autobackbone import (
     init_non_persistent_buffers,
     load_weights,
 )
-
-SHARED_OUT = [
-    pytest.param(family, id=str(family), marks=() if i % 4 == 0 else pytest.mark.zoo)
-    for i, family in enumerate(FAMILIES)
-] + [pytest.param(family, id=str(family)) for family in DINOV3_FAMILIES]
 
 
 def _poison(model: nn.Module) -> None:
@@ -48,7 +43,7 @@ def _check_same(model: nn.Module, expected: nn.Module) -> None:
             assert tensor.requires_grad == others[name].requires_grad
 
 
-@pytest.mark.parametrize("family", SHARED_OUT)
+@pytest.mark.parametrize("family", spread(FAMILIES + DINOV3_FAMILIES))
 def test_meta_then_memory_then_a_state_dict(family):
     fields = {"extra_kwargs": family.extra_kwargs}
     plain = create_feature_backbone(family.name, pretrained=False, **fields).eval()

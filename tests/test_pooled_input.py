@@ -6,26 +6,13 @@ import pickle
 import pytest
 import timm
 import torch
-from families import FAMILIES
+from families import FAMILIES, spread
 from torch import nn
 
 from autobackbone import InputError, InputSizeError, create_backbone, create_feature_backbone
 
+
 # Small, and each of another way to take sizes; the others run with the zoo.
-QUICK = (
-    "test_convnext",
-    "csatv2",
-    "dla46x_c",
-    "levit_128s",
-    "test_resnet",
-    "swin_tiny_patch4_window7_224",
-    "tresnet_m",
-    "test_vit",
-    "test_vit_relpos",
-    "volo_d1_224",
-)
-
-
 def test_a_vit_names_its_patches_and_the_nearest_sizes():
     backbone = create_backbone("test_vit", pretrained=False).eval()
     with pytest.raises(InputSizeError, match=r"multiples of 16, got 97x130; .* 112x144, or crop to 96x128"):
@@ -53,7 +40,7 @@ def test_wrong_images_are_refused_as_feature_backbones_do(x, message):
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(f, id=f.name, marks=() if f.name in QUICK else pytest.mark.zoo) for f in FAMILIES],
+    spread(FAMILIES),
 )
 def test_no_size_is_refused_that_timm_takes_and_no_other_is_left_to_fail(family):
     with torch.device("meta"):

@@ -61,7 +61,7 @@ def test_compiles_and_exports_for_any_size(name):
 
 # More than a cell of stride 32 both ways; 224 is what most tables of positions are made for.
 SIZES = [(97, 130), (128, 96), (65, 70), (96, 96), (130, 97), (224, 224), (161, 97), (99, 200), (100, 100), (256, 192)]
-# The others run with the zoo: torch takes long to follow them.
+# The others run in ``nox -s families``: torch takes long to follow them.
 FEW_GRAPHS = ("test_resnet", "test_convnext", "test_vit", "test_efficientnet")
 # Architectures that branch on the size in their own code, each branch being a graph.
 BRANCHES = {
@@ -82,7 +82,7 @@ OUT_OF_REACH = {
 @pytest.mark.parametrize(
     "family",
     [
-        pytest.param(family, id=family.name, marks=() if family.name in FEW_GRAPHS else pytest.mark.zoo)
+        pytest.param(family, id=family.name, marks=() if family.name in FEW_GRAPHS else pytest.mark.families)
         for family in FAMILIES + DINOV3_FAMILIES
         if family.name not in OUT_OF_REACH
     ],

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from families import DINOV3_FAMILIES, FAMILIES
+from families import DINOV3_FAMILIES, FAMILIES, spread
 from torch import nn
 
 from autobackbone import FeatureBackbone, UnsupportedError, create_feature_backbone, freeze_stages
 
 
-@pytest.fixture(scope="module", params=FAMILIES + DINOV3_FAMILIES, ids=str)
+@pytest.fixture(scope="module", params=spread(FAMILIES + DINOV3_FAMILIES))
 def family(request):
     return request.param
 

@@ -2,18 +2,12 @@
 
 import pytest
 import torch
-from families import DINOV3_FAMILIES, FAMILIES
+from families import DINOV3_FAMILIES, FAMILIES, spread
 
 from autobackbone import FeatureBackbone, create_feature_backbone
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(family, id=str(family), marks=() if i % 6 == 2 else pytest.mark.zoo)
-        for i, family in enumerate(FAMILIES + DINOV3_FAMILIES)
-    ],
-)
+@pytest.fixture(scope="module", params=spread(FAMILIES + DINOV3_FAMILIES))
 def family(request):
     return request.param
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import timm
 import torch
-from families import FAMILIES
+from families import FAMILIES, Family, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,8 +85,9 @@ def test_channels_that_an_architecture_cannot_take_are_refused(channels):
             create("csatv2", pretrained=False, in_chans=channels)
 
 
-@pytest.mark.parametrize("name", [*(family.name for family in FAMILIES), "qwen3_vit_88m_merge"])
-def test_pooled_backbones_run_from_their_smallest_size_on(name):
+@pytest.mark.parametrize("family", spread([*FAMILIES, Family("qwen3_vit_88m_merge")]))
+def test_pooled_backbones_run_from_their_smallest_size_on(family):
+    name = family.name
     with meta_device(), torch.no_grad():
         model = create_backbone(name, pretrained=False).eval()
         spec = get_input_spec(model)
