@@ -13,7 +13,7 @@ from autobackbone.batch_statistics import count_batches_once, lone_value_error
 from autobackbone.config import PYRAMID_CHANNELS, FeatureBackboneConfig
 from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
 from autobackbone.frozen import Frozen
-from autobackbone.input_spec import repeat_to
+from autobackbone.input_spec import mismatch_error, repeat_to
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, choose_levels, round_up
 from autobackbone.pretrained import Pretrained
 from autobackbone.pyramid import SimplePyramid, crop, fit, pad, resample
@@ -131,11 +131,13 @@ class FeatureBackbone(Pretrained, nn.Module):
             x = pad(x, full)
         try:
             maps = self.body(x)
-        except ValueError as err:
-            told = lone_value_error(self.body, x)
-            if told is None:
+        except (NotImplementedError, RuntimeError, ValueError) as err:
+            error = mismatch_error(self.body, x)
+            if error is None and isinstance(err, ValueError):
+                error = lone_value_error(self.body, x)
+            if error is None:
                 raise
-            raise told from err
+            raise error from err
         result = [self._deliver(maps[i], native, level, (height, width), full) for i, native, level in self._recipe]
         if self.pyramid is None:
             return result

@@ -12,6 +12,7 @@ from autobackbone.errors import ConfigError
 from autobackbone.values import (
     MAX_COUNT,
     as_integer,
+    as_integers,
     as_path,
     as_python,
     as_real,
@@ -150,6 +151,8 @@ class Config:
             self._keep(name, rate if rate is not None and 0 <= rate < 1 else None, "a rate of at least 0 and below 1")
         self._keep_count("in_chans")
         if self.img_size is not None:
+            sides = as_integers(self.img_size) or as_integers((self.img_size,)) or (0,)
+            self._check(max(sides) <= MAX_COUNT, "img_size", f"(height, width) in pixels, at most {MAX_COUNT} each way")
             self._keep("img_size", as_size(self.img_size), "(height, width) in pixels, or one integer for a square")
         if self.weights is not None:
             self._keep("weights", as_path(self.weights), "the path of a weights file")

@@ -101,7 +101,8 @@ def export_onnx(
 def _checked_path(path: Any) -> Path:
     file = Path(as_path(path) or "")
     if file.suffix != ".onnx" or not file.parent.is_dir() or file.is_dir():
-        msg = f"path={shown(path)}: name a file that ends in .onnx, in a folder that exists."
+        text = as_path(path)
+        msg = f"path={shown(path if text is None else text)}: name a file that ends in .onnx, in a folder that exists."
         raise ConfigError(msg)
     return file
 

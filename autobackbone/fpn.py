@@ -4,7 +4,8 @@ import math
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -153,8 +154,8 @@ class FeaturePyramid(Pretrained, nn.Module):
             By name, fine to coarse, ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
         """
         maps = self.backbone(x)
-        found = self.fpn(OrderedDict((name, maps[i]) for name, i in zip(self._own, self._order, strict=True)))
-        return OrderedDict(zip(self.names, found.values(), strict=True))
+        pyramid = self.fpn(OrderedDict((_key(i), maps[i]) for i in self._order))
+        return OrderedDict(zip(self.names, pyramid.values(), strict=True))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's activations in the backward pass instead of keeping them.
@@ -344,15 +345,20 @@ class FeaturePyramid(Pretrained, nn.Module):
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             maps = OrderedDict[str, Tensor]()
             like = next(self.backbone.parameters())
-            for name, i, stride in zip(self._own, self._order, strides, strict=True):
+            for i, stride in zip(self._order, strides, strict=True):
                 size = ceil_div(cells * strides[-1], stride)
-                maps[name] = like.new_empty(2, self.backbone.channels[i], size, size)
+                maps[_key(i)] = like.new_empty(2, self.backbone.channels[i], size, size)
             try:
-                sizes = [y.shape[-1] for y in self.fpn(maps).values()]
+                with _outputs(self.fpn.extra_blocks) as outputs:
+                    sizes = [y.shape[-1] for y in self.fpn(maps).values()]
             except (RuntimeError, TypeError, ValueError) as err:
                 kind = type(self.fpn.extra_blocks).__name__
                 msg = f"extra_blocks: the {kind} does not take these maps, of {self.out_channels} channels: {err}"
                 raise ConfigError(msg) from err
+        if len(outputs) > len(sizes):
+            kind = type(self.fpn.extra_blocks).__name__
+            msg = f"extra_blocks: the {kind} calls two of its levels by one name; each needs a name of its own."
+            raise ConfigError(msg)
         return [strides[-1] * cells // size for size in sizes[len(strides) :]]
 
 
@@ -370,6 +376,25 @@ class _NoFPN(nn.Module):
         values = list(maps.values())
         results, names = self.extra_blocks(list(values), values, list(maps))
         return OrderedDict(zip(names, results, strict=True))
+
+
+def _key(index: int) -> str:
+    """Return what the FPN calls a level: extra blocks have names of their own, such as p6, which must not be these."""
+    return f"backbone.{index}"
+
+
+@contextmanager
+def _outputs(block: Any) -> Iterator[list[Tensor]]:
+    """Collect the maps that a block returns, those under the same name as well."""
+    outputs: list[Tensor] = []
+    if block is None:
+        yield outputs
+        return
+    handle = block.register_forward_hook(lambda _module, _args, result: outputs.extend(result[0]))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
 
 
 def _name(stride: int) -> str:

@@ -13,7 +13,7 @@ from autobackbone.values import shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _PIL_MODES = {1: "L", 3: "RGB"}
 
@@ -82,19 +82,22 @@ class InputSpec:
         InputError
             As `check`.
         """
-        from torch import Tensor
+        from torch import Tensor, strided
 
         if not isinstance(x, Tensor):
             msg = f"A backbone takes a tensor of (B, {self.in_chans}, H, W) images, got {type(x).__name__}."
+            raise InputError(msg)
+        if x.is_nested or x.is_sparse or x.layout != strided:
+            msg = f"A backbone takes a dense tensor, got {'a nested one' if x.is_nested else x.layout}; use to_dense()."
             raise InputError(msg)
         shape = _shape(x)
         if x.ndim != 4:
             msg = f"A backbone takes (B, {self.in_chans}, H, W) images, got shape {shape}{_hint(x)}."
             raise InputError(msg)
         if shape[1] != self.in_chans:
+            remedy = f"create it with in_chans={shape[1]}, or give" if shape[1] else "give"
             msg = (
-                f"This backbone takes {self.in_chans} channels, got {shape[1]} in shape {shape}; "
-                f"create it with in_chans={shape[1]}, or give NCHW images."
+                f"This backbone takes {self.in_chans} channels, got {shape[1]} in shape {shape}; {remedy} NCHW images."
             )
             raise InputError(msg)
         if not x.is_floating_point():
@@ -216,6 +219,17 @@ def _shape(x: Tensor) -> tuple[int, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         return tuple(int(n) for n in x.shape)
+
+
+def mismatch_error(network: nn.Module, x: Tensor) -> InputError | None:
+    """Return what to say where a network fails on images of another device or type than its own; else ``None``."""
+    like = next(network.parameters(), None)
+    if like is None or (x.device == like.device and x.dtype == like.dtype):
+        return None
+    return InputError(
+        f"The backbone is {like.dtype} on {like.device}, and the images are {x.dtype} on {x.device}; "
+        "use x.to() with its device and dtype, or torch.autocast()."
+    )
 
 
 def _hint(x: Tensor) -> str:

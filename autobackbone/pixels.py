@@ -29,13 +29,16 @@ def convert(image: Any, mode: str) -> Image.Image:
     Raises
     ------
     InputError
-        If it is no PIL image, or has 32-bit pixels whose range is not known: floating point ones, negative ones, or
-        ones above 65535.
+        If it is no PIL image, has no pixels, or has 32-bit pixels whose range is not known: floating point ones,
+        negative ones, or ones above 65535.
     """
     from PIL import Image
 
     if not isinstance(image, Image.Image):
         msg = f"A PIL image is needed, got {type(image).__name__}; Image.fromarray() makes one of an array."
+        raise InputError(msg)
+    if 0 in image.size:
+        msg = f"The image has no pixels: it is {image.width} wide and {image.height} high."
         raise InputError(msg)
     if image.mode == "F" or image.mode.startswith("I"):
         image = _eight_bits(image)

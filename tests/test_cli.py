@@ -388,3 +388,33 @@ def test_as_a_module():
     )
     assert answer.returncode == 2
     assert answer.stderr.count("\n") == 1
+
+
+def test_names_that_the_output_cannot_encode(photo, tmp_path):
+    image = tmp_path / "\u732b.png"
+    image.write_bytes(photo.read_bytes())
+    command = [sys.executable, "-m", "autobackbone", "features", str(image), *MODEL, "-o", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for wrong in (False, True):
+        asked = [*command[:4], str(tmp_path / "\u732b2.png"), *command[5:]] if wrong else command
+        answer = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
+        assert answer.returncode == (2 if wrong else 0), answer.stderr
+        assert "\\u732b" in (answer.stderr if wrong else answer.stdout)
+        assert answer.stderr.count("\n") == int(wrong)
+
+
+def test_weights_are_listed_with_the_weights(capfd, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["autobackbone", "list", "resnet50.a1_in1k"])
+    with pytest.raises(SystemExit):
+        main()
+    assert (
+        "no backbone matches 'resnet50.a1_in1k', which are weights; list those with --pretrained."
+        in capfd.readouterr().err
+    )
+
+
+def test_long_lists_of_what_there_is_are_cut(capfd, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["autobackbone", "list", "--family", "12345"])
+    with pytest.raises(SystemExit):
+        main()
+    assert len(capfd.readouterr().err) < 300

@@ -37,6 +37,7 @@ BAD = [
     ({"drop_path_rate": -0.1}, "drop_path_rate must be a rate of at least 0 and below 1, got -0.1"),
     ({"drop_rate": float("nan")}, "drop_rate must be a rate"),
     ({"in_chans": 0}, "in_chans must be a positive integer, got 0"),
+    ({"img_size": 65537}, "img_size must be (height, width) in pixels, at most 65536 each way, got 65537"),
     ({"img_size": (224,)}, "img_size must be (height, width) in pixels, or one integer for a square, got (224,)"),
     ({"img_size": (0, 224)}, "img_size must be (height, width)"),
     ({"img_size": -1}, "img_size must be (height, width)"),

@@ -164,3 +164,23 @@ def test_creation_does_not_mind_the_callers_grad_mode(context):
     unused = [n for n, _ in backbone.named_buffers() if n.endswith((".weight", ".bias"))]  # no parameters any more
     assert unused
     assert all("fuse_layers" in name or "stage4" in name for name in unused)
+
+
+def test_a_size_that_an_architecture_of_any_size_cannot_be_built_for():
+    with torch.device("meta"), pytest.raises(InputSizeError, match=r"img_size=\(256, 169\): .*'mvitv2_tiny'.*a square"):
+        create_feature_backbone("mvitv2_tiny", pretrained=False, img_size=(256, 169))
+
+
+def test_arguments_that_make_timm_stop():
+    wrong = {"dims": (16, 32, 48), "depths": (1, 1, 1, 1)}
+    with torch.device("meta"), pytest.raises(ConfigError, match="timm cannot build 'csatv2'"):
+        create_feature_backbone("csatv2", pretrained=False, extra_kwargs=wrong)
+
+
+def test_another_default_type_is_named_where_it_may_be_the_cause():
+    torch.set_default_dtype(torch.float16)
+    try:
+        with pytest.raises(ConfigError, match=r"the default dtype is torch\.float16"):
+            create_feature_backbone("csatv2", pretrained=False)
+    finally:
+        torch.set_default_dtype(torch.float32)

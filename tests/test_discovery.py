@@ -107,6 +107,7 @@ WRONG = [
     ({"family": "resnt"}, "did you mean 'resnet'"),
     ({"license": "gpl"}, "license='gpl': no backbone has that; there are apache-2.0, "),
     ({"license": 3}, "license=3: no backbone has that"),
+    ({"strides": 2048}, "strides=2048: 2048 is no stride; give positive integers up to 1024"),
     ({"strides": 0}, "strides=0: 0 is no stride; give positive integers"),
     ({"strides": "4,8"}, "strides='4,8': '4' is no stride"),
     ({"strides": (4, True)}, "True is no stride"),

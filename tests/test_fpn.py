@@ -201,3 +201,37 @@ def test_images_too_small_for_the_backbone():
     model = RetinaNet(fpn, 3, anchor_generator=fpn.anchor_generator((4, 5, 6)), min_size=32, max_size=48)
     with pytest.raises(InputSizeError, match="at least 75"):
         model.eval()([torch.rand(3, 32, 40)])
+
+
+class _Named(ExtraFPNBlock):
+    """A block that calls its levels what it likes."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.names = names
+
+    def forward(self, results, x, names):  # noqa: ARG002 - torchvision's signature
+        coarser = [results[-1][..., :: 2 ** (i + 1), :: 2 ** (i + 1)] for i in range(len(self.names))]
+        return [*results, *coarser], [*names, *self.names]
+
+
+@pytest.mark.parametrize("strides", [(8, 16, 32, 64), (8, 16, 32, 64, 128), (64,), (32, 128), (64, 8), (4, 8)])
+@pytest.mark.parametrize("extra", ["p6p7", "pool", _Named("p5"), _Named("p6", "p5"), _Named("0", "1")])
+@pytest.mark.parametrize("kind", ["fpn", "simple"])
+def test_maps_are_at_the_strides_of_their_names_whatever_extra_blocks_are_called(strides, extra, kind):
+    if kind == "fpn":
+        fpn = FeaturePyramid(make(strides=strides), 8, extra)
+    else:
+        fpn = FeaturePyramid(make("vit", strides), None, "p6p7" if extra == "p6p7" else extra)
+    with torch.no_grad():
+        maps = fpn.eval()(torch.randn(1, 3, 333, 257))
+    assert len(set(fpn.names)) == len(fpn.names) == len(maps)
+    assert list(fpn.strides) == sorted(set(fpn.strides))
+    assert fpn.strides[: len(strides)] == tuple(sorted(strides))
+    for y, stride in zip(maps.values(), fpn.strides, strict=True):
+        assert y.shape[2:] == (-(-333 // stride), -(-257 // stride))
+
+
+def test_two_extra_levels_of_one_name():
+    with pytest.raises(ConfigError, match="calls two of its levels by one name"):
+        FeaturePyramid(make(), 8, _Named("p6", "p6"))

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from autobackbone.config import MAX_STRIDE
 from autobackbone.errors import ConfigError
 from autobackbone.values import as_integer, as_items, as_python, as_real, shown
 
@@ -22,7 +23,8 @@ def choose(name: str, given: Any, list_known: Callable[[], Iterable[str]]) -> fr
     for value in values:
         if not isinstance(value, str) or value not in known:
             close = difflib.get_close_matches(shown(value).strip("'").lower(), known, n=3)
-            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(known)}."
+            some = f"{', '.join(known[:12])}{' and others' if len(known) > 12 else ''}"
+            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {some}."
             msg = f"{name}={shown(value)}: no backbone has that; {hint}"
             raise ConfigError(msg)
     return frozenset(values)
@@ -46,9 +48,10 @@ def read_strides(given: Any) -> frozenset[int]:
     items = tuple(given) if isinstance(given, str) else as_items(as_python(given))
     values = () if given is None else (as_python(given),) if items is None else items
     for value in values:
-        if as_integer(value, 1) is None:
+        if as_integer(value, 1, MAX_STRIDE) is None:
             msg = (
-                f"strides={shown(given)}: {shown(value)} is no stride; give positive integers, such as (4, 8, 16, 32)."
+                f"strides={shown(given)}: {shown(value)} is no stride; give positive integers up to {MAX_STRIDE}, such "
+                "as (4, 8, 16, 32)."
             )
             raise ConfigError(msg)
     return frozenset(map(int, values))

@@ -1,5 +1,6 @@
 """The command line: list, info, compare, features, export, catalog build."""
 
+import io
 import logging
 import os
 import sys
@@ -39,6 +40,9 @@ def main() -> None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
     if sys.stdout is None:  # what is opened next would take its place
         _stop("standard output is closed; write to /dev/null what is not wanted.")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what it cannot encode is escaped, as in names of files
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="autobackbone: %(message)s")
     try:
         status = app.main(sys.argv[1:] or ["--help"], prog_name="autobackbone", standalone_mode=False)

@@ -112,4 +112,6 @@ def _hint(pattern: str) -> str:
     from autobackbone.catalog.query import nearest_names
 
     close = [] if set("*?[") & set(pattern) else nearest_names(pattern)
+    if pattern.lower() in map(str.lower, close):
+        return f" {pattern!r}, which are weights; list those with --pretrained."
     return f" {pattern!r}; did you mean {', '.join(close)}?" if close else f" {pattern!r}." if pattern else "."

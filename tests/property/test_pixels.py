@@ -15,6 +15,20 @@ from autobackbone.pixels import convert
 MODES = st.sampled_from(sorted(some.PIXELS))
 
 
+SPEC = InputSpec(
+    in_chans=3,
+    size=(8, 8),
+    mean=(0.5,) * 3,
+    std=(0.5,) * 3,
+    interpolation="bilinear",
+    crop_pct=1.0,
+    crop_mode="center",
+    min_size=1,
+    fixed_size=False,
+    divisor=1,
+)
+
+
 def constant(mode, brightness):
     """A small image of one brightness."""
     image = Image.new(mode, (6, 6), some.PIXELS[mode](brightness))
@@ -71,3 +85,11 @@ def test_transforms_keep_the_brightness(channels):
 def test_what_has_no_known_brightness_is_refused(image, message):
     with pytest.raises(InputError, match=message):
         convert(image, "RGB")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "I", "I;16", "F", "P", "1", "CMYK"])
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_images_without_pixels_are_refused(mode, size):
+    for training in (False, True):
+        with pytest.raises(InputError, match=r"has no pixels: it is \d wide and \d high"):
+            SPEC.transform(training=training)(Image.new(mode, size))

@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 import timm
+import torch
 
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import BackboneError, ConfigError, UnsupportedError, WeightsMismatchError
@@ -124,7 +125,11 @@ def told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
             msg = f"{where}: {architecture!r} takes no such argument; leave it out."
             raise ConfigError(msg) from err
         given = shown({k: v for k, v in arguments.items() if k != "num_classes"})
-        msg = f"timm cannot build {architecture!r} with {given}: {type(err).__name__}: {' '.join(str(err).split())}"
+        reason = f"{type(err).__name__}: {' '.join(str(err).split())}".removesuffix(": ")
+        msg = f"timm cannot build {architecture!r} with {given}: {reason}"
+        usual = torch.get_default_dtype()
+        if usual != torch.float32:
+            msg += f"; the default dtype is {usual}, with which it may not work: create it in float32, then convert it"
         raise ConfigError(msg) from err
 
 

@@ -26,6 +26,7 @@ FAILURES = (
     KeyError,
     ArithmeticError,
     AttributeError,
+    StopIteration,
 )
 
 _Size = tuple[int, int]

@@ -214,7 +214,12 @@ class TimmPlan:
                     if unexpected(err.__cause__) == "img_size":
                         break
                     if size == sizes[-1]:
-                        raise
+                        msg = (
+                            f"img_size={self._size}: timm cannot build {self.architecture!r} for {size} images, "
+                            f"{'which is that in whole patches; ' if size != self._size else ''}leave img_size out, "
+                            "since it takes images of any size, or give another one, such as a square."
+                        )
+                        raise InputSizeError(msg) from err
                 else:
                     self.arguments |= built
                     break
