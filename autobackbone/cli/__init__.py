@@ -36,13 +36,7 @@ catalog.add_command(build)
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
-    if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
-    if sys.stdout is None:  # what is opened next would take its place
-        _stop("standard output is closed; write to /dev/null what is not wanted.")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what it cannot encode is escaped, as in names of files
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_output()
     logging.basicConfig(format="autobackbone: %(message)s")
     try:
         status = app.main(sys.argv[1:] or ["--help"], prog_name="autobackbone", standalone_mode=False)
@@ -57,9 +51,22 @@ def main() -> None:
         sys.exit(1)
     except (BackboneError, OSError) as err:
         _stop(str(err))
+    except UnicodeEncodeError as err:  # halves of characters
+        _stop(f"{err.object!r} is no text that names of files can have.")
     except click.Abort:
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _prepare_output() -> None:
+    """See that there is somewhere to write to, and that what cannot be encoded, as in names of files, is escaped."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    if sys.stdout is None:  # what is opened next would take its place
+        _stop("standard output is closed; write to /dev/null what is not wanted.")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what it cannot encode is escaped, as in names of files
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _stop(message: str) -> NoReturn:

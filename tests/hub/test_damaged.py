@@ -22,6 +22,7 @@ from autobackbone import (
     load_weights,
 )
 from autobackbone.sources.choose import make_plan
+from autobackbone.sources.dinov3.published import images_of
 
 INDEX = "model.safetensors.index.json"
 
@@ -134,14 +135,15 @@ def test_a_damaged_config(repo, backbone, model, tmp_path, load, error):
 
 
 def test_a_damaged_config_of_images(hub, tmp_path):
-    source = make_plan(FeatureBackboneConfig("dinov3_vits16"))
+    plan = make_plan(FeatureBackboneConfig("dinov3_vits16"))
     content = {"size": {"height": 64, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
-    hub.repos[source.repo] = Repo({"preprocessor_config.json": json.dumps(content).encode()})
-    published = ((0.5,) * 3, (0.25,) * 3, (64, 32))
-    assert source._published_input(1, 2, 3) == published
+    hub.repos[plan.repo] = Repo({"preprocessor_config.json": json.dumps(content).encode()})
+    usual = images_of("dinov3_vits16", plan.repo)
+    published = usual._replace(size=(64, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert plan._images() == published
     _replace(next((tmp_path / "cache").rglob("preprocessor_config.json")), b"<html>")
-    assert source._published_input(1, 2, 3) == (1, 2, 3)
-    assert source._published_input(1, 2, 3) == published
+    assert plan._images() == usual
+    assert plan._images() == published
 
 
 def test_another_libraries_config_is_left_in_the_cache(hub, tmp_path):
