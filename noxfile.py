@@ -51,7 +51,7 @@ def families(session: nox.Session) -> None:
 
 @nox.session
 def zoo(session: nox.Session) -> None:
-    """Check every architecture of timm's registry on the meta device, and measure the whole catalogue anew."""
+    """Check every architecture of timm's registry on the meta device, and measure the whole catalog anew."""
     _install(session, "test")
     session.run("pytest", "-n", "2", "-m", "zoo", "-q", *session.posargs)
 

@@ -51,7 +51,7 @@ class FeatureBackbone(Pretrained, nn.Module):
     feature_info : FeatureInfo
         The same under timm's interface.
     input_spec : InputSpec
-        Channels, size, normalisation, minimum size, and whether any size is taken.
+        Channels, size, normalization, minimum size, and whether any size is taken.
     config : FeatureBackboneConfig
         With concrete indices or strides.
     weights_report : WeightsReport or None
@@ -109,7 +109,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         Parameters
         ----------
         x
-            ``(B, C, H, W)`` images, floating point, normalised as `input_spec` says.
+            ``(B, C, H, W)`` images, floating point, normalized as `input_spec` says.
 
         Returns
         -------
@@ -249,7 +249,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         WeightsMismatchError
             If the overrides ask for what was not saved.
         ConfigError
-            If an override cannot be honoured, or the saved config sets more than an architecture and its arguments.
+            If an override cannot be honored, or the saved config sets more than an architecture and its arguments.
         """
         place = None if cache_dir is None else path_of(cache_dir, "cache_dir")
         source = path_of(source, "source")

@@ -138,7 +138,7 @@ class Config:
         return self.to_dict()
 
     def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # normalising on creation is the one write there is
+        object.__setattr__(self, name, value)  # normalizing on creation is the one write there is
 
     def _validate_common(self) -> None:
         for name in (f.name for f in dataclasses.fields(self)):  # type: ignore[arg-type]

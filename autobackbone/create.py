@@ -45,7 +45,7 @@ def create_feature_backbone(cfg: FeatureBackboneConfig | str, **overrides: Any) 
     UnknownBackboneError
         If the name fits no backbone.
     ConfigError
-        If a field, level or argument cannot be honoured.
+        If a field, level or argument cannot be honored.
     UnsupportedError
         If the architecture lacks an ability asked for.
     InputSizeError
@@ -88,7 +88,7 @@ def create_backbone(cfg: BackboneConfig | str, **overrides: Any) -> nn.Module:
     UnknownBackboneError
         If the name fits no backbone.
     ConfigError
-        If a field or argument cannot be honoured.
+        If a field or argument cannot be honored.
     UnsupportedError
         If the architecture has no pooled output.
     InputSizeError

@@ -4,14 +4,14 @@
 
     BackboneError
     ├── UnknownBackboneError (ValueError)       no such model, or a name that could mean several
-    ├── ConfigError (ValueError)                a field, level, stride or argument that cannot be honoured
+    ├── ConfigError (ValueError)                a field, level, stride or argument that cannot be honored
     ├── InputError (ValueError)                 a tensor or an image that the backbone cannot take
     │   └── InputSizeError                      ... because of its height or width
     ├── UnsupportedError (NotImplementedError)  the architecture has no such ability
     └── WeightsError (RuntimeError)
         ├── WeightsNotFoundError                no such file, repository, revision or published weights
         ├── WeightsUnavailableError             the network or the Hub is out of reach
-        ├── GatedWeightsError                   the licence of the repository was not accepted
+        ├── GatedWeightsError                   the license of the repository was not accepted
         ├── WeightsCorruptedError               a file that is not a readable checkpoint
         └── WeightsMismatchError                a readable checkpoint of something else
 
@@ -34,7 +34,7 @@ class UnknownBackboneError(BackboneError, ValueError):
 
 
 class ConfigError(BackboneError, ValueError):
-    """A config field, level, stride or argument cannot be honoured."""
+    """A config field, level, stride or argument cannot be honored."""
 
 
 class InputError(BackboneError, ValueError):
@@ -62,7 +62,7 @@ class WeightsUnavailableError(WeightsError):
 
 
 class GatedWeightsError(WeightsError):
-    """The repository asks for its licence to be accepted first."""
+    """The repository asks for its license to be accepted first."""
 
 
 class WeightsCorruptedError(WeightsError):

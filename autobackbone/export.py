@@ -37,7 +37,7 @@ def export_onnx(
 ) -> None:
     """Write a backbone as an ONNX file, after onnxruntime has given the same outputs.
 
-    The batch is dynamic. Input: ``images``, ``(B, C, H, W)``, normalised. Outputs: one per level, by its name; of a
+    The batch is dynamic. Input: ``images``, ``(B, C, H, W)``, normalized. Outputs: one per level, by its name; of a
     backbone with pooled output, ``features``, or ``logits`` if it has a head. Needs the extra ``autobackbone[onnx]``.
 
     Parameters

@@ -203,7 +203,7 @@ class FeaturePyramid(Pretrained, nn.Module):
         WeightsMismatchError
             If the overrides ask for what was not saved.
         ConfigError
-            If an override cannot be honoured, or the saved config sets more than an architecture and its arguments.
+            If an override cannot be honored, or the saved config sets more than an architecture and its arguments.
         """
         place = None if cache_dir is None else path_of(cache_dir, "cache_dir")
         source = path_of(source, "source")
@@ -238,7 +238,7 @@ class FeaturePyramid(Pretrained, nn.Module):
     ) -> AnchorGenerator:
         """Return torchvision's anchor generator for the strides of this pyramid.
 
-        They are centred on ``i * stride``, as torchvision centres anchors, with the true stride whatever the size of
+        They are centered on ``i * stride``, as torchvision centers anchors, with the true stride whatever the size of
         the image: torchvision's own generator divides the size of the images by that of the map, and rounds.
 
         Parameters

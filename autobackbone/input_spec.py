@@ -162,7 +162,7 @@ class InputSpec:
         return (x - mean) / std
 
     def transform(self, *, training: bool = False) -> Callable[[Any], Tensor]:
-        """Return timm's image transform for this input: a PIL image in, a normalised ``(C, H, W)`` tensor out.
+        """Return timm's image transform for this input: a PIL image in, a normalized ``(C, H, W)`` tensor out.
 
         The image may be of any mode, of 16 bits, too. One with 32-bit pixels outside the range of 16 bits, or with
         floating point ones, is refused: its range is not known.
@@ -170,7 +170,7 @@ class InputSpec:
         Parameters
         ----------
         training
-            With timm's default augmentation instead of resize and centre crop.
+            With timm's default augmentation instead of resize and center crop.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Pixels: PIL images of any mode as 8 bits of grey or of red, green and blue."""
+"""Pixels: PIL images of any mode as 8 bits of gray or of red, green and blue."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def convert(image: Any, mode: str) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return an image of deep grey values as 8-bit ones."""
+    """Return an image of deep gray values as 8-bit ones."""
     import numpy as np
     from PIL import Image
 

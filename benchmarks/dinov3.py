@@ -1,7 +1,7 @@
 """Three blocks' maps of a 12-block DINOv3 ViT-S, against transformers' own backbone asked for the same blocks.
 
 The same weights, after checking that both give the same bits; one image at 224x224 and at 512x384, many short blocks
-of both in turn, which of the two goes first alternating; the median of the ratios of neighbouring blocks.
+of both in turn, which of the two goes first alternating; the median of the ratios of neighboring blocks.
 
     python benchmarks/dinov3.py
 """

@@ -55,7 +55,7 @@ def main() -> None:
             call()
             values.append(time.perf_counter() - start)
         print(f"| `{name}` | {median(values) * 1e3:.2f} ms |")
-    print(f"\ncatalogue: {catalog.FILE.stat().st_size / 1e3:.0f} kB")
+    print(f"\ncatalog: {catalog.FILE.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

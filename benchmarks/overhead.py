@@ -1,7 +1,7 @@
 """Overhead over raw timm, side by side in one run, on the same weights.
 
 Forward: batch of one at 224x224, raw ``features_only`` and ours in turn, many short blocks; the median of the ratios of
-neighbouring blocks. Creation: whole calls in turn, without weights; the median of the ratios. Import: whole processes.
+neighboring blocks. Creation: whole calls in turn, without weights; the median of the ratios. Import: whole processes.
 Which of the two goes first alternates, so that neither gains by it.
 
     python benchmarks/overhead.py
@@ -107,7 +107,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def ratio(ours: Callable[[], float], raw: Callable[[], float], pairs: int) -> float:
-    """Return the median ratio of neighbouring measurements, the order alternating."""
+    """Return the median ratio of neighboring measurements, the order alternating."""
     ratios = []
     for i in range(pairs):
         first, second = (ours, raw) if i % 2 else (raw, ours)

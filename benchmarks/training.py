@@ -1,7 +1,7 @@
 """Training, side by side in one run: an FPN step against raw timm's, checkpointing's memory, what freezing saves.
 
 FPN: a training step of ResNet-50 with FPN, ours and raw timm's ``features_only`` with torchvision's FPN, on the same
-weights, in turn; the median of the ratios of neighbouring steps. Checkpointing: whole processes, the peak of resident
+weights, in turn; the median of the ratios of neighboring steps. Checkpointing: whole processes, the peak of resident
 memory in a training step of ViT-B on four 512x512 images, less what is resident before it. Freezing: steps of one
 ResNet-50, with and without the first two of its four stages frozen, in turn.
 

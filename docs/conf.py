@@ -4,7 +4,7 @@ import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the extension that writes the catalogue page
+sys.path.insert(0, str(Path(__file__).parent))  # for the extension that writes the catalog page
 
 project = "autobackbone"
 author = "The autobackbone developers"

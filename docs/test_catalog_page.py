@@ -1,4 +1,4 @@
-"""The catalogue page does in a browser what it says it does, and says of the backbones what the Python API says."""
+"""The catalog page does in a browser what it says it does, and says of the backbones what the Python API says."""
 
 import os
 import re
@@ -133,9 +133,9 @@ FILTERS = {
     "least": ([put("At least", "300.5")], lambda card: card.params >= 300.5e6),
     "most": ([put("At most", "2.5")], lambda card: card.params <= 2.5e6),
     "between": ([put("At least", "20"), put("At most", "30")], lambda card: 20e6 <= card.params <= 30e6),
-    "licence": ([choose("Licence of the default weights", "mit")], lambda card: card.license == "mit"),
+    "license": ([choose("License of the default weights", "mit")], lambda card: card.license == "mit"),
     "no weights": (
-        [choose("Licence of the default weights", "no weights")],
+        [choose("License of the default weights", "no weights")],
         lambda card: not card.pretrained_tags,
     ),
     "family": ([choose("Family", "convnext")], lambda card: card.family == "convnext"),
@@ -222,7 +222,7 @@ def test_card(page, cards):
         assert facts["Parameters"] == f"{card.params:,}"
         assert facts["Family"] == card.family
         assert facts["MACs"].endswith(f" at {size(card)}")
-        assert facts["Licence"] == card.license
+        assert facts["License"] == card.license
         assert facts["Image sizes"].startswith(f"{size(card)} only") == card.fixed_size
         assert facts["torch.export"] == ("yes" if card.exportable else "no")
         levels = []

@@ -1,4 +1,4 @@
-"""The catalogue: its file, its truth, and what happens when it is not there, damaged or of another timm."""
+"""The catalog: its file, its truth, and what happens when it is not there, damaged or of another timm."""
 
 import json
 import multiprocessing
@@ -25,7 +25,7 @@ from autobackbone.sources.timm import registry
 
 SHIPPED = catalog.read(catalog.FILE)
 if SHIPPED.timm != timm.__version__:
-    pytest.skip(f"the catalogue is of timm {SHIPPED.timm}", allow_module_level=True)
+    pytest.skip(f"the catalog is of timm {SHIPPED.timm}", allow_module_level=True)
 BEGIN = (
     '{"schema": 3, "timm": "1", "inputs": [[3, 8, 8, [0], [1], "bilinear", 1, "center"]], "backbones": '
     '{"a": {"family": "f", "input": 0, "tags": {},'
@@ -46,7 +46,7 @@ def elsewhere(monkeypatch, tmp_path):
 
 @pytest.fixture
 def another_timm(monkeypatch, elsewhere):
-    """Another version of timm than the one that the catalogue was made with; returns its file in the cache."""
+    """Another version of timm than the one that the catalog was made with; returns its file in the cache."""
     monkeypatch.setattr(registry, "timm_version", lambda: "0.0.0")
     return elsewhere / "catalog-timm-0.0.0.json"
 
@@ -70,18 +70,18 @@ def test_the_file_is_small_and_comes_back_byte_for_byte(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is damaged, or no catalogue (JSONDecodeError)"),
-        ('{"schema": 3, "timm": "1", "backbones": {"a": {', "is damaged, or no catalogue (JSONDecodeError)"),
-        ("[1]", "is damaged, or no catalogue (TypeError)"),
-        ('{"schema": 99}', "is a catalogue of schema 99, not 3"),
-        ('{"schema": 3, "timm": "1", "inputs": [], "backbones": {"a": {"input": 0}}}', "no catalogue (IndexError)"),
-        ('{"schema": 3, "timm": "1", "inputs": [], "backbones": 3}', "no catalogue (AttributeError)"),
-        (f'{BEGIN} "levels": "x", "min_size": 1, "params": 1, "macs": 1}}}}}}', "no catalogue (IndexError)"),
-        (f'{BEGIN} "levels": [[1, 2, 3, 4, 5, null, "x"]], "min_size": 1}}}}}}', "no catalogue (TypeError)"),
-        (f'{BEGIN} "macs": 1}}}}}}', "no catalogue (TypeError)"),
+        ("", "is damaged, or no catalog (JSONDecodeError)"),
+        ('{"schema": 3, "timm": "1", "backbones": {"a": {', "is damaged, or no catalog (JSONDecodeError)"),
+        ("[1]", "is damaged, or no catalog (TypeError)"),
+        ('{"schema": 99}', "is a catalog of schema 99, not 3"),
+        ('{"schema": 3, "timm": "1", "inputs": [], "backbones": {"a": {"input": 0}}}', "no catalog (IndexError)"),
+        ('{"schema": 3, "timm": "1", "inputs": [], "backbones": 3}', "no catalog (AttributeError)"),
+        (f'{BEGIN} "levels": "x", "min_size": 1, "params": 1, "macs": 1}}}}}}', "no catalog (IndexError)"),
+        (f'{BEGIN} "levels": [[1, 2, 3, 4, 5, null, "x"]], "min_size": 1}}}}}}', "no catalog (TypeError)"),
+        (f'{BEGIN} "macs": 1}}}}}}', "no catalog (TypeError)"),
     ],
 )
-def test_what_is_no_catalogue(tmp_path, text, message):
+def test_what_is_no_catalog(tmp_path, text, message):
     (tmp_path / "file.json").write_text(text)
     with pytest.raises(ValueError, match=r"file\.json") as err:
         catalog.read(tmp_path / "file.json")
@@ -180,7 +180,7 @@ def test_creation_measures_another_timm_and_remembers(another_timm):
 @pytest.mark.usefixtures("another_timm")
 def test_a_filter_that_measures_many_says_so(caplog):
     assert list_backbones("test_vit?", strides=16) == ["test_vit2", "test_vit3", "test_vit4"]
-    assert "3 architectures are not in the catalogue, and are measured now" in caplog.text
+    assert "3 architectures are not in the catalog, and are measured now" in caplog.text
     assert "catalog build" in caplog.text
 
 
@@ -188,7 +188,7 @@ def test_a_damaged_cache_is_made_again(another_timm, caplog):
     another_timm.parent.mkdir()
     another_timm.write_text('{"schema": 3, "timm"')
     assert list_backbones("resnet50") == list_backbones("resnet50")
-    assert caplog.text.count("is damaged, or no catalogue") == 1
+    assert caplog.text.count("is damaged, or no catalog") == 1
     assert set(catalog.read(another_timm).records) == set(SHIPPED.records)
 
 
@@ -219,7 +219,7 @@ def test_a_cache_that_cannot_be_written_is_told_once(another_timm, caplog):
     ]
 
 
-def test_a_damaged_catalogue_of_the_package_is_told_and_done_without(elsewhere, monkeypatch, capsys, tmp_path):
+def test_a_damaged_catalog_of_the_package_is_told_and_done_without(elsewhere, monkeypatch, capsys, tmp_path):
     (tmp_path / "catalog.json").write_text("{")
     monkeypatch.setattr(catalog, "FILE", tmp_path / "catalog.json")
     monkeypatch.setattr(sys, "argv", ["autobackbone", "list", "dinov3*"])

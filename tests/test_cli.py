@@ -15,7 +15,7 @@ from PIL import Image
 
 from autobackbone import InputError, create_feature_backbone, describe_backbone, list_backbones
 from autobackbone.cli import app, main
-from autobackbone.cli.picture import load_image, principal_colours
+from autobackbone.cli.picture import load_image, principal_colors
 
 NAN = timm.create_model("test_resnet")
 MODEL = ["-m", "test_resnet", "--random-weights"]
@@ -252,25 +252,25 @@ def test_features_of_a_backbone_that_takes_one_size(photo, tmp_path):
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "I;16"])
 def test_any_kind_of_image(tmp_path, mode):
-    grey = Image.radial_gradient("L").resize((50, 40))
-    deep = Image.frombytes("I;16", grey.size, b"".join(bytes([v, v]) for v in grey.tobytes()))  # v * 257
+    gray = Image.radial_gradient("L").resize((50, 40))
+    deep = Image.frombytes("I;16", gray.size, b"".join(bytes([v, v]) for v in gray.tobytes()))  # v * 257
     path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
-    (deep if mode == "I;16" else grey.convert(mode)).save(path)
+    (deep if mode == "I;16" else gray.convert(mode)).save(path)
     image = load_image(path)
     assert (image.size, image.mode) == ((50, 40), "RGB")
     if mode in ("L", "I;16"):
-        assert image.convert("L").tobytes() == grey.tobytes()
+        assert image.convert("L").tobytes() == gray.tobytes()
 
 
 @pytest.mark.parametrize(("mode", "ending"), [("I;16", "tif"), ("I;16B", "tif"), ("I", "pgm"), ("I", "tif")])
 def test_sixteen_bits_are_scaled(tmp_path, mode, ending):
-    grey = Image.radial_gradient("L").resize((50, 40))
+    gray = Image.radial_gradient("L").resize((50, 40))
     order = "big" if mode == "I;16B" else "little"
     size = 4 if mode == "I" else 2
-    pixels = b"".join((257 * value).to_bytes(size, order) for value in grey.tobytes())
+    pixels = b"".join((257 * value).to_bytes(size, order) for value in gray.tobytes())
     path = tmp_path / f"deep.{ending}"
-    Image.frombytes(mode, grey.size, pixels).save(path)
-    assert load_image(path).convert("L").tobytes() == grey.tobytes()
+    Image.frombytes(mode, gray.size, pixels).save(path)
+    assert load_image(path).convert("L").tobytes() == gray.tobytes()
 
 
 def test_a_palette_with_transparency(tmp_path):
@@ -303,14 +303,14 @@ def test_orientation_is_respected(tmp_path):
     assert load_image(tmp_path / "turned.jpg").size == (20, 40)
 
 
-def test_principal_colours_separate_what_differs():
+def test_principal_colors_separate_what_differs():
     y = torch.zeros(5, 4, 6)
     y[2, :, 3:] = 1
-    colours = principal_colours(y)
-    assert colours.shape == (4, 6, 3)
-    assert len({tuple(c) for c in colours.flatten(0, 1).tolist()}) == 2
-    assert (colours[:, :3] == colours[0, 0]).all()
-    assert principal_colours(torch.rand(2, 1, 1)).shape == (1, 1, 3)
+    colors = principal_colors(y)
+    assert colors.shape == (4, 6, 3)
+    assert len({tuple(c) for c in colors.flatten(0, 1).tolist()}) == 2
+    assert (colors[:, :3] == colors[0, 0]).all()
+    assert principal_colors(torch.rand(2, 1, 1)).shape == (1, 1, 3)
 
 
 MISTAKES = [
@@ -346,7 +346,7 @@ MISTAKES = [
     (["list", "--license", "gpl"], "license='gpl': no backbone has that; there are apache-2.0"),
     (["list", "--max-params", "lots"], "--max-params 'lots' is no number; write one such as 30M, 1.5B or 25e6."),
     (["list", "--strides", "4;8"], "--strides '4;8' is not integers separated by ','."),
-    (["list", "--sort", "colour"], "'colour' is not one of 'name', 'family', 'params'"),
+    (["list", "--sort", "color"], "'color' is not one of 'name', 'family', 'params'"),
     (["list", "--min-params", "2M", "--max-params", "1M"], "min_params=2000000.0 is more than max_params=1000000.0"),
     (["bogus"], "No such command 'bogus'. See --help."),
     (["features", "good.png", "-o", "out"], "Missing option '--model' / '-m'"),
@@ -355,7 +355,7 @@ MISTAKES = [
     (["features", "float.tif", *MODEL, "-o", "out"], "has 32-bit pixels"),
     (
         ["catalog", "build", "--path", "text.png"],
-        "'text.png' is damaged, or no catalogue (JSONDecodeError); remove it, or measure everything again.",
+        "'text.png' is damaged, or no catalog (JSONDecodeError); remove it, or measure everything again.",
     ),
     (["catalog", "build", "--path", "absent/facts.json"], "There is no folder 'absent'"),
 ]

@@ -90,7 +90,7 @@ def test_num_classes_is_checked():
         BackboneConfig(num_classes=-1)
 
 
-def test_values_are_normalised():
+def test_values_are_normalized():
     config = FeatureBackboneConfig(img_size=224, out_indices=[1, -1], weights=Path("a.pth"), drop_rate=0)
     assert config.img_size == (224, 224)
     assert config.out_indices == (1, -1)

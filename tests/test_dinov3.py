@@ -353,7 +353,7 @@ def test_a_norm_that_is_used_is_not_left_to_chance(tmp_path):
 
 
 def test_creation_with_weights_is_the_fast_one(tmp_path, monkeypatch):
-    """Each parameter is the memory of the file; none was initialised, copied, or built twice."""
+    """Each parameter is the memory of the file; none was initialized, copied, or built twice."""
     for name in ("dinov3_vits16", "dinov3_convnext_tiny"):
         _published(name, tmp_path / name)
         held = {}
@@ -408,7 +408,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("fields", "error", "message"), REFUSED)
-def test_what_cannot_be_honoured(fields, error, message):
+def test_what_cannot_be_honored(fields, error, message):
     with pytest.raises(error) as err:
         create_feature_backbone("dinov3_convnext_tiny", pretrained=False, **fields)
     assert message in str(err.value)

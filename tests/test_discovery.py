@@ -26,7 +26,7 @@ from autobackbone.catalog.store import natural_key
 from autobackbone.names import DINOV3
 
 if catalog.read(catalog.FILE).timm != timm.__version__:
-    pytest.skip("the catalogue is of another timm, and all would be measured", allow_module_level=True)
+    pytest.skip("the catalog is of another timm, and all would be measured", allow_module_level=True)
 CARDS = [describe_backbone(name) for name in list_backbones()]
 
 # ---- the list
@@ -94,7 +94,7 @@ def test_filters_say_what_the_cards_say(filters, keeps):
     assert found
 
 
-def test_the_licence_is_that_of_the_weights_that_the_name_stands_for():
+def test_the_license_is_that_of_the_weights_that_the_name_stands_for():
     tagged = list_backbones("resnet50*", pretrained_only=True, license="cc-by-nc-4.0")
     assert "resnet50.fb_swsl_ig1b_ft_in1k" in tagged
     assert all(timm.get_pretrained_cfg(name).license == "cc-by-nc-4.0" for name in tagged)

@@ -75,7 +75,7 @@ class _Net(nn.Module):
         nn.init.trunc_normal_(self.linear.weight, std=0.02)
 
 
-def test_nothing_is_initialised_that_is_loaded():
+def test_nothing_is_initialized_that_is_loaded():
     state = _Net().state_dict()
     with SkipInit() as mode:
         net = _Net()
@@ -87,7 +87,7 @@ def test_nothing_is_initialised_that_is_loaded():
     assert all(p.requires_grad for p in net.parameters())
 
 
-def test_what_is_not_loaded_is_initialised_by_its_own_code():
+def test_what_is_not_loaded_is_initialized_by_its_own_code():
     state = {"scale": torch.full((4,), 3.0)}
 
     def create(loading):
@@ -103,7 +103,7 @@ def test_what_is_not_loaded_is_initialised_by_its_own_code():
     assert bool(net.linear.bias.isfinite().all())
 
 
-def test_initialisation_after_loading_is_not_taken_for_loaded():
+def test_initialization_after_loading_is_not_taken_for_loaded():
     with SkipInit() as mode:
         net = _Net()
         net.load_state_dict(_Net().state_dict())

@@ -134,7 +134,7 @@ def test_levels_that_repeat_a_stride():
 
 
 def test_anchors_lie_at_the_true_strides():
-    """They are centred on i * stride, as torchvision has them, at sizes that no stride divides too."""
+    """They are centered on i * stride, as torchvision has them, at sizes that no stride divides too."""
     fpn = FeaturePyramid(make(), 8, "p6p7")
     images = torch.randn(2, 3, 97, 130)  # 97 / 4 = 24.25 pixels for each of the 4 cells of stride 32
     maps = list(fpn(images).values())
@@ -144,9 +144,9 @@ def test_anchors_lie_at_the_true_strides():
     found = anchors[0].split([y.shape[-2] * y.shape[-1] for y in maps])
     for boxes, y, stride in zip(found, maps, fpn.strides, strict=True):
         height, width = y.shape[-2:]
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        assert torch.equal(centres, torch.stack([columns, rows], -1).reshape(-1, 2) * float(stride))
+        assert torch.equal(centers, torch.stack([columns, rows], -1).reshape(-1, 2) * float(stride))
         assert torch.equal(boxes[:, 2] - boxes[:, 0], torch.full((len(boxes),), 8.0 * stride))
 
 

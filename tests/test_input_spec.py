@@ -1,4 +1,4 @@
-"""InputSpec: normalisation and transforms, against timm's own."""
+"""InputSpec: normalization and transforms, against timm's own."""
 
 import pickle
 

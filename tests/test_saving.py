@@ -209,7 +209,7 @@ def test_images_that_no_backbone_has_are_not_saved(tmp_path):
     assert not (tmp_path / "saved").exists()
 
 
-def test_arguments_that_cannot_be_honoured(tmp_path):
+def test_arguments_that_cannot_be_honored(tmp_path):
     backbone = create_feature_backbone("test_resnet", pretrained=False)
     backbone.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="is a folder, and has none"):

@@ -47,7 +47,7 @@ PASSES = {
     "bilinear": lambda: F.interpolate(image(), (5, 31), mode="bilinear"),
     "channels last": lambda: F.gelu(image().to(memory_format=torch.channels_last)),
     "half precision": lambda: nn.LayerNorm(10, device="meta", dtype=torch.bfloat16)(image(dtype=torch.bfloat16)),
-    "initialised": lambda: nn.init.trunc_normal_(image(3, 4, requires_grad=False)),
+    "initialized": lambda: nn.init.trunc_normal_(image(3, 4, requires_grad=False)),
 }
 REFUSED = {
     "linear": lambda: F.linear(image(), image(7, 9)),

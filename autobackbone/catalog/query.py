@@ -1,4 +1,4 @@
-"""Discovery: which backbones there are, and what each is like; off the catalogue, without importing torch."""
+"""Discovery: which backbones there are, and what each is like; off the catalog, without importing torch."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -122,7 +122,7 @@ def describe_backbone(name: str) -> BackboneCard:
     Returns
     -------
     BackboneCard
-        Off the catalogue, without importing torch. What the catalogue does not hold, as it is of another version of
+        Off the catalog, without importing torch. What the catalog does not hold, as it is of another version of
         timm, is measured, and kept in the user's cache folder.
 
     Raises
@@ -262,8 +262,8 @@ def _announce(known: Catalog, names: Sequence[str]) -> None:
     missing = {name for name in missing if known.records[name].macs is None}
     if len(missing) > 1:
         LOG.warning(
-            "%d architectures are not in the catalogue, and are measured now, some two seconds each. For another timm "
-            "than the catalogue's, 'autobackbone catalog build' measures all of them at once, on every core.",
+            "%d architectures are not in the catalog, and are measured now, some two seconds each. For another timm "
+            "than the catalog's, 'autobackbone catalog build' measures all of them at once, on every core.",
             len(missing),
         )
 

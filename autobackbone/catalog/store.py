@@ -1,4 +1,4 @@
-"""The catalogue: what is known of every backbone, shipped as data, and cached for other versions of timm."""
+"""The catalog: what is known of every backbone, shipped as data, and cached for other versions of timm."""
 
 import contextlib
 import functools
@@ -68,7 +68,7 @@ def natural_key(name: str) -> list[int | str]:
 
 
 def read(path: Path) -> Catalog:
-    """Read a catalogue.
+    """Read a catalog.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def read(path: Path) -> Catalog:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         if held["schema"] != SCHEMA:
-            msg = f"{str(path)!r} is a catalogue of schema {held['schema']!r}, not {SCHEMA}"
+            msg = f"{str(path)!r} is a catalog of schema {held['schema']!r}, not {SCHEMA}"
             raise ValueError(msg)
         rows: dict[str, Encoded] = held["backbones"]
         join_inputs(rows, held["inputs"])
@@ -88,12 +88,12 @@ def read(path: Path) -> Catalog:
             check_row(row)
         return Catalog(held["timm"], Records(rows))
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as err:
-        msg = f"{str(path)!r} is damaged, or no catalogue ({type(err).__name__})"
+        msg = f"{str(path)!r} is damaged, or no catalog ({type(err).__name__})"
         raise ValueError(msg) from err
 
 
 def write(path: Path, catalog: Catalog) -> None:
-    """Write a catalogue at once: who reads meanwhile sees the old file or the new one."""
+    """Write a catalog at once: who reads meanwhile sees the old file or the new one."""
     names = sorted(catalog.records, key=natural_key)
     inputs, rows = split_inputs({name: encode_record(catalog.records[name]) for name in names})
     lines = [f"{json.dumps(name)}:{json.dumps(row, separators=(',', ':'))}" for name, row in rows.items()]
@@ -121,7 +121,7 @@ def write_text(path: Path, text: str) -> None:
 
 @functools.cache
 def shipped() -> Catalog | None:
-    """Return the catalogue that the package came with; ``None``, and a line in the log, if it cannot be read."""
+    """Return the catalog that the package came with; ``None``, and a line in the log, if it cannot be read."""
     try:
         return read(FILE)
     except (OSError, ValueError) as err:

@@ -1,4 +1,4 @@
-"""The survey: measuring every backbone for the catalogue, on the meta device."""
+"""The survey: measuring every backbone for the catalog, on the meta device."""
 
 import contextlib
 import multiprocessing
@@ -82,7 +82,7 @@ def is_exportable(name: str) -> bool:
 
 
 def build(path: Path | None = None, *, fresh: bool = False, progress: _Progress | None = None) -> Path:
-    """Measure every backbone, and write the catalogue, byte for byte the same each time.
+    """Measure every backbone, and write the catalog, byte for byte the same each time.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def build(path: Path | None = None, *, fresh: bool = False, progress: _Progress 
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
     if not path.parent.is_dir():
-        msg = f"There is no folder {str(path.parent)!r} to write the catalogue to; make it first, or name another."
+        msg = f"There is no folder {str(path.parent)!r} to write the catalog to; make it first, or name another."
         raise ConfigError(msg)
     made = Catalog(version, Records({name: _unmeasured(record) for name, record in declared().items()}))
     if not fresh:

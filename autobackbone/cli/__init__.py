@@ -26,7 +26,7 @@ def app() -> None:
 
 @app.group()
 def catalog() -> None:
-    """The catalogue of facts about backbones."""  # noqa: D401
+    """The catalog of facts about backbones."""  # noqa: D401
 
 
 for command in (list_command, info, compare, features, export):

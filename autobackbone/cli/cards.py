@@ -30,7 +30,7 @@ def facts(card: "BackboneCard") -> dict[str, str]:
         "macs": f"{COLUMNS['macs'](card.macs)} at the default size",
         "strides": ", ".join(map(str, dict.fromkeys(card.strides))),
         "export": "yes" if card.exportable else "no",
-        "licence": card.license or "not stated",
+        "license": card.license or "not stated",
         "hub": card.hub_id or "none",
     }
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @options.img_size
 @options.as_json
 def info(name: str, strides: str | None, indices: str | None, img_size: str | None, as_json: bool) -> None:
-    """Show levels, input, licence and published weights of a backbone, and how to create it."""
+    """Show levels, input, license and published weights of a backbone, and how to create it."""
     from autobackbone.catalog.query import preview, summarize
     from autobackbone.config import FeatureBackboneConfig
 
@@ -69,7 +69,7 @@ def _print_weights(console: "Console", weights: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     rows = [(escape(row["name"]), escape(row["license"] or "not stated"), by(row["size"])) for row in weights]
-    columns = ("weights", "licence", "size")
+    columns = ("weights", "license", "size")
 
     def build(shown: Sequence[str], *, framed: bool) -> Table:
         look: dict[str, Any] = {} if framed else {"box": None, "pad_edge": False}
@@ -80,4 +80,4 @@ def _print_weights(console: "Console", weights: list[dict[str, Any]]) -> None:
             table.add_row(*(row[columns.index(column)] for column in shown))
         return table
 
-    print_fitted(console, build, columns, last=("licence", "size"))
+    print_fitted(console, build, columns, last=("license", "size"))

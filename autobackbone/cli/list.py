@@ -28,7 +28,7 @@ _LESSER, _LAST = ("family", "weights", "any_size", "license"), ("strides", "size
 @click.option("--min-params", help="Fewest parameters, such as 5M.")
 @click.option("--max-params", help="Most parameters, such as 30M.")
 @click.option("--any-size/--fixed-size", default=None, help="Takes any size, or the one it is built for.")
-@click.option("--license", "license_", help="Licences, such as apache-2.0,mit.")
+@click.option("--license", "license_", help="Licenses, such as apache-2.0,mit.")
 @click.option("--sort", type=click.Choice(list(COLUMNS)), default="name", help="Column to sort by.")
 @click.option("--reverse", "-r", is_flag=True, help="Sort from the largest down.")
 @options.as_json

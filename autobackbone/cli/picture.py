@@ -1,4 +1,4 @@
-"""Pictures of features: an image in, and beside it each level's map as colours."""
+"""Pictures of features: an image in, and beside it each level's map as colors."""
 
 import math
 import warnings
@@ -53,7 +53,7 @@ def load_image(path: Path) -> Image.Image:
 
 
 def load_tensor(image: Image.Image, spec: InputSpec, max_side: int) -> "tuple[Tensor, Image.Image]":
-    """Turn an image into a normalised batch of one, and return it with the image as the backbone sees it.
+    """Turn an image into a normalized batch of one, and return it with the image as the backbone sees it.
 
     Images keep their size, up to `max_side` pixels on the longer side; for a backbone that takes one size only they
     are resized to it.
@@ -111,9 +111,9 @@ def draw(image: Image.Image, levels: Sequence[FeatureLevel], maps: "Sequence[Ten
         if not bool(y.isfinite().all()):
             msg = f"The map of level {level.name} is not finite: the weights or the image hold NaN or infinity."
             raise InputError(msg)
-        pixels = bytes(principal_colours(y[0]).flatten().tolist())
-        colours = Image.frombytes("RGB", (y.shape[3], y.shape[2]), pixels).resize(covered, Image.Resampling.NEAREST)
-        panels.append((label, colours.crop((0, 0, *panel))))
+        pixels = bytes(principal_colors(y[0]).flatten().tolist())
+        colors = Image.frombytes("RGB", (y.shape[3], y.shape[2]), pixels).resize(covered, Image.Resampling.NEAREST)
+        panels.append((label, colors.crop((0, 0, *panel))))
 
     width = max(panel[0], *(round(font.getlength(label)) for label, _ in panels))
     total = max(len(panels) * (width + _MARGIN), round(font.getlength(title)) + _MARGIN) + _MARGIN
@@ -127,7 +127,7 @@ def draw(image: Image.Image, levels: Sequence[FeatureLevel], maps: "Sequence[Ten
     return canvas
 
 
-def principal_colours(y: "Tensor") -> "Tensor":
+def principal_colors(y: "Tensor") -> "Tensor":
     """Project a ``(C, H, W)`` map on its first three principal components: ``(H, W, 3)`` bytes."""
     import torch
 
@@ -140,8 +140,8 @@ def principal_colours(y: "Tensor") -> "Tensor":
         components = vectors[:, -3:] * values[-3:].clamp_min(0).sqrt()
     peaks = components.gather(0, components.abs().argmax(0, keepdim=True))
     components = (components * peaks.sign()).flip(1)  # strongest first, and one sign of the two that there are
-    colours = torch.zeros(len(cells), 3, dtype=cells.dtype)
-    colours[:, : components.shape[1]] = components
-    low, high = colours.amin(0), colours.amax(0)
-    scaled = (colours - low) / (high - low).clamp_min(torch.finfo(cells.dtype).tiny)
+    colors = torch.zeros(len(cells), 3, dtype=cells.dtype)
+    colors[:, : components.shape[1]] = components
+    low, high = colors.amin(0), colors.amax(0)
+    scaled = (colors - low) / (high - low).clamp_min(torch.finfo(cells.dtype).tiny)
     return (scaled * 255).round().byte().view(y.shape[1], y.shape[2], 3)

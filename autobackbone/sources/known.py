@@ -17,7 +17,7 @@ from autobackbone.sources.timm.registry import architectures, declared_record, i
 
 @functools.cache
 def current() -> Catalog:
-    """Return the catalogue of the installed timm: the shipped one, or what is known so far of another version."""
+    """Return the catalog of the installed timm: the shipped one, or what is known so far of another version."""
     version = registry.timm_version()
     known = store.shipped()
     if known is not None and known.timm == version:
@@ -35,7 +35,7 @@ def _remember(found: Catalog) -> None:
 
 
 def with_own() -> Catalog:
-    """Return the current catalogue, and in it the architectures that the user registered in this process."""
+    """Return the current catalog, and in it the architectures that the user registered in this process."""
     mine = own()
     return _with_own(tuple(mine.items())) if mine else current()
 
@@ -47,7 +47,7 @@ def _with_own(mine: tuple[tuple[str, Callable[..., Any]], ...]) -> Catalog:
 
 
 def learn(record: ModelRecord) -> ModelRecord:
-    """Take what was measured of a backbone into the catalogue, and keep it for later processes; returns it."""
+    """Take what was measured of a backbone into the catalog, and keep it for later processes; returns it."""
     with_own().records.put(record)
     known = current()
     if record.name not in own():  # what a user registered may be another one tomorrow

@@ -35,7 +35,7 @@ def make_buffers(module: nn.Module, names: Iterable[str]) -> None:
 
 
 class UnusedNorm(nn.Module):
-    """A batch norm that no output depends on: converters to synchronised norms, which want parameters, pass over it."""
+    """A batch norm that no output depends on: converters to synchronized norms, which want parameters, pass over it."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()

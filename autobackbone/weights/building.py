@@ -19,7 +19,7 @@ from autobackbone.weights.report import WeightsReport
 
 _M = TypeVar("_M", bound=nn.Module)
 
-# What initialises a parameter in place, by name (transformers puts functions of its own in the place of torch's): the
+# What initializes a parameter in place, by name (transformers puts functions of its own in the place of torch's): the
 # functions of torch.nn.init that torch lets a mode see, and the methods that all others come down to.
 _FILLS = {name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
 _FILLS |= {"add_", "bernoulli_", "clamp_", "copy_", "copysign_", "div_", "erfinv_", "exp_", "exponential_", "fill_"}
@@ -33,7 +33,7 @@ _LOADING = nn.Module._load_from_state_dict.__code__  # noqa: SLF001 - documented
 class SkipInit(TorchFunctionMode):
     """Leave parameters without values, and let a state dict that is loaded give them its own tensors.
 
-    In-place initialisation of a parameter does nothing: its memory is reserved and never touched. When
+    In-place initialization of a parameter does nothing: its memory is reserved and never touched. When
     `Module.load_state_dict` copies a tensor of the same shape, dtype and device into a parameter, the parameter becomes
     that tensor: a file mapped into memory stays mapped. All else runs as it is, so buffers and constants are what the
     model's own code computes. Applies to the current thread.
@@ -51,7 +51,7 @@ class SkipInit(TorchFunctionMode):
         self._taken: set[int] = set()  # addresses
 
     def is_loaded(self, tensor: Tensor) -> bool:
-        """Whether a state dict gave a tensor its values, and no initialisation was left out since."""
+        """Whether a state dict gave a tensor its values, and no initialization was left out since."""
         return id(tensor) in self._loaded
 
     def __torch_function__(
@@ -124,7 +124,7 @@ def build_loaded(create: Callable[[AbstractContextManager[Any]], _M]) -> _M:
     ----------
     create
         Builds the model and loads a state dict into it, both within the context that it is given. Where that leaves
-        parameters without values, it is called a second time, to initialise them by the model's own code.
+        parameters without values, it is called a second time, to initialize them by the model's own code.
 
     Returns
     -------
@@ -158,7 +158,7 @@ def build_from(
     Returns
     -------
     nn.Module, WeightsReport
-        Without a classifier if the checkpoint has none that fits: a new one is made outside, where it is initialised.
+        Without a classifier if the checkpoint has none that fits: a new one is made outside, where it is initialized.
 
     Raises
     ------

@@ -69,7 +69,7 @@ def fetch(
     Raises
     ------
     GatedWeightsError
-        If the licence of the repository was not accepted.
+        If the license of the repository was not accepted.
     WeightsNotFoundError
         If there is no such repository, revision or file.
     WeightsUnavailableError
@@ -179,7 +179,7 @@ def explained(doing: str, remedy: str = "") -> Iterator[None]:
         raise
     except errors.GatedRepoError as err:
         msg = (
-            f"{doing} failed: the repository is gated. Accept the licence on its page and run 'hf auth login'.{remedy}"
+            f"{doing} failed: the repository is gated. Accept the license on its page and run 'hf auth login'.{remedy}"
         )
         raise GatedWeightsError(msg) from _as_shown(err)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as err:

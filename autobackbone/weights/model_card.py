@@ -9,7 +9,7 @@ from huggingface_hub import ModelCardData
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
 
-# Licences that the Hub knows by their own names.
+# Licenses that the Hub knows by their own names.
 _HUB_LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "openrail")
 # What CommonMark, tables and the Hub's formulas give a meaning to within a line.
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>()#|~&!$^=:@])")
@@ -29,7 +29,7 @@ A {kind} made with [autobackbone](https://pypi.org/project/autobackbone/) from {
 
 Images: mean {mean}, standard deviation {std} of values in [0, 1]; made for {size}.
 
-Licence of the weights that it was made from: {license}.
+License of the weights that it was made from: {license}.
 
 ```python
 from autobackbone import {loader}

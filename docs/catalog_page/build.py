@@ -1,4 +1,4 @@
-"""The catalogue page: every backbone in one HTML file that opens from disk and asks the network for nothing.
+"""The catalog page: every backbone in one HTML file that opens from disk and asks the network for nothing.
 
 The docs build writes it beside the other pages; ``python docs/catalog_page/build.py OUT.html`` writes it alone. Two
 libraries of the npm registry go into it: DataTables, because its table stays a real ``<table>`` whose sorting and
@@ -74,13 +74,13 @@ def libraries(folder: Path = HERE) -> Path:
     if not installed.is_file() or installed.stat().st_mtime < lock.stat().st_mtime:
         npm = shutil.which("npm")
         if npm is None:
-            msg = "The catalogue page needs npm, which is not on the PATH; install Node.js 20 or later."
+            msg = "The catalog page needs npm, which is not on the PATH; install Node.js 20 or later."
             raise ExtensionError(msg)
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             reason = " ".join(re.findall(r"^npm (?:error|ERR!) +(\S.*)", done.stderr, flags=re.MULTILINE)[:4])
-            msg = f"`npm ci` cannot install the libraries of the catalogue page in {str(folder)!r}: {reason}"
+            msg = f"`npm ci` cannot install the libraries of the catalog page in {str(folder)!r}: {reason}"
             raise ExtensionError(msg)
     return installed.parent
 

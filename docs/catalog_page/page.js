@@ -314,7 +314,7 @@ function fill(row) {
     MACs: `${human(row.macs)} at ${size(row.input_size)}`,
     "Image sizes": sizes(row),
     "Native maps": row.exact ? "ceil(size / stride) cells" : "resampled to ceil(size / stride) cells",
-    Licence: row.terms,
+    License: row.terms,
     "torch.export": row.exportable ? "yes" : "no",
   };
   $("facts").innerHTML = Object.entries(facts)

@@ -1,7 +1,7 @@
 """What the guides learn from: generated images that have to be looked at, with boxes, labels and masks.
 
-Shapes are lighter than what is behind them. Everything else is random: colours, textures, areas, proportions,
-places and angles. Only the outline says what a shape is; colour, brightness and area are distributed alike for
+Shapes are lighter than what is behind them. Everything else is random: colors, textures, areas, proportions,
+places and angles. Only the outline says what a shape is; color, brightness and area are distributed alike for
 all classes.
 """
 
@@ -39,7 +39,7 @@ def make_shapes(
     targets : list of dict
         For each image, as the detectors of torchvision take them: ``boxes``, ``(K, 4)`` float, left, top, right and
         bottom in pixels; ``labels``, ``(K,)`` int64, indices into `CLASSES` from 1 up; ``masks``, ``(K, H, W)``
-        bool. Also ``oriented``, ``(K, 5)`` float: centre x and y, width and height in pixels (width is the longer),
+        bool. Also ``oriented``, ``(K, 5)`` float: center x and y, width and height in pixels (width is the longer),
         and the angle from the x axis towards the y axis, which points down, in [0, 2 pi).
     """
     rng = np.random.default_rng(seed)
@@ -48,15 +48,15 @@ def make_shapes(
 
 
 def _scene(rng: np.random.Generator, size: tuple[int, int], most: int) -> tuple[Tensor, dict[str, Tensor]]:
-    colour = rng.uniform(0.1, 0.5, (3, 1, 1))
-    image = _texture(rng, size, colour)
+    color = rng.uniform(0.1, 0.5, (3, 1, 1))
+    image = _texture(rng, size, color)
     masks, labels, boxes, oriented = [], [], [], []
     number = rng.integers(1, most + 1)
     while len(masks) < number:
         mask, label, box = _shape(rng, size, number)
         if any((mask & other).any() for other in masks):
             continue  # anew, so that every mask is whole
-        image = np.where(mask, _texture(rng, size, colour + rng.uniform(0.25, 0.5, (3, 1, 1))), image)
+        image = np.where(mask, _texture(rng, size, color + rng.uniform(0.25, 0.5, (3, 1, 1))), image)
         rows, columns = np.nonzero(mask)
         boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         masks.append(mask)
@@ -87,10 +87,10 @@ def _shape(rng: np.random.Generator, size: tuple[int, int], number: int) -> tupl
     return inside[label - 1], label, [x, y, 2 * half_width, 2 * half_height, angle]
 
 
-def _texture(rng: np.random.Generator, size: tuple[int, int], colour: np.ndarray) -> np.ndarray:
+def _texture(rng: np.random.Generator, size: tuple[int, int], color: np.ndarray) -> np.ndarray:
     cells = rng.integers(2, 17)
     coarse = torch.from_numpy(rng.normal(0, 0.06, (1, 3, cells, cells)))
-    return colour + F.interpolate(coarse, size, mode="bilinear")[0].numpy() + rng.normal(0, 0.03, (3, *size))
+    return color + F.interpolate(coarse, size, mode="bilinear")[0].numpy() + rng.normal(0, 0.03, (3, *size))
 
 
 def _image(values: np.ndarray) -> Tensor:

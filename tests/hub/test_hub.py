@@ -95,7 +95,7 @@ def test_a_timm_config_on_the_hub(hub, model, tmp_path):
 
 FAILURES = {
     "gated": (Repo(status=403, error="GatedRepo"), GatedWeightsError, "run 'hf auth login'. Else: 'hf download'"),
-    "gated, without a token": (Repo(status=401, error="GatedRepo"), GatedWeightsError, "Accept the licence"),
+    "gated, without a token": (Repo(status=401, error="GatedRepo"), GatedWeightsError, "Accept the license"),
     "no repository": (None, WeightsNotFoundError, "the Hub has no such repository"),
     "no file": (Repo({"other.txt": b""}), WeightsNotFoundError, "the Hub has no such file"),
     "out of order": (Repo(status=500), WeightsUnavailableError, "Check the network"),

@@ -60,7 +60,7 @@ feature_configs = st.one_of(
 PIXELS = {
     "1": lambda b: round(b) * 255,
     "L": lambda b: round(255 * b),
-    "P": lambda b: round(255 * b),  # with the palette of greys
+    "P": lambda b: round(255 * b),  # with the palette of grays
     "LA": lambda b: (round(255 * b), 255),
     "La": lambda b: (round(255 * b), 255),
     "PA": lambda b: (round(255 * b), 255),
@@ -77,7 +77,7 @@ PIXELS = {
 
 
 def lightness(brightness: float) -> float:
-    """CIE lightness, from 0 to 100, of a grey of sRGB from 0 to 1."""
+    """CIE lightness, from 0 to 100, of a gray of sRGB from 0 to 1."""
     return float(skimage.color.rgb2lab(np.full((1, 1, 3), brightness))[0, 0, 0])
 
 

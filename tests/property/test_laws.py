@@ -83,7 +83,7 @@ def test_padding_is_minimal(name, height, width):
 
 
 @given(some.ladders(), st.data())
-def test_normalising_indices_twice_changes_nothing(ladder, data):
+def test_normalizing_indices_twice_changes_nothing(ladder, data):
     count = len(ladder)
     indices = data.draw(st.lists(st.integers(-count, count - 1), min_size=1, unique_by=lambda i: i % count))
     once = normalize_indices(indices, ladder)
@@ -136,10 +136,10 @@ def test_resampling_keeps_every_cell_over_its_pixels(stride, new_stride, side):
     x = (torch.arange(ceil_div(side, stride), dtype=torch.float64) + 0.5) * stride
     count = ceil_div(side, new_stride)
     y = resample(x.expand(1, 1, len(x), -1), stride, new_stride, (count, count))[0, 0, 0]
-    centres = (torch.arange(count, dtype=torch.float64) + 0.5) * new_stride
+    centers = (torch.arange(count, dtype=torch.float64) + 0.5) * new_stride
     reach = max(stride, new_stride)
-    inside = (centres > reach) & (centres < side - 2 * reach)
-    torch.testing.assert_close(y[inside], centres[inside])
+    inside = (centers > reach) & (centers < side - 2 * reach)
+    torch.testing.assert_close(y[inside], centers[inside])
 
 
 @given(some.backbone_configs | some.feature_configs)

@@ -47,7 +47,7 @@ def test_a_constant_image_keeps_its_brightness(mode, target, brightness):
     image = convert(constant(mode, brightness), target)
     assert (image.mode, image.size) == (target, (6, 6))
     values = np.asarray(image) / 255
-    near = 0.02 if mode == "LAB" else 1 / 255  # Pillow goes through a profile of colours
+    near = 0.02 if mode == "LAB" else 1 / 255  # Pillow goes through a profile of colors
     np.testing.assert_allclose(values, brightness, atol=near)
 
 

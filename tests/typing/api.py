@@ -11,7 +11,7 @@ named: dict[str, Tensor] = backbone.forward_dict(Tensor())
 channels: tuple[int, ...] = backbone.channels
 levels: tuple[ab.FeatureLevel, ...] = backbone.levels
 spec: ab.InputSpec = ab.get_input_spec(backbone)
-normalised: Tensor = spec.normalize(Tensor())
+normalized: Tensor = spec.normalize(Tensor())
 pooled: nn.Module = ab.create_backbone("resnet50", num_classes=10)
 names: list[str] = ab.list_backbones("*resnet*", pretrained_only=True)
 light: list[str] = ab.list_backbones(strides=(4, 8), max_params=30e6, any_size=True, license=["mit", "apache-2.0"])
