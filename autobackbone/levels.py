@@ -243,7 +243,7 @@ def _by_stride(ladder: Sequence[NativeLevel], stride: int, pyramid: str, channel
         level = _nearest(ladder, stride)
     made_by = "native" if native else "resample"
     exact = bool(native) and level.exact
-    name = _name(stride, level.index)
+    name = _name_by_stride(ladder, stride, level.index)
     return FeatureLevel(name, level.index, level.channels, stride, level.module, exact, made_by)
 
 
@@ -264,11 +264,20 @@ def _simple(ladder: Sequence[NativeLevel], stride: int, channels: int) -> Featur
         )
         raise ConfigError(msg)
     exact = level.exact and level.stride == stride * 2.0**times
-    return FeatureLevel(_name(stride, level.index), level.index, channels, stride, level.module, exact, "simple")
+    name = _name_by_stride(ladder, stride, level.index)
+    return FeatureLevel(name, level.index, channels, stride, level.module, exact, "simple")
 
 
-def _name(stride: int, index: int) -> str:
-    return f"c{int(math.log2(stride))}" if stride.bit_count() == 1 else f"s{stride}_{index}"
+def _name_by_stride(ladder: Sequence[NativeLevel], stride: int, index: int) -> str:
+    """Return what the level of a stride is called, which is native or made of a native one.
+
+    Where native strides differ, a native level has one name, however it is asked for, and no other level has that.
+    """
+    name = f"c{int(math.log2(stride))}" if stride.bit_count() == 1 else f"s{stride}_{index}"
+    if len({level.stride for level in ladder}) < len(ladder) or _is_single(ladder):
+        return name
+    names = {level.stride: _by_index(ladder, level.index).name for level in ladder}
+    return names.get(stride) or (name if name not in names.values() else f"s{stride}_{index}")
 
 
 def _is_single(ladder: Sequence[NativeLevel]) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autobackbone import ConfigError
+from autobackbone import ConfigError, describe_backbone, list_backbones
 from autobackbone.levels import FeatureInfo, NativeLevel, choose_levels
 
 
@@ -63,3 +63,17 @@ def test_feature_info_speaks_as_timm_does():
     assert info[3]["num_chs"] == 32
     assert info.get_dicts(["reduction"]) == [{"reduction": 16}, {"reduction": 8}]
     assert [entry["index"] for entry in info] == [*range(12), 5]
+
+
+LADDERS = sorted({describe_backbone(name).strides for name in list_backbones()})
+
+
+@pytest.mark.parametrize("strides", LADDERS, ids=str)
+def test_a_level_has_one_name_however_it_is_asked_for(strides):
+    """Where native strides differ; and in any request of different strides, names differ."""
+    levels = ladder(*strides)
+    if 1 < len(set(strides)) == len(strides):
+        assert choose_levels(levels, range(len(levels)), None) == choose_levels(levels, None, strides)
+    wanted = sorted({*strides, *(2**i for i in range(8)), 3, 5, 7, 14, 28, 56, 100})
+    names = [level.name for level in choose_levels(levels, None, wanted)]
+    assert len(set(names)) == len(names)
