@@ -79,6 +79,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         self._built_size = native.built_size
         self.license = native.license
         self._portable = native.portable
+        self._network = native.network
         taken = sorted({level.index for level in levels})
         # Per level: where its map is in the body's list, and the native level it comes from.
         self._recipe = tuple((taken.index(level.index), ladder[level.index], level) for level in levels)
@@ -102,6 +103,11 @@ class FeatureBackbone(Pretrained, nn.Module):
     def out_channels(self) -> int:
         """Channels of the last map."""
         return self.levels[-1].channels
+
+    @property
+    def network(self) -> nn.Module:
+        """The library's own module, under its own names: timm's model, or transformers' modules of DINOv3."""
+        return self.body.get_submodule(self._network)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute the maps.

@@ -176,10 +176,7 @@ def load_weights(
         msg = f"A {kind} in a FullyShardedDataParallel is sharded over processes and cannot be loaded; load it before."
         raise WeightsError(msg)
     model = unwrap(model if name is None else _one_backbone(model, name))
-    owner = next((m for m in model.modules() if hasattr(m, "checkpoint_rules")), None)
-    taken: nn.Module = model
-    if isinstance(model, FeatureBackbone) and owner is not None:
-        taken = owner
+    taken = model.network if isinstance(model, FeatureBackbone) else model
     rules = getattr(taken, "checkpoint_rules", Rules())
     content = read_checkpoint(find_files(text), text)
     pyramid = model.pyramid if isinstance(model, FeatureBackbone) else None

@@ -127,7 +127,7 @@ class FeaturePyramid(Pretrained, nn.Module):
         self.strides = (*(level.stride for level in levels), *added)
         self.names = (*self._own, *map(_name, added))
         self.levels = self._describe(levels, bare=out_channels is None)
-        path = next(name for name, module in backbone.named_modules() if hasattr(module, "checkpoint_rules"))
+        path = next(name for name, module in backbone.named_modules() if module is backbone.network)
         self.checkpoint_rules = Rules(converters=(partial(_from_torchvision, f"backbone.{path}."),))
 
     @property

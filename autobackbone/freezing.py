@@ -93,9 +93,9 @@ def freeze_norms(
     >>> from autobackbone import create_feature_backbone, freeze_norms
     >>> backbone = create_feature_backbone("resnet18", pretrained=False)
     >>> freeze_norms(backbone)
-    >>> before = backbone.body.model.bn1.running_mean.clone()
+    >>> before = backbone.network.bn1.running_mean.clone()
     >>> _ = backbone.train()(torch.rand(2, 3, 64, 64))
-    >>> torch.equal(backbone.body.model.bn1.running_mean, before)
+    >>> torch.equal(backbone.network.bn1.running_mean, before)
     True
     """
     for owner, _ in _feature_backbones("freeze_norms", backbone, name):

@@ -129,7 +129,8 @@ class Place:
         body = owner
         if isinstance(owner, FeatureBackbone):
             prefix, body = f"{prefix}body.", owner.body
-        inner, network = next((n, m) for n, m in body.named_modules() if hasattr(m, "checkpoint_rules"))
+        network = owner.network if isinstance(owner, FeatureBackbone) else owner
+        inner = next(path for path, module in body.named_modules() if module is network)
         return cls(owner, prefix, body, f"{inner}." if inner else "", network)
 
     @cached_property

@@ -101,3 +101,15 @@ def test_copies_and_pickles(backbone):
 def test_lower_precision(backbone):
     other = copy.deepcopy(backbone).bfloat16()
     assert {y.dtype for y in other(torch.rand(1, 3, 50, 70, dtype=torch.bfloat16))} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "dinov3_vits16", "dinov3_convnext_tiny"])
+def test_the_librarys_own_network(name):
+    extra = {"dinov3_vits16": {"num_hidden_layers": 1}, "dinov3_convnext_tiny": {"depths": [1, 1, 1, 1]}}.get(name, {})
+    backbone = create_feature_backbone(name, pretrained=False, extra_kwargs=extra)
+    names = {"test_resnet": "layer1", "test_vit": "blocks", "dinov3_vits16": "embeddings"}
+    assert hasattr(backbone.network, names.get(name, "model"))
+    ours = {id(p) for p in backbone.body.parameters()}
+    assert {id(p) for p in backbone.network.parameters()} == ours
+    assert copy.deepcopy(backbone).network is not backbone.network
+    assert "network" not in dict(backbone.named_modules())

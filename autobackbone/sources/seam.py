@@ -109,6 +109,8 @@ class NativeModel:
         Fields of the config to change for it to mean the same on another machine.
     checkpoint
         What the file given as ``weights`` holds, for what is added to the module.
+    network
+        Where in the module the library's own network is, as a path of submodules; empty if that is the module.
     """
 
     module: "nn.Module"
@@ -118,3 +120,4 @@ class NativeModel:
     license: str | None = None
     portable: dict[str, Any] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] | None = None
+    network: str = ""

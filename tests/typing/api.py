@@ -10,6 +10,7 @@ maps: list[Tensor] = backbone.forward(Tensor())
 named: dict[str, Tensor] = backbone.forward_dict(Tensor())
 channels: tuple[int, ...] = backbone.channels
 levels: tuple[ab.FeatureLevel, ...] = backbone.levels
+network: nn.Module = backbone.network
 spec: ab.InputSpec = ab.get_input_spec(backbone)
 normalized: Tensor = spec.normalize(Tensor())
 pooled: nn.Module = ab.create_backbone("resnet50", num_classes=10)

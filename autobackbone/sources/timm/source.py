@@ -187,7 +187,8 @@ class TimmPlan:
             if self._saved_size is not None:
                 portable["img_size"] = self.config.img_size or self.default_size
         license_name = self.published.get("license")
-        return NativeModel(module, spec, built, report, license_name, portable, self._checkpoint)
+        network = "model" if isinstance(module, Levels) else ""
+        return NativeModel(module, spec, built, report, license_name, portable, self._checkpoint, network)
 
     @property
     def _size(self) -> tuple[int, int]:
