@@ -171,7 +171,6 @@ QUICK = {
     "levit_128s",  # bound to a square
     "inception_next_atto",
     "legacy_xception",  # valid padding
-    "gemma4_vit_167m",  # tokens laid out by hand
     "maxvit_pico_rw_256",  # multiples of windows
     "vgg11",  # hidden layers in the head
     "dinov3_vits16",

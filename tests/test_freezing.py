@@ -6,7 +6,7 @@ import functools
 import pytest
 import torch
 from families import SMALL
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.layers import convert_sync_batchnorm
 from torch import nn
@@ -135,6 +135,7 @@ steps = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(steps=steps)
 def test_stages_and_norms_are_frozen_without_regard_to_each_other(steps):
     """Whatever was frozen and thawed before, the last call for stages and the last call for norms hold."""
