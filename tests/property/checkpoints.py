@@ -94,6 +94,8 @@ def checkpoints(draw):
     if stem:
         found.values[stem] = timm.models.adapt_input_conv(channels, state[stem].clone())
     change = draw(st.sampled_from(sorted(CHANGES)))
+    if stem and draw(st.booleans()):  # as it is for these channels
+        state = state | {stem: found.values[stem].to(dtype)}
     state = {f"{prefix}{k}": v for k, v in CHANGES[change](draw, state, own, found).items()}
     if draw(st.booleans()):
         state = {key: state[key] for key in draw(st.permutations(sorted(state)))}
@@ -103,7 +105,10 @@ def checkpoints(draw):
     place.update(state)
     if draw(st.booleans()):
         found.content |= {"epoch": 3, "optimizer": {"state": {0: {"step": torch.ones(())}}, "param_groups": []}}
-    _add_another(draw, index, dtype, place, prefix, found)
+    if draw(st.integers(0, 4)) == 0:
+        change = _add_average(draw, index, dtype, found)
+    else:
+        _add_another(draw, index, dtype, place, prefix, found)
     found.told = f"{ARCHITECTURES[index][0]} of {dtype} in {entry!r} below {prefix!r}"
     return index, change, found
 
@@ -121,6 +126,23 @@ def _add_another(draw, index, dtype, place, prefix, found):
         found.fault = "several networks"
     else:
         found.unexpected = None  # which of the two is told of depends on which was taken
+
+
+def _add_average(draw, index, dtype, found):
+    """Put averaged weights beside, which are what is loaded, whatever is wrong with the others."""
+    entry = draw(st.sampled_from(["model_ema", "teacher", "swa_model", "ema.state_dict"]))
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in trained(index, 2).items()}
+    place = found.content
+    for key in entry.split("."):
+        place = place.setdefault(key, {})
+    place.update(state)
+    found.values = {k: v for k, v in state.items() if k in target(index)[2]}
+    *_, channels, stem = ARCHITECTURES[index]
+    if stem:
+        found.values[stem] = timm.models.adapt_input_conv(channels, state[stem].clone())
+    found.fault = ""
+    found.unexpected = set()
+    return "nothing"
 
 
 def _nothing(_draw, state, _own, _found):
