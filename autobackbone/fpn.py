@@ -114,7 +114,7 @@ class FeaturePyramid(Pretrained, nn.Module):
         self._made_with = {"out_channels": out_channels, "extra_blocks": extra_blocks}
         self._order = sorted(range(len(backbone.levels)), key=backbone.strides.__getitem__)
         levels = [backbone.levels[i] for i in self._order]
-        self._own = tuple(f"p{level.name[1:]}" if level.name[0] == "c" else level.name for level in levels)
+        self._own = tuple(_name(level.stride) if level.stride.bit_count() == 1 else level.name for level in levels)
         like = next(backbone.parameters())
         with torch.inference_mode(mode=False), torch.device(like.device):  # it can be trained, where the backbone is
             extra = _extra_block(extra_blocks, width)

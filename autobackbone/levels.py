@@ -49,7 +49,8 @@ class FeatureLevel:
     Attributes
     ----------
     name
-        ``c1``, ``c2`` ... by stride (2, 4 ...), or ``s{stride}_{index}`` for native levels that share a stride.
+        ``c1``, ``c2`` ... by stride (2, 4 ...); ``s{stride}_{index}`` for strides that are no power of two, and for
+        native levels that share a stride, asked for by index.
     index
         The native level that it is taken from.
     channels
@@ -217,9 +218,8 @@ def _ladder_text(ladder: Sequence[NativeLevel]) -> str:
 
 def _by_index(ladder: Sequence[NativeLevel], index: int) -> FeatureLevel:
     level = ladder[index]
-    rung = round(math.log2(level.stride))
-    alone = [round(math.log2(other.stride)) for other in ladder].count(rung) == 1
-    name = f"c{rung}" if alone else f"s{level.stride}_{index}"
+    is_alone = [other.stride for other in ladder].count(level.stride) == 1
+    name = _name(level.stride, index) if is_alone else f"s{level.stride}_{index}"
     return FeatureLevel(name, index, level.channels, level.stride, level.module, level.exact)
 
 
@@ -243,7 +243,7 @@ def _by_stride(ladder: Sequence[NativeLevel], stride: int, pyramid: str, channel
         level = _nearest(ladder, stride)
     made_by = "native" if native else "resample"
     exact = bool(native) and level.exact
-    name = _name_by_stride(ladder, stride, level.index)
+    name = _name(stride, level.index)
     return FeatureLevel(name, level.index, level.channels, stride, level.module, exact, made_by)
 
 
@@ -264,20 +264,12 @@ def _simple(ladder: Sequence[NativeLevel], stride: int, channels: int) -> Featur
         )
         raise ConfigError(msg)
     exact = level.exact and level.stride == stride * 2.0**times
-    name = _name_by_stride(ladder, stride, level.index)
+    name = _name(stride, level.index)
     return FeatureLevel(name, level.index, channels, stride, level.module, exact, "simple")
 
 
-def _name_by_stride(ladder: Sequence[NativeLevel], stride: int, index: int) -> str:
-    """Return what the level of a stride is called, which is native or made of a native one.
-
-    Where native strides differ, a native level has one name, however it is asked for, and no other level has that.
-    """
-    name = f"c{int(math.log2(stride))}" if stride.bit_count() == 1 else f"s{stride}_{index}"
-    if len({level.stride for level in ladder}) < len(ladder) or _is_single(ladder):
-        return name
-    names = {level.stride: _by_index(ladder, level.index).name for level in ladder}
-    return names.get(stride) or (name if name not in names.values() else f"s{stride}_{index}")
+def _name(stride: int, index: int) -> str:
+    return f"c{int(math.log2(stride))}" if stride.bit_count() == 1 else f"s{stride}_{index}"
 
 
 def _is_single(ladder: Sequence[NativeLevel]) -> bool:
