@@ -20,9 +20,9 @@ def _install(session: nox.Session, *groups: str, project: bool = True) -> None:
     session.install(*(["."] if project else []), *wanted)
 
 
-def _pytest(session: nox.Session, marks: str, *options: str) -> None:
+def _pytest(session: nox.Session, marks: str, *options: str, dist: str = "loadscope") -> None:
     """Run the tests of some marks, on two processes."""
-    session.run("pytest", "-n", "2", "--dist", "loadscope", "-m", marks, *options, *session.posargs)
+    session.run("pytest", "-n", "2", "--dist", dist, "-m", marks, *options, *session.posargs)
 
 
 @nox.session
@@ -36,24 +36,21 @@ def tests(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Run the test suite, and report the lines and branches that it does not reach."""
     _install(session, "test")
-    reports = ("--cov", "--cov-report=term", "--cov-report=xml")
-    session.run(
-        "pytest", "-n", "2", "--dist", "loadscope", "-m", "not zoo and not families", *reports, *session.posargs
-    )
+    _pytest(session, "not zoo and not families", "--cov", "--cov-report=term", "--cov-report=xml")
 
 
 @nox.session
 def families(session: nox.Session) -> None:
     """Run the tests of the contract on one architecture of every family."""
     _install(session, "test")
-    _pytest(session, "families")
+    _pytest(session, "families", dist="worksteal")
 
 
 @nox.session
 def zoo(session: nox.Session) -> None:
     """Check every architecture of timm's registry on the meta device, and measure the whole catalog anew."""
     _install(session, "test")
-    session.run("pytest", "-n", "2", "-m", "zoo", "-q", *session.posargs)
+    _pytest(session, "zoo", "-q", dist="worksteal")
 
 
 @nox.session
