@@ -23,6 +23,7 @@ from autobackbone import (
     init_non_persistent_buffers,
     load_weights,
 )
+from autobackbone.weights.loading import load_checkpoint
 
 NAME = "test_resnet"
 VIT = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 16}
@@ -223,21 +224,16 @@ def test_counters_of_another_kind_do_not_vanish(value, fields, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype stage:UserWarning")
-def test_nested_tensors_are_none_of_the_models(tmp_path):
+@pytest.mark.parametrize("fields", [{}, {"in_chans": 1}])
+def test_nested_tensors_are_none_of_the_models(fields):
     nested = torch.nested.nested_tensor([torch.rand(2), torch.rand(3)])
-    backbone = make()
-    before = copied(backbone)
-    for name in ("conv1.0.weight", "other"):
-        for fields in ({}, {"in_chans": 1}):
-            path = saved(tmp_path, network() | {name: nested})
-            if name == "other":
-                assert create_feature_backbone(NAME, weights=path, **fields).weights_report.coverage == 1
-            else:
-                with pytest.raises(WeightsMismatchError):
-                    create_feature_backbone(NAME, weights=path, **fields)
-    with pytest.raises(WeightsMismatchError):
-        load_weights(backbone, saved(tmp_path, network() | {"conv1.0.weight": nested}))
-    assert unchanged(backbone, before)
+    own = make(**fields).network
+    before = copied(own)
+    with pytest.raises(WeightsMismatchError, match=r"sparse, nested, quantized or without values|missing"):
+        load_checkpoint(own, network() | {"conv1.0.weight": nested}, "memory", own.checkpoint_rules)
+    assert unchanged(own, before)
+    report = load_checkpoint(own, network() | {"other": nested}, "memory", own.checkpoint_rules)
+    assert (report.coverage, report.unexpected) == (1, ("other",))
 
 
 # --- models that cannot take them
