@@ -118,6 +118,12 @@ def test_it_holds_what_is_measured():
         assert survey.is_exportable(name) is SHIPPED.records[name].exportable, name
 
 
+def test_macs_are_those_of_one_image():
+    """Its default size is no multiple of what its pooled form promises to take, so that it is tried before."""
+    record = SHIPPED.records["legacy_xception"]
+    assert survey.count(replace(record, params=None, macs=None), record.name) == record
+
+
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", SHIPPED.records)
 def test_all_of_it_is_what_is_measured(name):

@@ -62,6 +62,7 @@ def count(record: ModelRecord, name: str) -> ModelRecord:
             network = _whole(name)
         images = torch.empty(1, network.input_spec.in_chans, *network.input_spec.size)
         network.requires_grad_(requires_grad=False)  # what is counted is a forward pass, whatever the mode
+        network(images)  # sizes that are not promised are tried on a copy the first time, which does not count
         with FlopCounterMode(display=False) as counter:
             network(images)
         params = sum(p.numel() for p in network.parameters())
