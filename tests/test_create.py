@@ -184,3 +184,18 @@ def test_another_default_type_is_named_where_it_may_be_the_cause():
             create_feature_backbone("csatv2", pretrained=False)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("strides", [(2,), (4, 8), (16, 32)])
+def test_windows_bind_the_levels_that_have_them_and_no_others(strides):
+    """MaxViT's windows of five cells divide the maps of 160 pixels, and not those of most other sizes."""
+    backbone = create_feature_backbone("test_maxvit", pretrained=False, out_strides=strides).eval()
+    assert backbone.input_spec.fixed_size == (strides != (2,))
+    built = create_feature_backbone("test_maxvit", pretrained=False, out_strides=strides, img_size=(72, 104)).eval()
+    for each, size in ((backbone, (72, 104)), (backbone, (160, 160)), (built, (72, 104))):
+        if each.input_spec.fixed_size and each.input_spec.size != size:
+            with pytest.raises(InputSizeError, match="takes 160x160 images only, got 72x104"):
+                each(torch.rand(1, 3, *size))
+            continue
+        for y, stride in zip(each(torch.rand(1, 3, *size)), strides, strict=True):
+            assert y.shape[2:] == (-(-size[0] // stride), -(-size[1] // stride))
