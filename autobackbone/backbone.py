@@ -138,7 +138,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         try:
             maps = self.body(x)
         except (NotImplementedError, RuntimeError, ValueError) as err:
-            error = mismatch_error(self.body, x)
+            error = None if isinstance(err, torch.OutOfMemoryError) else mismatch_error(self.body, x)
             if error is None and isinstance(err, ValueError):
                 error = lone_value_error(self.body, x)
             if error is None:

@@ -223,9 +223,13 @@ def _shape(x: Tensor) -> tuple[int, ...]:
 
 def mismatch_error(network: nn.Module, x: Tensor) -> InputError | None:
     """Return what to say where a network fails on images of another device or type than its own; else ``None``."""
+    from torch import is_autocast_enabled
+
     like = next(network.parameters(), None)
     if like is None or (x.device == like.device and x.dtype == like.dtype):
         return None
+    if x.device == like.device and x.device.type != "meta" and is_autocast_enabled(x.device.type):
+        return None  # types may differ
     return InputError(
         f"The backbone is {like.dtype} on {like.device}, and the images are {x.dtype} on {x.device}; "
         "use x.to() with its device and dtype, or torch.autocast()."

@@ -113,3 +113,23 @@ def test_the_librarys_own_network(name):
     assert {id(p) for p in backbone.network.parameters()} == ours
     assert copy.deepcopy(backbone).network is not backbone.network
     assert "network" not in dict(backbone.named_modules())
+
+
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError])
+def test_failures_that_the_type_of_images_has_no_part_in(error):
+    """Under autocast types may differ, and memory runs out whatever they are."""
+    backbone = create_feature_backbone("test_resnet", pretrained=False).eval()
+
+    def fail(*_):
+        msg = "something else"
+        raise error(msg)
+
+    backbone.network.layer1.register_forward_pre_hook(fail)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(error, match="something else"):
+        backbone(torch.rand(1, 3, 64, 64).bfloat16())
+    expected = InputError if error is RuntimeError else error  # of another type: that is told, unless memory ran out
+    with pytest.raises(expected):
+        backbone(torch.rand(1, 3, 64, 64).bfloat16())
+    backbone.bfloat16()
+    with pytest.raises(error, match="something else"):
+        backbone(torch.rand(1, 3, 64, 64).bfloat16())
