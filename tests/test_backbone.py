@@ -124,7 +124,7 @@ def test_failures_that_the_type_of_images_has_no_part_in(error):
         msg = "something else"
         raise error(msg)
 
-    backbone.network.layer1.register_forward_pre_hook(fail)
+    backbone.body.register_forward_pre_hook(fail)
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(error, match="something else"):
         backbone(torch.rand(1, 3, 64, 64).bfloat16())
     expected = InputError if error is RuntimeError else error  # of another type: that is told, unless memory ran out
