@@ -8,30 +8,8 @@ from .catalog.query import (
 )
 from .config import BackboneConfig as BackboneConfig
 from .config import FeatureBackboneConfig as FeatureBackboneConfig
-from .create import (
-    count_parameters as count_parameters,
-)
-from .create import (
-    create_backbone as create_backbone,
-)
-from .create import (
-    create_feature_backbone as create_feature_backbone,
-)
-from .create import (
-    get_feature_channels as get_feature_channels,
-)
-from .create import (
-    get_feature_info as get_feature_info,
-)
-from .create import (
-    get_feature_strides as get_feature_strides,
-)
-from .create import (
-    get_input_spec as get_input_spec,
-)
-from .create import (
-    load_weights as load_weights,
-)
+from .create import create_backbone as create_backbone
+from .create import create_feature_backbone as create_feature_backbone
 from .errors import (
     BackboneError as BackboneError,
 )
@@ -73,8 +51,14 @@ from .fpn import FeaturePyramid as FeaturePyramid
 from .freezing import freeze_norms as freeze_norms
 from .freezing import freeze_stages as freeze_stages
 from .input_spec import InputSpec as InputSpec
+from .inspection import count_parameters as count_parameters
+from .inspection import get_feature_channels as get_feature_channels
+from .inspection import get_feature_info as get_feature_info
+from .inspection import get_feature_strides as get_feature_strides
+from .inspection import get_input_spec as get_input_spec
 from .levels import FeatureLevel as FeatureLevel
+from .load import init_non_persistent_buffers as init_non_persistent_buffers
+from .load import load_weights as load_weights
 from .training import get_blocks as get_blocks
 from .training import layer_decay_param_groups as layer_decay_param_groups
-from .weights.materialize import init_non_persistent_buffers as init_non_persistent_buffers
 from .weights.report import WeightsReport as WeightsReport

@@ -1,7 +1,6 @@
-"""FeatureBackbone: the contract, whatever the source."""
+"""FeatureBackbone: the contract, for every source."""
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -9,85 +8,63 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from autobackbone.assembly import FeatureParts, assemble_features
 from autobackbone.batch_statistics import count_batches_once, lone_value_error
-from autobackbone.config import PYRAMID_CHANNELS, FeatureBackboneConfig
+from autobackbone.config import FeatureBackboneConfig
 from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
 from autobackbone.frozen import Frozen
-from autobackbone.input_spec import mismatch_error, repeat_to
-from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, choose_levels, round_up
+from autobackbone.input_spec import InputSpec, mismatch_error, repeat_to
+from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, round_up
 from autobackbone.pretrained import Pretrained
-from autobackbone.pyramid import SimplePyramid, crop, fit, pad, resample
-from autobackbone.sources.choose import make_plan
-from autobackbone.sources.seam import NativeModel
-from autobackbone.values import path_of
-from autobackbone.weights.loading import find_part, load_part
+from autobackbone.pyramid import crop, fit, pad, resample
 from autobackbone.weights.model_card import model_card
+from autobackbone.weights.report import WeightsReport
+from autobackbone.weights.rules import CheckpointRules
 from autobackbone.weights.saved_files import write
-from autobackbone.weights.saving import Saved, check_state, describe, read_config, understand
+from autobackbone.weights.saving import Saved, check_state, describe, understand
 
 
 class FeatureBackbone(Pretrained, nn.Module):
-    """A backbone that gives feature maps.
+    """A backbone that returns feature maps.
 
-    Level *l* is ``(B, channels[l], ceil(H / strides[l]), ceil(W / strides[l]))``. Made by `create_feature_backbone`.
+    The map of level *l* has the shape ``(B, channels[l], ceil(H / strides[l]), ceil(W / strides[l]))``. Create one with
+    `create_feature_backbone`.
 
     Parameters
     ----------
-    native
-        What a source built of the native levels that `levels` take.
-    ladder
-        Every native level of the architecture.
-    levels
-        What to deliver, in order.
-    config
-        The resolved config, as a record.
+    parts
+        The network, the levels to return, and the config.
 
     Attributes
     ----------
-    ladder : tuple of NativeLevel
+    native_levels : tuple of NativeLevel
         Every native level of the architecture, by index.
     levels : tuple of FeatureLevel
         Name, native index, channels, stride, module and exactness of each map.
     feature_info : FeatureInfo
         The same under timm's interface.
-    input_spec : InputSpec
-        Channels, size, normalization, minimum size, and whether any size is taken.
     config : FeatureBackboneConfig
         With concrete indices or strides.
-    weights_report : WeightsReport or None
-        What was loaded at creation; ``None`` for random weights.
-    license : str or None
-        Of the published weights; ``None`` if it is not known.
     """
 
-    def __init__(
-        self,
-        native: NativeModel,
-        ladder: Sequence[NativeLevel],
-        levels: Sequence[FeatureLevel],
-        config: FeatureBackboneConfig,
-    ) -> None:
+    def __init__(self, parts: FeatureParts) -> None:
         super().__init__()
+        native = parts.native
         self.body = native.module
-        self.ladder = tuple(ladder)
-        self.levels = tuple(levels)
-        self.feature_info = FeatureInfo(ladder, levels)
-        self.input_spec = native.input_spec
-        self.config = config
-        self.weights_report = native.weights_report
+        self.pyramid = parts.pyramid
+        self.native_levels: tuple[NativeLevel, ...] = parts.native_levels
+        self.levels: tuple[FeatureLevel, ...] = parts.levels
+        self.feature_info = FeatureInfo(parts.native_levels, parts.levels)
+        self.config = parts.config
+        path = f"body.{native.attachment.network_path}".rstrip(".")
+        self.autobackbone = replace(native.attachment, network_path=path)
         self._frozen = Frozen()  # of the body
         self._built_size = native.built_size
-        self.license = native.license
-        self._portable = native.portable
-        self._network = native.network
-        taken = sorted({level.index for level in levels})
-        # Per level: where its map is in the body's list, and the native level it comes from.
-        self._recipe = tuple((taken.index(level.index), ladder[level.index], level) for level in levels)
-        self._simple = tuple(i for i, level in enumerate(levels) if level.made_by == "simple")
-        self.pyramid: SimplePyramid | None = None
-        if self._simple:
-            origins = {levels[i].stride: ladder[levels[i].index] for i in self._simple}
-            self.pyramid = SimplePyramid(origins, levels[self._simple[0]].channels)
+        self._portable_fields = native.portable_fields
+        indices = sorted({level.index for level in parts.levels})
+        # Per level: the position of its map in the body's list, and the native level that it comes from.
+        self._outputs = tuple((indices.index(lv.index), parts.native_levels[lv.index], lv) for lv in parts.levels)
+        self._simple = tuple(i for i, level in enumerate(parts.levels) if level.method == "simple")
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -105,9 +82,37 @@ class FeatureBackbone(Pretrained, nn.Module):
         return self.levels[-1].channels
 
     @property
+    def input_spec(self) -> InputSpec:
+        """Channels, size and normalization of the images, the minimum size, and whether any size is accepted."""
+        return self.autobackbone.input_spec
+
+    @input_spec.setter
+    def input_spec(self, spec: InputSpec) -> None:
+        self.autobackbone.input_spec = spec
+
+    @property
+    def weights_report(self) -> WeightsReport | None:
+        """What was loaded last; ``None`` for random weights."""
+        return self.autobackbone.weights_report
+
+    @weights_report.setter
+    def weights_report(self, report: WeightsReport | None) -> None:
+        self.autobackbone.weights_report = report
+
+    @property
+    def license(self) -> str | None:
+        """License of the published weights; ``None`` if it is not known."""
+        return self.autobackbone.license
+
+    @property
     def network(self) -> nn.Module:
         """The library's own module, under its own names: timm's model, or transformers' modules of DINOv3."""
-        return self.body.get_submodule(self._network)
+        return self.get_submodule(self.autobackbone.network_path)
+
+    @property
+    def checkpoint_target(self) -> tuple[nn.Module, CheckpointRules]:
+        """The library's own module, and how checkpoints are matched to it."""
+        return self.network, self.autobackbone.rules
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute the maps.
@@ -144,11 +149,11 @@ class FeatureBackbone(Pretrained, nn.Module):
             if error is None:
                 raise
             raise error from err
-        result = [self._deliver(maps[i], native, level, (height, width), full) for i, native, level in self._recipe]
+        result = [self._resize(maps[i], native, level, (height, width), full) for i, native, level in self._outputs]
         if self.pyramid is None:
             return result
-        made = self.pyramid([result[i] for i in self._simple], (height, width))
-        for i, y in zip(self._simple, made, strict=True):
+        simple = self.pyramid([result[i] for i in self._simple], (height, width))
+        for i, y in zip(self._simple, simple, strict=True):
             result[i] = y
         return result
 
@@ -169,7 +174,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         """Set training or evaluation mode; what is frozen stays in evaluation mode."""
         super().train(mode)
         if mode:
-            self._frozen.rest(self.body)
+            self._frozen.set_eval(self.body)
         return self
 
     @property
@@ -219,53 +224,17 @@ class FeatureBackbone(Pretrained, nn.Module):
         count_batches_once(self.body, enable)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        source: str | os.PathLike[str],
-        *,
-        revision: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        **overrides: Any,
-    ) -> Self:
-        """Load a backbone that `save_pretrained` or `push_to_hub` saved.
-
-        Parameters
-        ----------
-        source
-            A folder, or ``owner/repo`` on the Hub.
-        revision
-            Branch, tag or commit of the repository; ``None`` for its default.
-        cache_dir
-            Instead of the Hub's own cache.
-        **overrides
-            Fields of `FeatureBackboneConfig` that take precedence; other levels, as long as they need no deeper block.
-            What they do not change stays as it was saved, the normalization of images included.
-
-        Returns
-        -------
-        FeatureBackbone
-            In training mode, on the default device, in the default dtype.
-
-        Raises
-        ------
-        WeightsNotFoundError
-            If there is no such folder or repository.
-        WeightsCorruptedError
-            If it holds no saved backbone, a damaged one, or files of two.
-        WeightsMismatchError
-            If the overrides ask for what was not saved.
-        ConfigError
-            If an override cannot be honored, or the saved config sets more than an architecture and its arguments.
-        """
-        place = None if cache_dir is None else path_of(cache_dir, "cache_dir")
-        source = path_of(source, "source")
-        is_whole = "weights" not in overrides
-        saved, weights = read_config(source, revision=revision, cache_dir=place, with_weights=is_whole)
-        return cls.from_saved(saved, {"weights": weights, **overrides}, place)
+    def from_config(cls, config: FeatureBackboneConfig) -> Self:
+        """Create a backbone; `create_feature_backbone` lists the errors."""
+        value: Any = config
+        if not isinstance(value, FeatureBackboneConfig):
+            msg = f"A FeatureBackboneConfig is needed, got {type(value).__name__}."
+            raise ConfigError(msg)
+        return cls(assemble_features(config))
 
     @classmethod
     def from_saved(cls, saved: Saved, overrides: Mapping[str, Any], cache_dir: str | None = None) -> Self:
-        """Create what was saved, weights among the overrides; `from_pretrained` says what can go wrong."""
+        """Create a saved backbone again; `from_pretrained` lists the errors. The overrides name the weights."""
         config = saved.config
         if "out_indices" in overrides or "out_strides" in overrides:
             config = config.replace(out_indices=None, out_strides=None)
@@ -274,51 +243,12 @@ class FeatureBackbone(Pretrained, nn.Module):
         config = config.replace(**overrides)
         if cache_dir is not None:
             config = config.replace(extra_kwargs=config.extra_kwargs | {"cache_dir": cache_dir})
-        backbone = cls._remade(saved, config)
+        backbone = cls._recreate(saved, config)
         report = backbone.weights_report
-        lost = [name for name in report.missing if name.startswith("pyramid.")] if report else []
-        if lost and saved.config.pyramid == "simple":
-            msg = f"The weights of {config.weights!r} are without those of its simple pyramid (first {lost[0]!r})."
+        missing = [name for name in report.missing if name.startswith("pyramid.")] if report else []
+        if missing and saved.config.pyramid == "simple":
+            msg = f"The weights of {config.weights!r} are without those of its simple pyramid (first {missing[0]!r})."
             raise WeightsMismatchError(msg)
-        return backbone
-
-    @classmethod
-    def from_config(cls, config: FeatureBackboneConfig) -> Self:
-        """Create a backbone; `create_feature_backbone` says what can go wrong."""
-        given: Any = config
-        if not isinstance(given, FeatureBackboneConfig):
-            msg = f"A FeatureBackboneConfig is needed, got {type(given).__name__}."
-            raise ConfigError(msg)
-        with torch.inference_mode(mode=False):  # it can be trained, whatever mode it was made in
-            return cls._from_config(config)
-
-    @classmethod
-    def _from_config(cls, config: FeatureBackboneConfig) -> Self:
-        plan = make_plan(config)
-        assert isinstance(plan.config, FeatureBackboneConfig)
-        config = plan.config
-        ladder = plan.levels
-        levels = choose_levels(
-            ladder,
-            config.out_indices,
-            config.out_strides,
-            pyramid=config.pyramid,
-            pyramid_channels=config.pyramid_channels or PYRAMID_CHANNELS,
-            output_stride=config.output_stride,
-        )
-        indices = [level.index for level in levels]
-        native = plan.build(tuple(sorted(set(indices))))
-        by_index = choose_levels(ladder, indices, None) if len(set(indices)) == len(indices) else ()
-        if by_index == levels:
-            config = config.replace(out_indices=tuple(indices), out_strides=None, pyramid_channels=None)
-        else:
-            config = config.replace(out_indices=None, out_strides=tuple(level.stride for level in levels))
-        backbone = cls(native, ladder, levels, config)
-        report = native.weights_report
-        if backbone.pyramid is not None and report is not None:
-            content, entry, prefix = native.checkpoint or {}, report.entry, report.prefix
-            found = find_part(backbone.pyramid, "pyramid", content, report.source, entry=entry, prefix=prefix)
-            backbone.weights_report = load_part(backbone.pyramid, "pyramid", found, report)
         return backbone
 
     def extra_repr(self) -> str:
@@ -334,29 +264,29 @@ class FeatureBackbone(Pretrained, nn.Module):
         write(folder, values, state, model_card("FeatureBackbone", title, name, self.levels, spec, self.license))
 
     def describe(self, fpn: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Self]:
-        """Return what ``config.json`` says of it, and of an FPN over it; and what is made of that, without storage.
+        """Return its ``config.json``, that of an FPN over it included, and the backbone that this creates, on meta.
 
         Raises
         ------
         ConfigError
-            If the config holds something that JSON cannot, or what is made of it takes other images.
+            If the config holds something that JSON cannot, or the backbone that it creates takes other images.
         """
-        config = self.config.replace(**self._portable, weights=None, pretrained=False)
+        config = self.config.replace(**self._portable_fields, weights=None, pretrained=False)
         values = describe(config, self.levels, self.input_spec, fpn)
         saved = understand(values, "What is to be saved")
         with torch.device("meta"):
-            twin = self._remade(saved, saved.config)
+            twin = self._recreate(saved, saved.config)
         if twin.input_spec != self.input_spec:
             msg = f"The input spec is not saved as it is, but as {twin.input_spec}; it is {self.input_spec}."
             raise ConfigError(msg)
         return values, twin
 
     @classmethod
-    def _remade(cls, saved: Saved, config: FeatureBackboneConfig) -> Self:
-        """Make a saved backbone again, or one that differs from it; what does not differ of its images stays."""
+    def _recreate(cls, saved: Saved, config: FeatureBackboneConfig) -> Self:
+        """Create a saved backbone again, or one that differs from it. What a config does not change of images stays."""
         backbone = cls.from_config(config)
         if config.pretrained and config.weights is None:
-            return backbone  # of published weights, whose images are known
+            return backbone  # with published weights, whose images are known
         images, spec = dict(saved.images), backbone.input_spec
         if (config.model_name, config.img_size) != (saved.config.model_name, saved.config.img_size):
             images.pop("size", None)
@@ -368,13 +298,13 @@ class FeatureBackbone(Pretrained, nn.Module):
         backbone.input_spec = replace(spec, **images)
         return backbone
 
-    def _deliver(
+    def _resize(
         self, y: Tensor, native: NativeLevel, level: FeatureLevel, image: tuple[int, int], full: tuple[int, int]
     ) -> Tensor:
-        """Return a map at the size that the contract says, from which a simple pyramid goes on."""
+        """Return a map at the size of the contract. That of a simple pyramid's level keeps its native stride."""
         if not native.exact:
             y = fit(y, cells(full, native.stride))
-        if level.made_by == "resample":
+        if level.method == "resample":
             return resample(y, native.stride, level.stride, cells(image, level.stride))
         if not self._pads:
             return y

@@ -16,6 +16,7 @@ from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError, InputSizeError, UnsupportedError, WeightsError
 from autobackbone.fpn import FeaturePyramid
 from autobackbone.input_spec import InputSpec
+from autobackbone.inspection import input_spec_of
 from autobackbone.levels import round_up
 from autobackbone.values import as_path, as_size, shown
 from autobackbone.weights.hub import first_line
@@ -66,8 +67,8 @@ def export_onnx(
         If `backbone` is on the meta device.
     """
     backbone = unwrap(backbone)
-    spec = getattr(backbone, "input_spec", None)
-    if not isinstance(spec, InputSpec):
+    spec = input_spec_of(backbone)
+    if spec is None:
         msg = f"export_onnx() takes a backbone of this package, got {type(backbone).__name__}."
         raise ConfigError(msg)
     file = _checked_path(path)

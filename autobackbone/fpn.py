@@ -1,38 +1,33 @@
 """FPN over any backbone, in the form that torchvision's detectors take."""
 
 import math
-import os
-import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from autobackbone.anchors import anchor_generator, roi_align
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
+from autobackbone.fpn_layers import extra_strides, from_torchvision, make_extra_levels, make_fpn, map_key
 from autobackbone.input_spec import InputSpec
-from autobackbone.levels import FeatureLevel, ceil_div
+from autobackbone.levels import FeatureLevel
 from autobackbone.pretrained import Pretrained
-from autobackbone.values import MAX_CHANNELS, as_integer, path_of, shown
-from autobackbone.weights.files import find_files, read_checkpoint
-from autobackbone.weights.loading import find_part, load_part
-from autobackbone.weights.matching import Rules
+from autobackbone.values import MAX_CHANNELS, as_integer, shown
+from autobackbone.weights.checkpoint import Checkpoint
+from autobackbone.weights.loading import load_part, match_part
 from autobackbone.weights.model_card import model_card
-from autobackbone.weights.saved_files import CONFIG_FILE, write
-from autobackbone.weights.saving import check_state, read_config
-
-if TYPE_CHECKING:
-    from autobackbone.weights.report import WeightsReport
+from autobackbone.weights.report import WeightsReport
+from autobackbone.weights.rules import CheckpointRules
+from autobackbone.weights.saved_files import write
+from autobackbone.weights.saving import Saved, check_state
 
 
 class FeaturePyramid(Pretrained, nn.Module):
@@ -81,25 +76,52 @@ class FeaturePyramid(Pretrained, nn.Module):
     """
 
     def __init__(
-        self, backbone: FeatureBackbone, out_channels: int | None = 256, extra_blocks: str | ExtraFPNBlock | None = None
+        self, backbone: FeatureBackbone, out_channels: int = 256, extra_blocks: str | ExtraFPNBlock | None = None
     ) -> None:
         super().__init__()
-        given: Any = backbone
-        if not isinstance(given, FeatureBackbone):
+        value: Any = out_channels
+        width = as_integer(value, 1, MAX_CHANNELS)
+        if width is None:
+            remedy = "; FeaturePyramid.without_fpn() leaves out the FPN" if value is None else ""
+            msg = f"out_channels must be a positive integer, at most {MAX_CHANNELS}, got {shown(value)}{remedy}."
+            raise ConfigError(msg)
+        self._set_up(backbone, width, extra_blocks, has_fpn=True)
+
+    @classmethod
+    def without_fpn(cls, backbone: FeatureBackbone, extra_blocks: str | ExtraFPNBlock | None = None) -> Self:
+        """Return a pyramid of the backbone's own maps, by name, with extra levels but without an FPN.
+
+        ViTDet puts no FPN on its simple pyramid.
+
+        Parameters
+        ----------
+        backbone
+            Its levels have equal channels, as those of a simple pyramid do.
+        extra_blocks
+            As of `FeaturePyramid`.
+
+        Raises
+        ------
+        ConfigError
+            If two levels have the same stride or different channels, or if an argument is none of these.
+        """
+        pyramid = cls.__new__(cls)
+        nn.Module.__init__(pyramid)
+        channels = getattr(backbone, "channels", (1,))  # what is no backbone is refused below
+        if len(set(channels)) > 1:
             msg = (
-                f"FeaturePyramid takes a FeatureBackbone as create_feature_backbone() makes it, got "
-                f"{type(given).__name__}; compile the pyramid rather than the backbone."
+                f"without_fpn() needs levels of equal channels, and these are {channels}; use FeaturePyramid(), whose "
+                "FPN makes them equal, or pyramid='simple'."
             )
             raise ConfigError(msg)
-        width = as_integer(backbone.channels[0] if out_channels is None else out_channels, 1, MAX_CHANNELS)
-        if width is None:
-            given = shown(out_channels)
-            msg = f"out_channels must be a positive integer, or None for no FPN, got {given}; at most {MAX_CHANNELS}."
-            raise ConfigError(msg)
-        if out_channels is None and len(set(backbone.channels)) > 1:
+        pyramid._set_up(backbone, channels[0], extra_blocks, has_fpn=False)  # noqa: SLF001 - of its own class
+        return pyramid
+
+    def _set_up(self, backbone: Any, channels: int, extra_blocks: str | ExtraFPNBlock | None, *, has_fpn: bool) -> None:
+        if not isinstance(backbone, FeatureBackbone):
             msg = (
-                f"out_channels=None leaves out the FPN, which makes channels equal, and these are {backbone.channels}; "
-                "give a number, or take pyramid='simple'."
+                f"FeaturePyramid takes a FeatureBackbone as create_feature_backbone() makes it, got "
+                f"{type(backbone).__name__}; compile the pyramid rather than the backbone."
             )
             raise ConfigError(msg)
         if len(set(backbone.strides)) < len(backbone.strides):
@@ -109,26 +131,27 @@ class FeaturePyramid(Pretrained, nn.Module):
             )
             raise ConfigError(msg)
         self.backbone = backbone
-        self.out_channels = width
-        self.weights_report: WeightsReport | None = None
-        self._made_with = {"out_channels": out_channels, "extra_blocks": extra_blocks}
-        self._order = sorted(range(len(backbone.levels)), key=backbone.strides.__getitem__)
-        levels = [backbone.levels[i] for i in self._order]
-        self._own = tuple(_name(level.stride) if level.stride.bit_count() == 1 else level.name for level in levels)
+        self.out_channels = channels
+        self._arguments = {"out_channels": channels if has_fpn else None, "extra_blocks": extra_blocks}
+        self._weights_report: WeightsReport | None = None
+        self._fine_to_coarse = sorted(range(len(backbone.levels)), key=backbone.strides.__getitem__)
+        levels = [backbone.levels[i] for i in self._fine_to_coarse]
         like = next(backbone.parameters())
         with torch.inference_mode(mode=False), torch.device(like.device):  # it can be trained, where the backbone is
-            extra = _extra_block(extra_blocks, width)
-            if out_channels is None:
-                self.fpn: nn.Module = _NoFPN(extra)
+            in_channels = [level.channels for level in levels]
+            if has_fpn:
+                self.fpn: nn.Module = make_fpn(in_channels, channels, extra_blocks)
             else:
-                self.fpn = FeaturePyramidNetwork([level.channels for level in levels], width, extra)
+                self.fpn = make_extra_levels(channels, extra_blocks)
             self.fpn.to(device=like.device, dtype=like.dtype)
-        added = self._added_strides([level.stride for level in levels])
-        self.strides = (*(level.stride for level in levels), *added)
-        self.names = (*self._own, *map(_name, added))
-        self.levels = self._describe(levels, bare=out_channels is None)
-        path = next(name for name, module in backbone.named_modules() if module is backbone.network)
-        self.checkpoint_rules = Rules(converters=(partial(_from_torchvision, f"backbone.{path}."),))
+        strides = [level.stride for level in levels]
+        extra = extra_strides(self.fpn, strides, in_channels, channels, like)
+        self.strides: tuple[int, ...] = (*strides, *extra)
+        self._backbone_names = tuple(_name(lv.stride) if lv.stride.bit_count() == 1 else lv.name for lv in levels)
+        self.names: tuple[str, ...] = (*self._backbone_names, *map(_name, extra))
+        self.levels = self._describe_levels(levels, has_fpn=has_fpn)
+        path = f"backbone.{backbone.autobackbone.network_path}."
+        self._rules = CheckpointRules(converters=(partial(from_torchvision, path),))
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -139,6 +162,20 @@ class FeaturePyramid(Pretrained, nn.Module):
     def input_spec(self) -> InputSpec:
         """What the backbone takes as input."""
         return self.backbone.input_spec
+
+    @property
+    def weights_report(self) -> WeightsReport | None:
+        """What `from_pretrained` or `load_weights` loaded; ``None`` if neither did."""
+        return self._weights_report
+
+    @weights_report.setter
+    def weights_report(self, report: WeightsReport | None) -> None:
+        self._weights_report = report
+
+    @property
+    def checkpoint_target(self) -> tuple[nn.Module, CheckpointRules]:
+        """The pyramid itself, and how checkpoints are matched to it."""
+        return self, self._rules
 
     def forward(self, x: Tensor) -> "OrderedDict[str, Tensor]":
         """Compute the pyramid.
@@ -154,7 +191,7 @@ class FeaturePyramid(Pretrained, nn.Module):
             By name, fine to coarse, ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
         """
         maps = self.backbone(x)
-        pyramid = self.fpn(OrderedDict((_key(i), maps[i]) for i in self._order))
+        pyramid = self.fpn(OrderedDict((map_key(i), maps[i]) for i in self._fine_to_coarse))
         return OrderedDict(zip(self.names, pyramid.values(), strict=True))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -168,63 +205,23 @@ class FeaturePyramid(Pretrained, nn.Module):
         self.backbone.set_grad_checkpointing(enable)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        source: str | os.PathLike[str],
-        *,
-        revision: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        **overrides: Any,
-    ) -> Self:
-        """Load a pyramid that `save_pretrained` or `push_to_hub` saved.
-
-        Parameters
-        ----------
-        source
-            A folder, or ``owner/repo`` on the Hub.
-        revision
-            Branch, tag or commit of the repository; ``None`` for its default.
-        cache_dir
-            Instead of the Hub's own cache.
-        **overrides
-            Fields of `FeatureBackboneConfig` that take precedence, as long as the strides stay what they were.
-
-        Returns
-        -------
-        FeaturePyramid
-            In training mode, on the default device, in the default dtype.
-
-        Raises
-        ------
-        WeightsNotFoundError
-            If there is no such folder or repository.
-        WeightsCorruptedError
-            If it holds no saved pyramid, a damaged one, or files of two.
-        WeightsMismatchError
-            If the overrides ask for what was not saved.
-        ConfigError
-            If an override cannot be honored, or the saved config sets more than an architecture and its arguments.
-        """
-        place = None if cache_dir is None else path_of(cache_dir, "cache_dir")
-        source = path_of(source, "source")
-        saved, weights = read_config(
-            source, revision=revision, cache_dir=place, with_weights="weights" not in overrides
-        )
+    def from_saved(cls, saved: Saved, overrides: Mapping[str, Any], cache_dir: str | None = None) -> Self:
+        """Create a saved pyramid again; `from_pretrained` lists the errors. The overrides name the weights."""
         if saved.fpn is None:
             msg = (
-                f"{source!r} holds a backbone without an FPN; load it with FeatureBackbone.from_pretrained() and give "
-                "it to FeaturePyramid()."
+                f"{saved.where} is that of a backbone without an FPN; load it with FeatureBackbone.from_pretrained() "
+                "and give it to FeaturePyramid()."
             )
             raise WeightsCorruptedError(msg)
-        backbone = FeatureBackbone.from_saved(saved, {"weights": weights, **overrides}, place)
-        pyramid = cls._remade(backbone, saved.fpn, source)
+        backbone = FeatureBackbone.from_saved(saved, overrides, cache_dir)
+        pyramid = cls._recreate(backbone, saved.fpn, saved.where)
         report, origin = backbone.weights_report, backbone.config.weights
         if report is None or origin is None:  # weights=None: it is to be random
             return pyramid
-        content = read_checkpoint(find_files(origin, cache_dir=place), origin)
-        part = find_part(pyramid.fpn, "fpn", content, origin, entry=report.entry, prefix=report.prefix)
-        pyramid.weights_report = load_part(pyramid.fpn, "fpn", part, report)
-        if pyramid.fpn.state_dict() and not part:
+        checkpoint = Checkpoint.at(origin, cache_dir)
+        values = match_part(pyramid.fpn, "fpn", checkpoint, entry=report.entry, prefix=report.prefix)
+        pyramid.weights_report = load_part(pyramid.fpn, "fpn", values, report)
+        if pyramid.fpn.state_dict() and not values:
             msg = f"The weights in {origin!r} are without those of the FPN."
             raise WeightsMismatchError(msg)
         return pyramid
@@ -290,19 +287,20 @@ class FeaturePyramid(Pretrained, nn.Module):
             If an argument is none of these, or the strides are not powers of two, each twice the one before, by which
             regions are given to levels.
         """
-        count = len(self._own)
-        return roi_align(self._own, self.strides[:count], output_size, sampling_ratio, canonical_scale, canonical_level)
+        names = self._backbone_names
+        strides = self.strides[: len(names)]
+        return roi_align(names, strides, output_size, sampling_ratio, canonical_scale, canonical_level)
 
     def write_pretrained(self, folder: Path, title: str) -> None:
         """Write backbone and FPN to a folder, which is also one of the backbone's; see `save_pretrained`."""
-        if not isinstance(self._made_with["extra_blocks"], str | None):
-            kind = type(self._made_with["extra_blocks"]).__name__
+        if not isinstance(self._arguments["extra_blocks"], str | None):
+            kind = type(self._arguments["extra_blocks"]).__name__
             msg = f"extra_blocks: a file cannot name the {kind}; save state_dict(), and make the pyramid by hand again."
             raise ConfigError(msg)
-        made_with = self._made_with | {"strides": self.backbone.strides}
-        values, backbone = self.backbone.describe(fpn=made_with)
+        arguments = self._arguments | {"strides": self.backbone.strides}
+        values, backbone = self.backbone.describe(fpn=arguments)
         with torch.device("meta"):
-            twin = self._remade(backbone, made_with, "What is to be saved")
+            twin = self._recreate(backbone, arguments, "What is to be saved")
         state = self.state_dict()
         check_state(state, twin.state_dict())
         spec, name = self.input_spec, values["backbone"]["model_name"]
@@ -310,113 +308,37 @@ class FeaturePyramid(Pretrained, nn.Module):
         write(folder, values, state, card)
 
     @classmethod
-    def _remade(cls, backbone: FeatureBackbone, made_with: Mapping[str, Any], where: str) -> Self:
-        """Make a saved pyramid again."""
-        arguments = dict(made_with)
+    def _recreate(cls, backbone: FeatureBackbone, saved: Mapping[str, Any], where: str) -> Self:
+        """Create a saved pyramid again, over its backbone."""
+        arguments = dict(saved)
         strides = arguments.pop("strides", None)
-        fault = f"The {CONFIG_FILE} of {where!r} is not that of a saved pyramid: fpn={shown(dict(made_with))}"
+        fault = f"{where} is not that of a saved pyramid: fpn={shown(dict(saved))}"
         if not isinstance(strides, list | tuple) or arguments.keys() != {"out_channels", "extra_blocks"}:
             raise WeightsCorruptedError(fault)
         if tuple(strides) != backbone.strides:
             msg = f"A pyramid saved with strides {tuple(strides)} cannot be loaded with {backbone.strides}."
             raise ConfigError(msg)
         try:
+            if arguments["out_channels"] is None:
+                return cls.without_fpn(backbone, arguments["extra_blocks"])
             return cls(backbone, **arguments)
         except ConfigError as err:
             msg = f"{fault}: {err}"
             raise WeightsCorruptedError(msg) from err
 
-    def _describe(self, levels: list[FeatureLevel], *, bare: bool) -> tuple[FeatureLevel, ...]:
-        """Return the levels of the pyramid, made of the backbone's, which are sorted."""
+    def _describe_levels(self, levels: list[FeatureLevel], *, has_fpn: bool) -> tuple[FeatureLevel, ...]:
+        """Return the levels of the pyramid. The backbone's, fine to coarse, are what they are made of."""
         described = []
         for i, (name, stride) in enumerate(zip(self.names, self.strides, strict=True)):
             origin = levels[min(i, len(levels) - 1)]
             is_extra = i >= len(levels)
             module = "fpn.extra_blocks" if is_extra else f"fpn.layer_blocks.{i}"
-            made_by = "fpn"
-            if bare and not is_extra:
-                module, made_by = origin.module, origin.made_by
-            described.append(FeatureLevel(name, origin.index, self.out_channels, stride, module, origin.exact, made_by))
+            method = "fpn"
+            if not has_fpn and not is_extra:
+                module, method = origin.module, origin.method
+            described.append(FeatureLevel(name, origin.index, self.out_channels, stride, module, origin.exact, method))
         return tuple(described)
-
-    def _added_strides(self, strides: list[int]) -> list[int]:
-        """Return the strides of the extra levels, from the shapes that they have."""
-        cells = 64
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            maps = OrderedDict[str, Tensor]()
-            like = next(self.backbone.parameters())
-            for i, stride in zip(self._order, strides, strict=True):
-                size = ceil_div(cells * strides[-1], stride)
-                maps[_key(i)] = like.new_empty(2, self.backbone.channels[i], size, size)
-            try:
-                with _outputs(self.fpn.extra_blocks) as outputs:
-                    sizes = [y.shape[-1] for y in self.fpn(maps).values()]
-            except (RuntimeError, TypeError, ValueError) as err:
-                kind = type(self.fpn.extra_blocks).__name__
-                msg = f"extra_blocks: the {kind} does not take these maps, of {self.out_channels} channels: {err}"
-                raise ConfigError(msg) from err
-        if len(outputs) > len(sizes):
-            kind = type(self.fpn.extra_blocks).__name__
-            msg = f"extra_blocks: the {kind} calls two of its levels by one name; each needs a name of its own."
-            raise ConfigError(msg)
-        return [strides[-1] * cells // size for size in sizes[len(strides) :]]
-
-
-class _NoFPN(nn.Module):
-    """Only the extra levels of an FPN."""
-
-    def __init__(self, extra_blocks: ExtraFPNBlock | None) -> None:
-        super().__init__()
-        self.extra_blocks = extra_blocks
-
-    def forward(self, maps: "OrderedDict[str, Tensor]") -> "OrderedDict[str, Tensor]":
-        """Return the maps and the extra ones."""
-        if self.extra_blocks is None:
-            return maps
-        values = list(maps.values())
-        results, names = self.extra_blocks(list(values), values, list(maps))
-        return OrderedDict(zip(names, results, strict=True))
-
-
-def _key(index: int) -> str:
-    """Return what the FPN calls a level: extra blocks have names of their own, such as p6, which must not be these."""
-    return f"backbone.{index}"
-
-
-@contextmanager
-def _outputs(block: Any) -> Iterator[list[Tensor]]:
-    """Collect the maps that a block returns, those under the same name as well."""
-    outputs: list[Tensor] = []
-    if block is None:
-        yield outputs
-        return
-    handle = block.register_forward_hook(lambda _module, _args, result: outputs.extend(result[0]))
-    try:
-        yield outputs
-    finally:
-        handle.remove()
 
 
 def _name(stride: int) -> str:
     return f"p{int(math.log2(stride))}" if stride.bit_count() == 1 else f"s{stride}"
-
-
-def _extra_block(extra_blocks: str | ExtraFPNBlock | None, channels: int) -> ExtraFPNBlock | None:
-    if extra_blocks is None or isinstance(extra_blocks, ExtraFPNBlock):
-        return extra_blocks
-    name = extra_blocks if isinstance(extra_blocks, str) else None
-    if name == "pool":
-        return LastLevelMaxPool()
-    if name == "p6p7":
-        return LastLevelP6P7(channels, channels)
-    msg = f"extra_blocks must be 'pool', 'p6p7', a torchvision ExtraFPNBlock, or None, got {shown(extra_blocks)}."
-    raise ConfigError(msg)
-
-
-def _from_torchvision(network: str, state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor] | None:  # noqa: ARG001
-    """Rename the state dict of a torchvision FPN backbone: its body's names are the network's in ours."""
-    if not any(key.startswith("body.") for key in state) or not any(key.startswith("fpn.") for key in state):
-        return None
-    renamed = {re.sub(r"^body\.", network, key): value for key, value in state.items()}
-    # Before torchvision 0.13, convolutions were not wrapped; the published files are from then.
-    return {re.sub(r"^(fpn\.\w+_blocks\.\d+)\.(\w+)$", r"\1.0.\2", key): value for key, value in renamed.items()}

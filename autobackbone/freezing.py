@@ -56,7 +56,7 @@ def freeze_stages(backbone: nn.Module, n: int | None, *, name: str | Sequence[st
         raise ConfigError(msg)
     frozen = [set() if count is None else _first_stages(place, count) for _, place in owners]
     for (owner, place), parameters in zip(owners, frozen, strict=True):  # all of them can be
-        modules = _resting(owner.body, parameters, place.traced[1]) if parameters else set()
+        modules = _eval_modules(owner.body, parameters, place.traced[1]) if parameters else set()
         owner.freeze(parameters, modules)
 
 
@@ -140,7 +140,7 @@ def _first_stages(place: Place, n: int) -> set[str]:
     return {name for name, level in level_of.items() if level < end or name in stem_names}
 
 
-def _resting(body: nn.Module, frozen: set[str], called: list[str]) -> set[str]:
+def _eval_modules(body: nn.Module, frozen: set[str], called: list[str]) -> set[str]:
     """Return the modules whose parameters are all frozen, and those without any that come before what is trained."""
     modules = dict(body.named_modules())
     own = {name: {f"{name}.{k}".lstrip(".") for k, _ in module.named_parameters()} for name, module in modules.items()}

@@ -62,7 +62,7 @@ class FeatureLevel:
     exact
         Whether its cells are those of the architecture's own grid, or halves and doubles of them; ``False`` if the map
         is resampled to the contract's size.
-    made_by
+    method
         ``"native"``, or the pyramid that makes it of the native level: ``"resample"``, ``"simple"`` or ``"fpn"``.
     """
 
@@ -72,7 +72,7 @@ class FeatureLevel:
     stride: int
     module: str
     exact: bool
-    made_by: str = "native"
+    method: str = "native"
 
 
 class FeatureInfo(Sequence[dict[str, Any]]):
@@ -82,15 +82,15 @@ class FeatureInfo(Sequence[dict[str, Any]]):
     backbone delivers, in order.
     """
 
-    def __init__(self, ladder: Sequence[NativeLevel], levels: Sequence[FeatureLevel]) -> None:
-        self.info = [_info(level) for level in ladder]
+    def __init__(self, native_levels: Sequence[NativeLevel], levels: Sequence[FeatureLevel]) -> None:
+        self.info = [level_info(level) for level in native_levels]
         outputs = []
         for level in levels:
-            if level.made_by == "native":
+            if level.method == "native":
                 outputs.append(level.index)
             else:
                 outputs.append(len(self.info))
-                self.info.append(_info(level))
+                self.info.append(level_info(level))
         self.out_indices = tuple(outputs)
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
@@ -128,7 +128,7 @@ class FeatureInfo(Sequence[dict[str, Any]]):
 
 
 def choose_levels(
-    ladder: Sequence[NativeLevel],
+    native_levels: Sequence[NativeLevel],
     out_indices: Sequence[int] | None,
     out_strides: Sequence[int] | None,
     *,
@@ -140,7 +140,7 @@ def choose_levels(
 
     Parameters
     ----------
-    ladder
+    native_levels
         Every native level of the architecture.
     out_indices, out_strides
         The request; at most one is not ``None``. With neither: strides 8, 16 and 32 up to `output_stride`.
@@ -158,13 +158,13 @@ def choose_levels(
         If an index is out of range or given twice, or if `pyramid` cannot make a stride.
     """
     if out_indices is not None:
-        return tuple(_by_index(ladder, i) for i in normalize_indices(out_indices, ladder))
+        return tuple(_by_index(native_levels, i) for i in normalize_indices(out_indices, native_levels))
     if out_strides is None:
         out_strides = [s for s in DEFAULT_STRIDES if s <= output_stride]
-    return tuple(_by_stride(ladder, stride, pyramid, pyramid_channels) for stride in out_strides)
+    return tuple(_by_stride(native_levels, stride, pyramid, pyramid_channels) for stride in out_strides)
 
 
-def normalize_indices(indices: Sequence[int], ladder: Sequence[NativeLevel]) -> tuple[int, ...]:
+def normalize_indices(indices: Sequence[int], native_levels: Sequence[NativeLevel]) -> tuple[int, ...]:
     """Return `indices` counted from 0; order is kept.
 
     Raises
@@ -172,15 +172,15 @@ def normalize_indices(indices: Sequence[int], ladder: Sequence[NativeLevel]) -> 
     ConfigError
         If one is out of range, or two name the same level.
     """
-    count = len(ladder)
+    count = len(native_levels)
     result: list[int] = []
     for i in indices:
         if not -count <= i < count:
-            msg = f"out_indices={tuple(indices)}: there is no level {i}; {_ladder_text(ladder)}."
+            msg = f"out_indices={tuple(indices)}: there is no level {i}; {_levels_text(native_levels)}."
             raise ConfigError(msg)
         index = i % count
         if index in result:
-            msg = f"out_indices={tuple(indices)} name level {index} twice; {_ladder_text(ladder)}."
+            msg = f"out_indices={tuple(indices)} name level {index} twice; {_levels_text(native_levels)}."
             raise ConfigError(msg)
         result.append(index)
     return tuple(result)
@@ -206,49 +206,50 @@ def cells(size: tuple[int, int], stride: int) -> tuple[int, int]:
     return ceil_div(size[0], stride), ceil_div(size[1], stride)
 
 
-def _info(level: NativeLevel | FeatureLevel) -> dict[str, Any]:
+def level_info(level: NativeLevel | FeatureLevel) -> dict[str, Any]:
+    """Return a level as an entry of timm's ``FeatureInfo``."""
     return {"num_chs": level.channels, "reduction": level.stride, "module": level.module, "index": level.index}
 
 
-def _ladder_text(ladder: Sequence[NativeLevel]) -> str:
-    if len(ladder) > 6 and _is_single(ladder):
-        return f"its levels are 0 to {len(ladder) - 1}, all at stride {ladder[0].stride}"
-    return "its levels are " + ", ".join(f"{level.index} (stride {level.stride})" for level in ladder)
+def _levels_text(native_levels: Sequence[NativeLevel]) -> str:
+    if len(native_levels) > 6 and _is_single(native_levels):
+        return f"its levels are 0 to {len(native_levels) - 1}, all at stride {native_levels[0].stride}"
+    return "its levels are " + ", ".join(f"{level.index} (stride {level.stride})" for level in native_levels)
 
 
-def _by_index(ladder: Sequence[NativeLevel], index: int) -> FeatureLevel:
-    level = ladder[index]
-    is_alone = [other.stride for other in ladder].count(level.stride) == 1
+def _by_index(native_levels: Sequence[NativeLevel], index: int) -> FeatureLevel:
+    level = native_levels[index]
+    is_alone = [other.stride for other in native_levels].count(level.stride) == 1
     name = _name(level.stride, index) if is_alone else f"s{level.stride}_{index}"
     return FeatureLevel(name, index, level.channels, level.stride, level.module, level.exact)
 
 
-def _by_stride(ladder: Sequence[NativeLevel], stride: int, pyramid: str, channels: int) -> FeatureLevel:
-    native = [level for level in ladder if level.stride == stride]
-    if pyramid == "simple" and (_is_single(ladder) or not native):
-        return _simple(ladder, stride, channels)
+def _by_stride(native_levels: Sequence[NativeLevel], stride: int, pyramid: str, channels: int) -> FeatureLevel:
+    native = [level for level in native_levels if level.stride == stride]
+    if pyramid == "simple" and (_is_single(native_levels) or not native):
+        return _simple(native_levels, stride, channels)
     if native:
         level = native[-1]
     elif pyramid == "none":
-        strides = sorted({level.stride for level in ladder})
+        strides = sorted({level.stride for level in native_levels})
         msg = (
             f"Stride {stride} is not native to this backbone, whose strides are "
             f"{', '.join(map(str, strides))}; ask for those, or set pyramid='resample' or 'simple'."
         )
         raise ConfigError(msg)
-    elif _is_single(ladder):  # depth stands in for scale: 4, 8, 16, 32 by quarters
+    elif _is_single(native_levels):  # depth stands in for scale: 4, 8, 16, 32 by quarters
         quarter = min(max(round(math.log2(stride)) - 1, 1), 4)
-        level = ladder[max(ceil_div(len(ladder) * quarter, 4), 1) - 1]
+        level = native_levels[max(ceil_div(len(native_levels) * quarter, 4), 1) - 1]
     else:
-        level = _nearest(ladder, stride)
-    made_by = "native" if native else "resample"
+        level = _nearest(native_levels, stride)
+    method = "native" if native else "resample"
     exact = bool(native) and level.exact
     name = _name(stride, level.index)
-    return FeatureLevel(name, level.index, level.channels, stride, level.module, exact, made_by)
+    return FeatureLevel(name, level.index, level.channels, stride, level.module, exact, method)
 
 
-def _simple(ladder: Sequence[NativeLevel], stride: int, channels: int) -> FeatureLevel:
-    level = ladder[-1] if _is_single(ladder) else _nearest(ladder, stride)
+def _simple(native_levels: Sequence[NativeLevel], stride: int, channels: int) -> FeatureLevel:
+    level = native_levels[-1] if _is_single(native_levels) else _nearest(native_levels, stride)
     times = doublings(level.stride, stride)
     halvings = max(-times, 0)
     if stride % 2**halvings:
@@ -272,9 +273,9 @@ def _name(stride: int, index: int) -> str:
     return f"c{int(math.log2(stride))}" if stride.bit_count() == 1 else f"s{stride}_{index}"
 
 
-def _is_single(ladder: Sequence[NativeLevel]) -> bool:
-    return len({level.stride for level in ladder}) == 1
+def _is_single(native_levels: Sequence[NativeLevel]) -> bool:
+    return len({level.stride for level in native_levels}) == 1
 
 
-def _nearest(ladder: Sequence[NativeLevel], stride: int) -> NativeLevel:
-    return min(reversed(ladder), key=lambda level: abs(math.log2(level.stride / stride)))
+def _nearest(native_levels: Sequence[NativeLevel], stride: int) -> NativeLevel:
+    return min(reversed(native_levels), key=lambda level: abs(math.log2(level.stride / stride)))

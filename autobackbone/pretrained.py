@@ -1,25 +1,105 @@
-"""Saving to folders and to the Hub, of whatever can be loaded again from there."""
+"""Saving to folders and to the Hub, and loading from there."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Self
 
+from torch import nn
+
+from autobackbone.input_spec import InputSpec
+from autobackbone.levels import FeatureLevel
 from autobackbone.values import path_of
-from autobackbone.weights.saving import push
+from autobackbone.weights.report import WeightsReport
+from autobackbone.weights.rules import CheckpointRules
+from autobackbone.weights.saving import Saved, push, read_config
 
 
 class Pretrained:
-    """A module that is saved with what it was made with, and made and loaded again from that."""
+    """A module with levels that is saved with its config, and created and loaded again from that."""
+
+    levels: tuple[FeatureLevel, ...]
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What it takes as input."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """Load what `save_pretrained` or `push_to_hub` saved.
+
+        Parameters
+        ----------
+        source
+            A folder, or ``owner/repo`` on the Hub.
+        revision
+            Branch, tag or commit of the repository; ``None`` for its default.
+        cache_dir
+            Instead of the Hub's own cache.
+        **overrides
+            Fields of `FeatureBackboneConfig` that take precedence: of a backbone, other levels too, if they need no
+            deeper block; of a pyramid, everything but its strides. What they do not change stays as it was saved, the
+            normalization of images included.
+
+        Returns
+        -------
+        FeatureBackbone or FeaturePyramid
+            In training mode, on the default device, in the default dtype.
+
+        Raises
+        ------
+        WeightsNotFoundError
+            If there is no such folder or repository.
+        WeightsCorruptedError
+            If it holds nothing of this kind, a damaged one, or files of two.
+        WeightsMismatchError
+            If the overrides ask for what was not saved.
+        ConfigError
+            If an override cannot be honored, or the saved config sets more than an architecture and its arguments.
+        """
+        place = None if cache_dir is None else path_of(cache_dir, "cache_dir")
+        where = path_of(source, "source")
+        has_own_weights = "weights" not in overrides
+        saved, weights = read_config(where, revision=revision, cache_dir=place, with_weights=has_own_weights)
+        return cls.from_saved(saved, {"weights": weights, **overrides}, place)
+
+    @classmethod
+    def from_saved(cls, saved: Saved, overrides: Mapping[str, Any], cache_dir: str | None = None) -> Self:
+        """Create what was saved, with the weights that the overrides name."""
+        raise NotImplementedError
+
+    @property
+    def weights_report(self) -> WeightsReport | None:
+        """What was loaded last; ``None`` if nothing was."""
+        raise NotImplementedError
+
+    @weights_report.setter
+    def weights_report(self, report: WeightsReport | None) -> None:
+        raise NotImplementedError
+
+    @property
+    def checkpoint_target(self) -> tuple[nn.Module, CheckpointRules]:
+        """The module that checkpoints are loaded into, and how they are matched to it."""
+        raise NotImplementedError
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Save config, weights and a model card to a folder, made if need be.
 
-        The weights are a safetensors file of ``state_dict()``. The folder is replaced as one: a process that is killed
-        while it saves leaves a folder that loads as what it held or as what was saved. Other files in it stay. So it
-        can be saved to the folder that it came from.
+        The weights are a safetensors file of ``state_dict()``. The folder is replaced as one: if the process is killed
+        while it saves, the folder loads either as before or as saved. So a module can be saved to the folder that it
+        came from. Other files in the folder stay.
 
-        What is saved can be loaded again, equal, or nothing is saved: the module is made once more from its config,
-        without storage, and the names, shapes and kinds of its tensors are compared. What is frozen, and modules that
-        were replaced by others with the same tensors, are not saved.
+        Only what can be loaded again, equal, is saved. To find out, the module is created once more from its config,
+        without storage, and the names, shapes and kinds of its tensors are compared. Not saved are the state of
+        freezing, and modules that were replaced by others with the same tensors.
 
         Raises
         ------

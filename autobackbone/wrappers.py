@@ -10,6 +10,7 @@ from torch import nn
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError
 from autobackbone.sources.anatomy import layers, stages
+from autobackbone.sources.seam import Attachment, attachment_of
 from autobackbone.values import shown
 
 _FSDP = "_fsdp_wrapped_module"
@@ -38,7 +39,7 @@ def is_flattened(model: nn.Module) -> bool:
 
 def backbone_names(model: nn.Module) -> list[str]:
     """Return the names of the backbones of this package in a model, without what wrappers add to them."""
-    return [_short(name) for name, module in model.named_modules() if _is_backbone(module)]
+    return [_short(name) for name, module in model.named_modules() if attachment_of(module) is not None]
 
 
 def find_backbones(model: nn.Module, name: str | Sequence[str] | None = None) -> dict[str, nn.Module]:
@@ -56,29 +57,29 @@ def find_backbones(model: nn.Module, name: str | Sequence[str] | None = None) ->
     ConfigError
         If there are none, if there are several and no name says which, or if a name is not that of one.
     """
-    given: Any = model
-    if not isinstance(given, nn.Module):
-        msg = f"A backbone or a model with one in it is needed, got {type(given).__name__}."
+    value: Any = model
+    if not isinstance(value, nn.Module):
+        msg = f"A backbone or a model with one in it is needed, got {type(value).__name__}."
         raise ConfigError(msg)
-    found = {full: module for full, module in given.named_modules() if _is_backbone(module)}
-    if not found:
-        kind = type(given).__name__
+    backbones = {full: module for full, module in value.named_modules() if attachment_of(module) is not None}
+    if not backbones:
+        kind = type(value).__name__
         msg = f"{kind} has 0 backbones of this package in it; give a model with one."
         raise ConfigError(msg)
     if name is None:
-        if len(found) > 1:
-            short = [_short(full) for full in found]
+        if len(backbones) > 1:
+            short = [_short(full) for full in backbones]
             msg = (
-                f"{type(given).__name__} has {len(found)} backbones of this package in it "
+                f"{type(value).__name__} has {len(backbones)} backbones of this package in it "
                 f"({', '.join(map(repr, short))}); say which is meant, as in name={short[0]!r}."
             )
             raise ConfigError(msg)
-        return found
+        return backbones
     names: Any = [name] if isinstance(name, str) else name
     if not isinstance(names, list | tuple) or not names or not all(isinstance(each, str) for each in names):
         msg = f"name must be the name of a backbone in the model, or a list of names, got {shown(name)}."
         raise ConfigError(msg)
-    return {full: found[full] for full in dict.fromkeys(_full_name(each, list(found)) for each in names)}
+    return {full: backbones[full] for full in dict.fromkeys(_full_name(each, list(backbones)) for each in names)}
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,21 @@ class Place:
     Attributes
     ----------
     owner
-        What was created.
+        The backbone.
+    attachment
+        What the package keeps of it.
     prefix
-        Of the names of its body in the model.
+        Prefix of the names of its body in the model.
     body
         What its source built.
     inner
         Prefix of the library's own names in the body.
     network
-        What has these names.
+        The library's own network, which has these names.
     """
 
     owner: nn.Module
+    attachment: Attachment
     prefix: str
     body: nn.Module
     inner: str
@@ -126,25 +130,25 @@ class Place:
     @classmethod
     def _of(cls, name: str, owner: nn.Module) -> "Place":
         prefix = f"{name}." if name else ""
-        body = owner
+        attachment = attachment_of(owner)
+        assert attachment is not None, "find_backbones finds nothing else"
+        path, body = attachment.network_path, owner
         if isinstance(owner, FeatureBackbone):
-            prefix, body = f"{prefix}body.", owner.body
-        network = owner.network if isinstance(owner, FeatureBackbone) else owner
-        inner = next(path for path, module in body.named_modules() if module is network)
-        return cls(owner, prefix, body, f"{inner}." if inner else "", network)
+            prefix, body, path = f"{prefix}body.", owner.body, path.removeprefix("body").lstrip(".")
+        return cls(owner, attachment, prefix, body, f"{path}." if path else "", body.get_submodule(path))
 
     @cached_property
     def traced(self) -> tuple[dict[str, int], list[str]]:
         """The native level of each parameter of the body, and its modules in the order of their calls."""
-        spec: Any = self.owner.input_spec
+        spec = self.attachment.input_spec
         size = self.owner.padded_size(*spec.size) if isinstance(self.owner, FeatureBackbone) else spec.size
-        return stages(self.body, (2, spec.in_chans, *size))
+        return stages(self.body, self.attachment.native_maps, (2, spec.in_chans, *size))
 
     def layers(self) -> tuple[dict[str, int], int]:
         """Return the layer of each parameter of the body, and that of a head."""
-        found = layers(self.network)
-        if found is not None:
-            return {self.inner + name: layer for name, layer in found[0].items()}, found[1]
+        declared = layers(self.network)
+        if declared is not None:
+            return {self.inner + name: layer for name, layer in declared[0].items()}, declared[1]
         level_of, _ = self.traced
         return level_of, max(level_of.values()) + 1
 
@@ -153,21 +157,16 @@ class Place:
         return {self.inner + name for name in getattr(self.network, "no_weight_decay", set)()}
 
 
-def _is_backbone(module: nn.Module) -> bool:
-    """Whether a module was created here; wrappers may pass its attributes on, and heads may have copies of some."""
-    return isinstance(module, FeatureBackbone) or {"input_spec", "checkpoint_rules"} <= vars(module).keys()
-
-
 def _short(name: str) -> str:
     """Return a module's name without what wrappers add to it."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPED)
 
 
-def _full_name(name: str, found: list[str]) -> str:
+def _full_name(name: str, full_names: list[str]) -> str:
     wanted = _short(name)
-    fits = [full for full in found if not wanted or f"{_short(full)}.".startswith(f"{wanted}.")]
+    fits = [full for full in full_names if not wanted or f"{_short(full)}.".startswith(f"{wanted}.")]
     if len(fits) != 1:
-        those = ", ".join(repr(_short(full)) for full in found)
+        those = ", ".join(repr(_short(full)) for full in full_names)
         fault = "names none" if not fits else f"names {len(fits)}"
         msg = f"name={shown(name)} {fault} of the backbones in the model, which are {those}."
         raise ConfigError(msg)

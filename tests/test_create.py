@@ -92,7 +92,7 @@ def test_drop_rates():
 
 def test_extra_kwargs():
     backbone = create_feature_backbone("test_vit", pretrained=False, extra_kwargs={"depth": 3}, out_indices=(0, 2))
-    assert len(backbone.ladder) == 3
+    assert len(backbone.native_levels) == 3
     config = BackboneConfig("test_resnet", pretrained=False, extra_kwargs={"global_pool": "max", "in_chans": 3})
     assert create_backbone(config).global_pool.pool_type == "max"
     with pytest.raises(ConfigError, match=r"extra_kwargs\['depht'\]=3: 'test_vit' takes no such argument"):

@@ -282,7 +282,7 @@ def test_a_detector_has_the_convolutions_of_torchvisions():
 
 
 @pytest.mark.parametrize(
-    ("pyramid", "made_by"),
+    ("pyramid", "method"),
     [
         (lambda: FeaturePyramid(make(strides=(16, 4, 8)), 8, "p6p7"), ["fpn"] * 5),
         (
@@ -291,17 +291,17 @@ def test_a_detector_has_the_convolutions_of_torchvisions():
         ),
     ],
 )
-def test_a_pyramid_tells_its_levels_as_a_backbone_does(pyramid, made_by):
+def test_a_pyramid_tells_its_levels_as_a_backbone_does(pyramid, method):
     fpn = pyramid()
     maps = fpn(torch.randn(1, 3, 97, 130))
     assert tuple(level.name for level in fpn.levels) == fpn.names == tuple(maps)
     assert all(isinstance(level, FeatureLevel) for level in fpn.levels)
-    assert [level.made_by for level in fpn.levels] == made_by
+    assert [level.method for level in fpn.levels] == method
     assert get_feature_channels(fpn) == list(fpn.channels) == [y.shape[1] for y in maps.values()]
     assert get_feature_strides(torch.compile(fpn)) == list(fpn.strides)
     for level, y in zip(fpn.levels, maps.values(), strict=True):
         assert y.shape[-2:] == (-(-97 // level.stride), -(-130 // level.stride))
-        assert level.made_by != "fpn" or fpn.get_submodule(level.module) is not None
+        assert level.method != "fpn" or fpn.get_submodule(level.module) is not None
     assert fpn.input_spec is get_input_spec(fpn) is fpn.backbone.input_spec
 
 

@@ -32,9 +32,9 @@ def test_what_is_measured_with_arguments_is_remembered(arguments, monkeypatch, e
     name = "test_vit" if "img_size" in arguments else "test_resnet"
     first = _on_meta(name, **arguments)
     facts_cache._known.clear()  # as a new process would
-    monkeypatch.setattr("autobackbone.sources.timm.source.measure", lambda _: pytest.fail("it was measured again"))
+    monkeypatch.setattr("autobackbone.sources.timm.facts.measure", lambda _: pytest.fail("it was measured again"))
     for _ in range(2):
-        assert _on_meta(name, **arguments).ladder == first.ladder
+        assert _on_meta(name, **arguments).native_levels == first.native_levels
         for path in elsewhere.rglob("*.json"):
             path.unlink()  # the second time, this process knows it
 
@@ -43,7 +43,7 @@ def test_other_arguments_are_measured(monkeypatch):
     seen = []
     measure = timm_measure.measure
     monkeypatch.setattr(
-        "autobackbone.sources.timm.source.measure", lambda create: seen.append(create) or measure(create)
+        "autobackbone.sources.timm.facts.measure", lambda create: seen.append(create) or measure(create)
     )
     kinds = [1, True, 1.0, "1"]
     texts = {facts_cache.spell({"a": value}) for value in (*kinds, kinds, tuple(kinds), None, {"b": 1})}
@@ -82,13 +82,13 @@ def test_another_process_remembers(elsewhere):
     ],
 )
 def test_damaged_facts_are_measured_again(elsewhere, damage):
-    ladder = _on_meta("test_resnet", output_stride=8).ladder
+    native = _on_meta("test_resnet", output_stride=8).native_levels
     (path,) = elsewhere.rglob("*.json")
     text = path.read_text()
     assert damage(text) != text
     path.write_text(damage(text))
     facts_cache._known.clear()
-    assert _on_meta("test_resnet", output_stride=8).ladder == ladder
+    assert _on_meta("test_resnet", output_stride=8).native_levels == native
     assert path.read_text() == text
 
 

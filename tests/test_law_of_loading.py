@@ -23,6 +23,7 @@ from autobackbone import (
     init_non_persistent_buffers,
     load_weights,
 )
+from autobackbone.weights.checkpoint import Checkpoint
 from autobackbone.weights.loading import load_checkpoint
 
 NAME = "test_resnet"
@@ -228,12 +229,13 @@ def test_counters_of_another_kind_do_not_vanish(value, fields, tmp_path):
 @pytest.mark.parametrize("fields", [{}, {"in_chans": 1}])
 def test_nested_tensors_are_none_of_the_models(fields):
     nested = torch.nested.nested_tensor([torch.rand(2), torch.rand(3)])
-    own = make(**fields).network
+    backbone = make(**fields)
+    own, rules = backbone.network, backbone.autobackbone.rules
     before = copied(own)
     with pytest.raises(WeightsMismatchError, match=r"sparse, nested, quantized or without values|missing"):
-        load_checkpoint(own, network() | {"conv1.0.weight": nested}, "memory", own.checkpoint_rules)
+        load_checkpoint(own, Checkpoint("memory", lambda: network() | {"conv1.0.weight": nested}), rules)
     assert unchanged(own, before)
-    report = load_checkpoint(own, network() | {"other": nested}, "memory", own.checkpoint_rules)
+    report = load_checkpoint(own, Checkpoint("memory", lambda: network() | {"other": nested}), rules)
     assert (report.coverage, report.unexpected) == (1, ("other",))
 
 

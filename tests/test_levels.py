@@ -6,13 +6,13 @@ from autobackbone import ConfigError, describe_backbone, list_backbones
 from autobackbone.levels import FeatureInfo, NativeLevel, choose_levels
 
 
-def ladder(*strides: int) -> tuple[NativeLevel, ...]:
+def native(*strides: int) -> tuple[NativeLevel, ...]:
     return tuple(
         NativeLevel(i, 8 * (i + 1), s, 1, bound=False, exact=True, module=f"stages.{i}") for i, s in enumerate(strides)
     )
 
 
-RESNET, CONVNEXT, VIT, LEVIT = ladder(2, 4, 8, 16, 32), ladder(4, 8, 16, 32), ladder(*[16] * 12), ladder(16, 32, 64)
+RESNET, CONVNEXT, VIT, LEVIT = native(2, 4, 8, 16, 32), native(4, 8, 16, 32), native(*[16] * 12), native(16, 32, 64)
 
 REQUESTS = [
     (RESNET, None, None, [("c3", 2, 8), ("c4", 3, 16), ("c5", 4, 32)]),
@@ -22,11 +22,11 @@ REQUESTS = [
     (VIT, (2, 5, -1), None, [("s16_2", 2, 16), ("s16_5", 5, 16), ("s16_11", 11, 16)]),
     (RESNET, (-1, 0), None, [("c5", 4, 32), ("c1", 0, 2)]),
     (LEVIT, None, None, [("c3", 0, 8), ("c4", 0, 16), ("c5", 1, 32)]),
-    (ladder(12, 12, 17), None, (12, 16), [("s12_1", 1, 12), ("c4", 2, 16)]),
-    (ladder(7, 14, 28), (0, 1, 2), None, [("s7_0", 0, 7), ("s14_1", 1, 14), ("s28_2", 2, 28)]),
-    (ladder(2, 4, 8, 8, 8), (2, 3, 4), None, [("s8_2", 2, 8), ("s8_3", 3, 8), ("s8_4", 4, 8)]),
-    (ladder(2, 4, 8, 8, 8), None, (8,), [("c3", 4, 8)]),
-    (ladder(14), None, (4, 8, 16, 32), [("c2", 0, 4), ("c3", 0, 8), ("c4", 0, 16), ("c5", 0, 32)]),
+    (native(12, 12, 17), None, (12, 16), [("s12_1", 1, 12), ("c4", 2, 16)]),
+    (native(7, 14, 28), (0, 1, 2), None, [("s7_0", 0, 7), ("s14_1", 1, 14), ("s28_2", 2, 28)]),
+    (native(2, 4, 8, 8, 8), (2, 3, 4), None, [("s8_2", 2, 8), ("s8_3", 3, 8), ("s8_4", 4, 8)]),
+    (native(2, 4, 8, 8, 8), None, (8,), [("c3", 4, 8)]),
+    (native(14), None, (4, 8, 16, 32), [("c2", 0, 4), ("c3", 0, 8), ("c4", 0, 16), ("c5", 0, 32)]),
 ]
 
 
@@ -71,7 +71,7 @@ LADDERS = sorted({describe_backbone(name).strides for name in list_backbones()})
 @pytest.mark.parametrize("strides", LADDERS, ids=str)
 def test_a_level_has_one_name_however_it_is_asked_for(strides):
     """Where native strides differ; and in any request of different strides, names differ."""
-    levels = ladder(*strides)
+    levels = native(*strides)
     if 1 < len(set(strides)) == len(strides):
         assert choose_levels(levels, range(len(levels)), None) == choose_levels(levels, None, strides)
     wanted = sorted({*strides, *(2**i for i in range(8)), 3, 5, 7, 14, 28, 56, 100})

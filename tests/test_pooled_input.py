@@ -46,10 +46,10 @@ def test_no_size_is_refused_that_timm_takes_and_no_other_is_left_to_fail(family)
     with torch.device("meta"):
         ours = create_backbone(family.name, pretrained=False, extra_kwargs=family.extra_kwargs).eval()
         arguments = {"num_classes": 0, **family.extra_kwargs}
-        spec = ours.input_spec
+        spec = ours.autobackbone.input_spec
         if not spec.fixed_size:  # what makes timm take any size
             free = ("dynamic_img_size", "strict_img_size")
-            arguments |= {k: v for k, v in ours.checkpoint_rules.build.arguments.items() if k in free}
+            arguments |= {k: v for k, v in ours.autobackbone.rules.build.arguments.items() if k in free}
         theirs = timm.create_model(family.name, **arguments).eval()
     for height, width in ((97, 130), (spec.min_size, spec.min_size), (spec.min_size - 1 or 1, 64), spec.size):
         x = torch.empty(2, 3, height, width, device="meta")

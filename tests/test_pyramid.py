@@ -108,8 +108,8 @@ def test_every_kind_of_backbone(name, arguments, made):
     backbone = create_feature_backbone(
         name, pretrained=False, pyramid="simple", pyramid_channels=8, out_strides=STRIDES, **arguments
     )
-    assert tuple(level.stride for level in backbone.levels if level.made_by == "simple") == made
-    assert all(level.channels == 8 for level in backbone.levels if level.made_by == "simple")
+    assert tuple(level.stride for level in backbone.levels if level.method == "simple") == made
+    assert all(level.channels == 8 for level in backbone.levels if level.method == "simple")
     size = backbone.input_spec.size if backbone.input_spec.fixed_size else (97, 130)
     maps = backbone(torch.randn(2, 3, *size))
     for y, level in zip(maps, backbone.levels, strict=True):
@@ -147,7 +147,7 @@ def test_patches_of_14_have_strides_of_their_own():
 def test_native_levels_by_index_stay_as_they_are():
     backbone = create_feature_backbone(**VIT, pyramid="simple", out_indices=(1, 3))
     assert backbone.pyramid is None
-    assert {level.made_by for level in backbone.levels} == {"native"}
+    assert {level.method for level in backbone.levels} == {"native"}
 
 
 def test_feature_info_tells_what_is_delivered(backbone):

@@ -255,7 +255,7 @@ def test_both_sources_have_the_same_learning_rates():
 def test_where_timm_does_not_tell_layers_they_are_the_native_levels(name):
     with torch.device("meta"):
         backbone, pooled = make(name, out_indices=(-1,)), create_backbone(name, pretrained=False)
-    levels = len(backbone.ladder)
+    levels = len(backbone.native_levels)
     assert not hasattr(pooled, "group_matcher")
     for model in (backbone, pooled):
         found = {scale for scale, _ in scales(model, layer_decay_param_groups(model, 1.0, 0.1, 0.5)).values()}

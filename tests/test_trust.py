@@ -73,7 +73,7 @@ def test_arguments_of_the_architecture_may_be_set(tmp_path):
     model = timm.create_model("test_vit", num_classes=0, depth=3, act_layer="relu", init_values=0.5)
     timm.models.save_for_hf(model, tmp_path / "timm", safe_serialization=True)
     backbone = create_feature_backbone(f"local-dir:{tmp_path / 'timm'}", out_indices=(0,)).eval()
-    assert len(backbone.ladder) == 3
+    assert len(backbone.native_levels) == 3
     assert isinstance(backbone.body.model.blocks[0].mlp.act, torch.nn.ReLU)
     assert torch.equal(backbone.body.model.pos_embed, model.pos_embed)  # of the size that it was built for
     backbone.save_pretrained(tmp_path / "saved")
@@ -89,7 +89,7 @@ def test_what_a_timm_config_says_of_fields(tmp_path):
     backbone = create_feature_backbone(ref)
     assert {name: getattr(backbone.config, name) for name in saved} == saved
     assert backbone.input_spec.in_chans == 1
-    assert max(level.stride for level in backbone.ladder) == 8
+    assert max(level.stride for level in backbone.native_levels) == 8
     assert torch.equal(backbone.body.model.conv1[0].weight, model.conv1[0].weight)
     x = torch.rand(1, 1, 65, 97)
     expected = model.eval().forward_intermediates(x, indices=[4], intermediates_only=True)[0]

@@ -35,7 +35,7 @@ def make(case):
 
 
 def network(model):
-    return next(module for module in model.modules() if hasattr(module, "checkpoint_rules"))
+    return model.get_submodule(model.autobackbone.network_path)
 
 
 def unused(model):

@@ -20,6 +20,7 @@ from autobackbone.catalog.records import ModelRecord
 from autobackbone.catalog.store import Catalog
 from autobackbone.create import create_backbone, create_feature_backbone
 from autobackbone.errors import ConfigError, UnsupportedError
+from autobackbone.inspection import get_input_spec
 from autobackbone.sources.choose import describe
 from autobackbone.sources.known import declared
 from autobackbone.sources.timm.measure import meta_device
@@ -60,7 +61,8 @@ def count(record: ModelRecord, name: str) -> ModelRecord:
             network: Any = create_backbone(name, pretrained=False).eval()
         except UnsupportedError:  # an encoder: all of its levels
             network = _whole(name)
-        images = torch.empty(1, network.input_spec.in_chans, *network.input_spec.size)
+        spec = get_input_spec(network)
+        images = torch.empty(1, spec.in_chans, *spec.size)
         network.requires_grad_(requires_grad=False)  # what is counted is a forward pass, whatever the mode
         network(images)  # sizes that are not promised are tried on a copy the first time, which does not count
         with FlopCounterMode(display=False) as counter:
@@ -191,4 +193,4 @@ class _Named:
 def _whole(name: str) -> FeatureBackbone:
     """Return a backbone with every level it has."""
     first = create_feature_backbone(name, pretrained=False, out_indices=(0,))
-    return create_feature_backbone(name, pretrained=False, out_indices=range(len(first.ladder))).eval()
+    return create_feature_backbone(name, pretrained=False, out_indices=range(len(first.native_levels))).eval()

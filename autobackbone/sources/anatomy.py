@@ -1,7 +1,7 @@
 """Anatomy: in which stage, layer and block of a model its parameters are, read off what it says and what it does."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
+NativeMaps = Callable[[nn.Module, Tensor], list[Tensor]]
 _HEAD = "\0"  # no pattern matches it: it stands for what comes after the network
 
 
@@ -18,23 +19,25 @@ def layers(network: nn.Module) -> tuple[dict[str, int], int] | None:
 
     ``None`` if the library does not say. The head's layer is the one after the last, whether there is a head or not.
     """
-    found = _grouped(network, coarse=False)
-    return None if found is None else (found, found.pop(_HEAD))
+    layer_of = _grouped(network, coarse=False)
+    return None if layer_of is None else (layer_of, layer_of.pop(_HEAD))
 
 
 def stem(network: nn.Module) -> set[str]:
     """Return the parameters of the stem; empty if the library does not tell it from the first stage."""
-    found = _grouped(network, coarse=True) or _grouped(network, coarse=False) or {}
-    return {name for name, layer in found.items() if layer == 0 and name != _HEAD}
+    layer_of = _grouped(network, coarse=True) or _grouped(network, coarse=False) or {}
+    return {name for name, layer in layer_of.items() if layer == 0 and name != _HEAD}
 
 
-def stages(body: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, int], list[str]]:
+def stages(body: nn.Module, native_maps: NativeMaps, shape: tuple[int, ...]) -> tuple[dict[str, int], list[str]]:
     """Return the native level that each parameter belongs to, and the modules that are called.
 
     Parameters
     ----------
     body
         What a source built.
+    native_maps
+        Takes it and images, and returns the map of every native level.
     shape
         ``(B, C, H, W)`` of images that it takes.
 
@@ -59,12 +62,13 @@ def stages(body: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, int], lis
             }
             parameters = {name: fake[f"body.{name}"].requires_grad_() for name, _ in body.named_parameters()}
             images = torch.empty(shape, dtype=like.dtype, device=like.device)
-            # Modules that are in several places are to be given back what they had: each is swapped once.
-            found: dict[str, int] = functional_call(_Tracer(body), fake, (images, parameters), tie_weights=False)
+            # A module that is in several places must get its tensors back: each is swapped once.
+            tracer = _Tracer(body, native_maps)
+            level_of: dict[str, int] = functional_call(tracer, fake, (images, parameters), tie_weights=False)
     finally:
         for module, after, before in muted:
             module._forward_hooks, module._forward_pre_hooks = after, before  # noqa: SLF001
-    return found, list(called)
+    return level_of, list(called)
 
 
 def list_blocks(body: nn.Module, layer_of: dict[str, int], called: list[str]) -> Iterator[nn.Module]:
@@ -82,9 +86,9 @@ def list_blocks(body: nn.Module, layer_of: dict[str, int], called: list[str]) ->
     largest: dict[int, tuple[int, nn.Module]] = {}
     for name, module in body.named_modules():
         sizes = {f"{name}.{key}": p.numel() for key, p in module.named_parameters()}
-        found = {layer_of[key] for key in sizes if key in layer_of}
-        if name in called and len(found) == 1 and 0 not in found:
-            (layer,) = found
+        its_layers = {layer_of[key] for key in sizes if key in layer_of}
+        if name in called and len(its_layers) == 1 and 0 not in its_layers:
+            (layer,) = its_layers
             size = sum(sizes.values())
             if layer not in largest or size > largest[layer][0]:  # of equal ones, the outermost
                 largest[layer] = size, module
@@ -93,28 +97,25 @@ def list_blocks(body: nn.Module, layer_of: dict[str, int], called: list[str]) ->
 
 
 class _Tracer(nn.Module):
-    """Finds what each native level of a body depends on, the backward pass being a part of the call."""
+    """Finds the parameters that each native level depends on. The backward pass is a part of the call."""
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: nn.Module, native_maps: NativeMaps) -> None:
         super().__init__()
         self.body = body
+        self.native_maps = native_maps
 
     def forward(self, images: Tensor, parameters: dict[str, Tensor]) -> dict[str, int]:
-        body: Any = self.body
-        if hasattr(body, "native_maps"):
-            maps = body.native_maps(images)
-        else:
-            maps = body.forward_intermediates(images, intermediates_only=True)
-        found: dict[str, int] = {}
+        maps = self.native_maps(self.body, images)
+        level_of: dict[str, int] = {}
         for level, y in enumerate(maps):
-            rest = {name: p for name, p in parameters.items() if name not in found}
+            rest = {name: p for name, p in parameters.items() if name not in level_of}
             if rest:
                 ones = torch.ones_like(y)
                 grads: tuple[Tensor | None, ...] = torch.autograd.grad(
                     y, list(rest.values()), ones, retain_graph=True, allow_unused=True
                 )
-                found |= {name: level for name, grad in zip(rest, grads, strict=True) if grad is not None}
-        return {name: found.get(name, len(maps) - 1) for name in parameters}
+                level_of |= {name: level for name, grad in zip(rest, grads, strict=True) if grad is not None}
+        return {name: level_of.get(name, len(maps) - 1) for name in parameters}
 
 
 def _grouped(network: nn.Module, *, coarse: bool) -> dict[str, int] | None:

@@ -12,7 +12,7 @@ from autobackbone.catalog.store import Catalog, natural_key
 from autobackbone.names import DINOV3
 from autobackbone.sources.dinov3 import published as dinov3
 from autobackbone.sources.timm import registry
-from autobackbone.sources.timm.registry import architectures, declared_record, is_released, own
+from autobackbone.sources.timm.registry import architectures, declared_record, is_released, registered_by_user
 
 
 @functools.cache
@@ -36,7 +36,7 @@ def _remember(found: Catalog) -> None:
 
 def with_own() -> Catalog:
     """Return the current catalog, and in it the architectures that the user registered in this process."""
-    mine = own()
+    mine = registered_by_user()
     return _with_own(tuple(mine.items())) if mine else current()
 
 
@@ -50,7 +50,7 @@ def learn(record: ModelRecord) -> ModelRecord:
     """Take what was measured of a backbone into the catalog, and keep it for later processes; returns it."""
     with_own().records.put(record)
     known = current()
-    if record.name not in own():  # what a user registered may be another one tomorrow
+    if record.name not in registered_by_user():  # what a user registered may be another one tomorrow
         known.records.put(record)
         if known is not store.shipped():
             _remember(Catalog(known.timm, Records({record.name: record})))
@@ -70,7 +70,7 @@ def facts_of(architecture: str) -> ModelFacts:
 
 def measured(architecture: str) -> ModelFacts:
     """Measure an architecture in its plain form."""
-    return _measured(architecture, own().get(architecture))
+    return _measured(architecture, registered_by_user().get(architecture))
 
 
 @functools.cache
@@ -84,7 +84,7 @@ def _measured(architecture: str, _builder: Callable[..., Any] | None) -> ModelFa
 
 def declared() -> dict[str, ModelRecord]:
     """Return a record for every backbone, with what can be known without measuring."""
-    mine = own()
+    mine = registered_by_user()
     records = {name: declared_record(name) for name in architectures() if name not in mine}
     records |= {name: dinov3.declared_record(name) for name in DINOV3}
     return {name: records[name] for name in sorted(records, key=natural_key)}

@@ -1,11 +1,11 @@
 """The seam between this package and the libraries that hold the models.
 
-A `Source` is a library. It answers two questions: `Source.describe`, what is known of a model without building it, and
-`Source.plan`, which native levels a request can choose from and how the model is built. What is built comes back as a
-`NativeModel`. Above the seam nothing knows which library it was.
+A `Source` is a library. It answers two questions. `Source.describe`: what is known of a model without building it?
+`Source.plan`: which native levels can a request choose from, and how is the model built? A built model comes back as a
+`NativeModel`. Nothing above the seam knows which library it came from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,9 +16,11 @@ from autobackbone.levels import NativeLevel
 from autobackbone.names import ModelRef
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from autobackbone.weights.checkpoint import Checkpoint
     from autobackbone.weights.report import WeightsReport
+    from autobackbone.weights.rules import CheckpointRules
 
 
 class Source(Protocol):
@@ -27,13 +29,13 @@ class Source(Protocol):
     Attributes
     ----------
     name
-        What the catalog calls it.
+        Its name in the catalog.
     """
 
     name: str
 
     def describe(self, ref: ModelRef) -> ModelRecord:
-        """Return what the library declares of a model, and what is measured of it: its native levels and sizes.
+        """Return what the library declares of a model, with its native levels and sizes as they were measured.
 
         Raises
         ------
@@ -49,9 +51,9 @@ class Source(Protocol):
         Raises
         ------
         ConfigError
-            If `config` holds an argument that cannot be honored.
+            If `config` has an argument that cannot be honored.
         UnsupportedError
-            If the architecture lacks an ability asked for.
+            If the architecture lacks an ability that `config` asks for.
         """
 
     def check_saved(self, ref: ModelRef, extra_kwargs: Mapping[str, Any], where: str) -> None:
@@ -60,64 +62,97 @@ class Source(Protocol):
         Raises
         ------
         ConfigError
-            If there is one; `where` is what the file is called in the message.
+            If there is one. The message calls the file `where`.
         """
 
 
 class Plan(Protocol):
-    """A reference and a config, resolved: what there is before anything is built.
+    """A reference and a config, resolved: everything that is known before a model is built."""
 
-    Attributes
-    ----------
-    config
-        With what the reference itself says of fields that were left at their defaults.
-    """
-
-    config: BackboneConfig | FeatureBackboneConfig
+    @property
+    def config(self) -> BackboneConfig | FeatureBackboneConfig:
+        """The config, with values that the reference itself sets for fields that were left at their defaults."""
 
     @property
     def levels(self) -> tuple[NativeLevel, ...]:
         """Every native level, by index."""
 
-    def build(self, indices: tuple[int, ...]) -> "NativeModel":
-        """Build the backbone up to the deepest of `indices`, which are ascending."""
+    def build(self, indices: tuple[int, ...], checkpoint: "Checkpoint | None") -> "NativeModel":
+        """Build the backbone up to the deepest of some native levels.
 
-    def build_pooled(self) -> "NativeModel":
+        Parameters
+        ----------
+        indices
+            The levels to return, ascending.
+        checkpoint
+            The weights that the config names; ``None`` for published or random ones, as the config says.
+        """
+
+    def build_pooled(self, checkpoint: "Checkpoint | None") -> "NativeModel":
         """Build the whole backbone, with pooled output or a head."""
+
+
+@dataclass
+class Attachment:
+    """What this package keeps of a backbone beside its modules: the attribute ``autobackbone`` of both kinds.
+
+    Attributes
+    ----------
+    input_spec
+        What the backbone takes as input.
+    weights_report
+        What was loaded last; ``None`` for random weights.
+    license
+        Of the published weights; ``None`` if it is not known.
+    rules
+        How checkpoints are matched to the library's own network.
+    native_maps
+        Takes what the source built and ``(B, C, H, W)`` images. Returns the map of every native level up to the
+        deepest, without the final norm.
+    network_path
+        Path of submodules from the backbone to the library's own network; empty if they are one.
+    input_checks
+        What a source remembers of images that it has checked.
+    """
+
+    input_spec: InputSpec
+    weights_report: "WeightsReport | None"
+    license: str | None
+    rules: "CheckpointRules"
+    native_maps: "Callable[[nn.Module, Tensor], list[Tensor]]"
+    network_path: str = ""
+    input_checks: Any = None
 
 
 @dataclass(frozen=True)
 class NativeModel:
-    """What a source builds.
+    """A model that a source built.
 
     Attributes
     ----------
     module
-        Of levels: takes ``(B, C, H, W)``, returns a list with one NCHW map per requested native index, shallow to
-        deep. It has ``set_grad_checkpointing(enable)``. Nothing in it is deeper than the deepest of those levels, and
-        every parameter that requires a gradient gets one. Pooled: takes the same, returns ``(B, num_features)`` or
-        ``(B, num_classes)``.
-    input_spec
-        What it takes as input.
+        If it was built for levels: takes ``(B, C, H, W)`` and returns one NCHW map per requested native level, shallow
+        to deep. It has ``set_grad_checkpointing(enable)``, nothing deeper than the deepest of these levels, and a
+        gradient for every parameter that requires one. If it is pooled: takes the same and returns
+        ``(B, num_features)`` or ``(B, num_classes)``.
+    attachment
+        What the package keeps of it.
     built_size
-        ``(height, width)`` that it was built for, if that is the one size it takes; else ``None``.
-    weights_report
-        What was loaded; ``None`` for random weights.
-    license
-        Of the published weights, if it is known.
-    portable
-        Fields of the config to change for it to mean the same on another machine.
-    checkpoint
-        What the file given as ``weights`` holds, for what is added to the module.
-    network
-        Where in the module the library's own network is, as a path of submodules; empty if that is the module.
+        ``(height, width)`` of the only images that it takes; ``None`` if it takes any size.
+    portable_fields
+        Fields of the config to change so that it means the same on another machine.
     """
 
     module: "nn.Module"
-    input_spec: InputSpec
-    built_size: tuple[int, int] | None
-    weights_report: "WeightsReport | None"
-    license: str | None = None
-    portable: dict[str, Any] = field(default_factory=dict)
-    checkpoint: Mapping[str, Any] | None = None
-    network: str = ""
+    attachment: Attachment
+    built_size: tuple[int, int] | None = None
+    portable_fields: dict[str, Any] = field(default_factory=dict)
+
+
+def attachment_of(module: "nn.Module") -> Attachment | None:
+    """Return the attachment of a backbone of either kind; ``None`` for any other module.
+
+    Wrappers that pass attributes on have none of their own.
+    """
+    attachment = vars(module).get("autobackbone")
+    return attachment if isinstance(attachment, Attachment) else None

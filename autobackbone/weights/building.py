@@ -1,11 +1,11 @@
-"""Building models that are about to be loaded: no random weights, and the checkpoint's tensors taken as they are."""
+"""Building a model that is about to be loaded: no random initialization, and no copies of the checkpoint's tensors."""
 
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,11 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
+from autobackbone.weights.checkpoint import Checkpoint
 from autobackbone.weights.kinds import same_kind
 from autobackbone.weights.loading import load_checkpoint
 from autobackbone.weights.report import WeightsReport
-
-_M = TypeVar("_M", bound=nn.Module)
+from autobackbone.weights.rules import CheckpointRules
 
 # What initializes a parameter in place, by name (transformers puts functions of its own in the place of torch's): the
 # functions of torch.nn.init that torch lets a mode see, and the methods that all others come down to.
@@ -31,24 +31,23 @@ _LOADING = nn.Module._load_from_state_dict.__code__  # noqa: SLF001 - documented
 
 
 class SkipInit(TorchFunctionMode):
-    """Leave parameters without values, and let a state dict that is loaded give them its own tensors.
+    """Skip the initialization of parameters, and let ``load_state_dict`` replace them by the tensors it loads.
 
-    In-place initialization of a parameter does nothing: its memory is reserved and never touched. When
-    `Module.load_state_dict` copies a tensor of the same shape, dtype and device into a parameter, the parameter becomes
-    that tensor: a file mapped into memory stays mapped. All else runs as it is, so buffers and constants are what the
-    model's own code computes. Applies to the current thread.
+    - In-place initialization of a parameter does nothing: its memory is reserved and never touched.
+    - When ``load_state_dict`` copies a tensor of the same shape, dtype and device into a parameter, the parameter
+      becomes that tensor. A file mapped into memory stays mapped.
+    - A tensor of another kind of number is not loaded at all: torch would make numbers of codes, and real numbers of
+      complex ones.
+    - Everything else runs as usual, so buffers and constants are what the model's own code computes.
 
-    A tensor of another kind of number is not loaded at all: torch would make numbers of codes, and real numbers of
-    complex ones.
-
-    Afterwards `is_loaded` tells of a parameter or buffer whether a state dict gave it its values.
+    Applies to the current thread. Afterwards `is_loaded` tells whether a state dict gave a tensor its values.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._empty: dict[int, Tensor] = {}  # by id; holding the tensor keeps the id from being used again
         self._loaded: dict[int, Tensor] = {}
-        self._taken: set[int] = set()  # addresses
+        self._addresses: set[int] = set()  # of the tensors that parameters became
 
     def is_loaded(self, tensor: Tensor) -> bool:
         """Whether a state dict gave a tensor its values, and no initialization was left out since."""
@@ -76,21 +75,21 @@ class SkipInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _can_be(self, target: Tensor, source: Tensor) -> bool:
-        """Whether a parameter can be a tensor: of the same kind, with memory that is all its own."""
+        """Whether a parameter can become a tensor: of the same form, and with memory that it shares with no other."""
         if (target.shape, target.dtype, target.device) != (source.shape, source.dtype, source.device):
             return False
         address = source.data_ptr()
-        whole = source.is_contiguous() and source.untyped_storage().nbytes() == source.nbytes
-        if not whole or not address or address in self._taken:
+        is_alone = source.is_contiguous() and source.untyped_storage().nbytes() == source.nbytes
+        if not is_alone or not address or address in self._addresses:
             return False
-        self._taken.add(address)
+        self._addresses.add(address)
         return True
 
 
 @contextmanager
 def unexpected_keys() -> Iterator[list[str]]:
-    """Collect what state dicts hold that the modules built in this context and thread have no place for."""
-    left: list[list[str]] = []
+    """Collect the keys of state dicts that the modules built in this context and thread have no place for."""
+    collected: list[list[str]] = []
     names: list[str] = []
     thread = threading.get_ident()
     watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -101,15 +100,15 @@ def unexpected_keys() -> Iterator[list[str]]:
             parent.register_load_state_dict_post_hook(collect)  # type: ignore[no-untyped-call]
 
     def collect(_module: nn.Module, keys: Any) -> None:
-        if not any(keys.unexpected_keys is known for known in left):  # one list for a module and all in it
-            left.append(keys.unexpected_keys)
+        if not any(keys.unexpected_keys is known for known in collected):  # one list for a module and all in it
+            collected.append(keys.unexpected_keys)
 
     handle = register_module_module_registration_hook(watch)
     try:
         yield names
     finally:
         handle.remove()
-        names += dict.fromkeys(name for keys in left for name in keys)
+        names += dict.fromkeys(name for keys in collected for name in keys)
 
 
 def is_loading(config: BackboneConfig | FeatureBackboneConfig) -> bool:
@@ -117,48 +116,64 @@ def is_loading(config: BackboneConfig | FeatureBackboneConfig) -> bool:
     return (config.pretrained or config.weights is not None) and torch.get_default_device().type != "meta"
 
 
-def build_loaded(create: Callable[[AbstractContextManager[Any]], _M]) -> _M:
+class Built(NamedTuple):
+    """A model that was built.
+
+    Attributes
+    ----------
+    module
+        The model.
+    network
+        The library's own network, under its own names: the model, or a part of it.
+    rules
+        How checkpoints are matched to the network.
+    """
+
+    module: Any
+    network: Any
+    rules: CheckpointRules
+
+
+def build_loaded(create: Callable[[AbstractContextManager[Any]], Built]) -> Built:
     """Build a model and load it, fast if its weights cover it whole.
 
     Parameters
     ----------
     create
-        Builds the model and loads a state dict into it, both within the context that it is given. Where that leaves
+        Builds the model and loads a state dict into it, both within the context that it is given. If that leaves
         parameters without values, it is called a second time, to initialize them by the model's own code.
 
     Returns
     -------
-    nn.Module
+    Built
         On the default device.
     """
     device = torch.get_default_device()
-    moved = device.type != "cpu"  # files are read on the CPU
-    with torch.device("cpu") if moved else nullcontext():
+    is_elsewhere = device.type != "cpu"  # files are read on the CPU
+    with torch.device("cpu") if is_elsewhere else nullcontext():
         mode = SkipInit()
-        model = create(mode)
-        if not all(map(mode.is_loaded, model.parameters())):
-            model = create(nullcontext())
-    return model.to(device) if moved else model
+        built = create(mode)
+        if not all(map(mode.is_loaded, built.module.parameters())):
+            built = create(nullcontext())
+    if is_elsewhere:
+        built.module.to(device)
+    return built
 
 
-def build_from(
-    content: Mapping[str, Any], source: str, build: Callable[[], tuple[_M, Any]]
-) -> tuple[_M, WeightsReport]:
+def build_from(checkpoint: Checkpoint, build: Callable[[], Built]) -> tuple[Built, WeightsReport]:
     """Build a model and load a checkpoint into it.
 
     Parameters
     ----------
-    content
-        What the checkpoint holds.
-    source
-        Where it is from, for messages.
+    checkpoint
+        The weights.
     build
-        Returns what is wanted, and the part of it that has the library's names and ``checkpoint_rules``.
+        Builds the model.
 
     Returns
     -------
-    nn.Module, WeightsReport
-        Without a classifier if the checkpoint has none that fits: a new one is made outside, where it is initialized.
+    Built, WeightsReport
+        Without a classifier if the checkpoint has none that fits. The caller makes a new one, initialized as usual.
 
     Raises
     ------
@@ -167,14 +182,13 @@ def build_from(
     """
     reports: list[WeightsReport] = []
 
-    def create(loading: AbstractContextManager[Any]) -> _M:
+    def create(loading: AbstractContextManager[Any]) -> Built:
         with loading:
-            wanted, named = build()
-        rules = named.checkpoint_rules
-        report = load_checkpoint(named, content, source, rules, within=loading)
+            built = build()
+        report = load_checkpoint(built.network, checkpoint, built.rules, within=loading)
         reports.append(report)
-        if any(name.startswith(rules.optional) for name in (*report.missing, *report.mismatched)):
-            named.reset_classifier(0)
-        return wanted
+        if any(name.startswith(built.rules.head_prefixes) for name in (*report.missing, *report.mismatched)):
+            built.network.reset_classifier(0)
+        return built
 
     return build_loaded(create), reports[-1]

@@ -49,7 +49,7 @@ _PLAIN_TYPES: list[Any] = [
 _LOCK = threading.Lock()
 
 
-def find_files(source: str, *, cache_dir: str | Path | None = None) -> list[Path]:
+def resolve_files(source: str, *, cache_dir: str | Path | None = None) -> list[Path]:
     """Return the local files of what ``weights=`` names, downloaded if need be.
 
     Parameters

@@ -1,8 +1,8 @@
-"""Matching: which state dict of a checkpoint fits a model, below which prefix, and in whose names."""
+"""Matching: which state dict of a checkpoint fits a model, below which prefix, and under whose names."""
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,40 +10,14 @@ from torch import Tensor, nn
 
 from autobackbone.errors import WeightsMismatchError
 from autobackbone.weights.kinds import fits, is_code, is_equal, is_plain, kind_of
+from autobackbone.weights.rules import COUNTER, CheckpointRules, StateDict
 
-# Of several networks that fit equally well: averaged weights first, as timm does, and what a student learned from.
+# Of several networks that fit equally well, averaged weights come first, as in timm, and a student's teacher.
 _PREFERRED = {"ema", "teacher", "averaged", "average", "avg", "swa"}
 # What optimizers keep by the names of parameters, and what training started from.
 _AVOIDED = {"exp", "grad", "grads", "init", "initial", "momentum", "optim", "optimizer"}
-# What stands beside the codes of a quantized tensor, so that they can be turned into numbers.
+# Names of the tensors that turn the codes of a quantized tensor back into numbers.
 _SCALES = re.compile(r"scale|absmax|zero_?point|qzeros|^SCB$|quant", re.IGNORECASE)
-# Counts batches for batch norms without momentum; checkpoints from before it was there do without.
-COUNTER = "num_batches_tracked"
-StateDict = Mapping[str, Tensor]
-Converter = Callable[[StateDict, StateDict], StateDict | None]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is particular to a model when checkpoints are matched to it.
-
-    Attributes
-    ----------
-    optional
-        What the names of classifiers begin with: a checkpoint may be without them, and the model as well.
-    known
-        Names of tensors that a checkpoint may have and the model was made without.
-    converters
-        Tried in order where names or shapes differ: a state dict, and the model's own, to one in the names and shapes
-        of the model, what there is no place for included; or to ``None`` if it is not of the kind that it knows.
-    build
-        Builds the network once more, without weights, as its own code initializes it; ``None`` if that is not known.
-    """
-
-    optional: tuple[str, ...] = ()
-    known: frozenset[str] = frozenset()
-    converters: tuple[Converter, ...] = ()
-    build: Callable[[], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,94 +27,93 @@ class Match:
     Attributes
     ----------
     entry
-        Where in the checkpoint the state dict is.
+        Place of the state dict in the checkpoint.
     state
         The tensors, by key.
     prefix
         What was stripped from the keys.
-    named
-        The model's names to keys, whatever the shape.
-    fitting
-        Those of `named` with the shape and the kind of number of the model's.
-    rest
-        What there is besides below the prefix, without it.
+    matched
+        The model's names to keys, even where shapes differ.
+    loadable
+        The part of `matched` whose tensors have the shape and the kind of number of the model's.
+    unmatched
+        Names of the model that no tensor fits, without classifiers and counters of batches.
+    leftover
+        Other names below the prefix, without it.
     outside
         Keys that are not below the prefix.
     surplus
-        Those of `rest` that the model's own layers would have if it were larger: a deeper network's.
-    unfilled
-        Names of the model that nothing fits, classifiers and counters of batches aside.
+        The part of `leftover` that a larger model of the same kind would have: a deeper network's layers.
     covered
-        How many names of the model there are, whatever the shape, classifiers and counters of batches aside.
+        Number of the model's names in `matched`, without classifiers and counters of batches.
     unconverted
-        What the state dict was, if a converter made this one.
+        The state dict before conversion; ``None`` if `state` was not converted.
     """
 
     entry: str
     state: StateDict
     prefix: str
-    named: dict[str, str]
-    fitting: dict[str, str]
-    rest: tuple[str, ...]
+    matched: dict[str, str]
+    loadable: dict[str, str]
+    unmatched: tuple[str, ...]
+    leftover: tuple[str, ...]
     outside: tuple[str, ...]
     surplus: tuple[str, ...]
-    unfilled: tuple[str, ...]
     covered: int
     unconverted: StateDict | None = None
 
     @property
-    def source(self) -> StateDict:
-        """The state dict of the checkpoint."""
+    def original(self) -> StateDict:
+        """The state dict as it stands in the checkpoint."""
         return self.state if self.unconverted is None else self.unconverted
 
     @property
     def is_complete(self) -> bool:
         """Whether it has every tensor of the model, and is not a larger network's."""
-        return not self.unfilled and not self.surplus
+        return not self.unmatched and not self.surplus
 
     @property
-    def standing(self) -> tuple[int, ...]:
-        """What makes one match better than another, the most telling first."""
+    def rank(self) -> tuple[int, ...]:
+        """What makes one match better than another. The most telling number comes first."""
         preference = _preference(f"{self.entry}.{self.prefix}")
-        return -len(self.unfilled), self.covered, -len(self.surplus), preference
+        return -len(self.unmatched), self.covered, -len(self.surplus), preference
 
     @property
-    def _order(self) -> tuple[int, ...]:
-        """What comes first of matches with the same standing, which are then one network under several names."""
-        return *self.standing, len(self.fitting), self.unconverted is None, -len(self.prefix)
+    def sort_key(self) -> tuple[int, ...]:
+        """The order of matches. Those of equal rank are one network under several names."""
+        return *self.rank, len(self.loadable), self.unconverted is None, -len(self.prefix)
 
-    def unexpected(self, rules: Rules) -> tuple[str, ...]:
-        """Return the names that the model has no place for, those that are known aside."""
-        rest = (name for name in self.rest if not name.startswith(rules.optional) and name not in rules.known)
-        return (*rest, *self.outside)
+    def unexpected(self, rules: CheckpointRules) -> tuple[str, ...]:
+        """Return the names that the model has no place for, without heads and pruned layers."""
+        return (*(name for name in self.leftover if not _is_expected(name, rules)), *self.outside)
 
 
 def best_match(
-    content: Mapping[str, Any], model: nn.Module, own: StateDict, rules: Rules, *, strict: bool = True
+    content: Mapping[str, Any], model: nn.Module, target: StateDict, rules: CheckpointRules, *, strict: bool = True
 ) -> Match | None:
-    """Return how the network in a checkpoint that fits a model best does; ``None`` if there are no tensors by name.
+    """Return the best match of a model in a checkpoint; ``None`` if the checkpoint has no tensors by name.
 
     Every state dict is tried below every prefix, by name and through the converters.
 
     Parameters
     ----------
     content
-        What a checkpoint holds: a state dict, or mappings that hold some.
+        A state dict, or mappings that contain some.
     model
-        What is to be loaded.
-    own
+        The model to be loaded.
+    target
         Its state dict.
     rules
         What is particular to it.
     strict
-        Only a network that has every tensor is to be loaded.
+        Whether only a network with every tensor will be loaded.
 
     Raises
     ------
     WeightsMismatchError
-        If several networks fit equally well, and are not the same; or if the only ones cannot be converted.
+        If several different networks fit equally well, or if the only ones cannot be converted.
     """
-    matcher = _Matcher(model, own, rules)
+    matcher = _Matcher(model, target, rules)
     matches: list[Match] = []
     for entry, state in state_dicts(content):
         by_name = list(matcher.by_name(state, entry))
@@ -148,18 +121,18 @@ def best_match(
         matches += by_name + list(matcher.converted(state, entry, complete))
     if not matches:
         return None
-    matches.sort(key=lambda match: match._order, reverse=True)  # noqa: SLF001
+    matches.sort(key=lambda match: match.sort_key, reverse=True)
     best, *others = matches
     if matcher.faults and not best.is_complete:
         raise matcher.faults[0]
     for other in others:
-        if other.standing == best.standing:
-            _check_same(best, other, len(own) // 2 if strict else 0)
+        if other.rank == best.rank:
+            _check_same(best, other, len(target) // 2 if strict else 0)
     return best
 
 
 def state_dicts(content: Mapping[Any, Any], entry: str = "", depth: int = 0) -> Iterator[tuple[str, StateDict]]:
-    """Find the mappings of names to tensors, at the top or nested, with the place of each."""
+    """Yield the mappings of names to tensors, at the top or nested, each with its place."""
     tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if any(is_plain(v) for v in tensors.values()):
         yield entry, tensors
@@ -168,24 +141,24 @@ def state_dicts(content: Mapping[Any, Any], entry: str = "", depth: int = 0) -> 
             yield from state_dicts(value, f"{entry}.{key}" if entry else key, depth + 1)
 
 
-def quantized(match: Match, own: StateDict, rules: Rules) -> str | None:
-    """Return the key of a tensor whose values are the codes of a quantized format; ``None`` if there is none.
+def quantized_key(match: Match, target: StateDict, rules: CheckpointRules) -> str | None:
+    """Return the key of a tensor that holds codes of a quantized format; ``None`` if there is none.
 
-    Codes are integers of at most 8 bits in the place of numbers, and whatever has a scale beside it that is no tensor
-    of the model's: ``weight`` and ``weight_scale``, ``weight_scale_inv``, ``weight.absmax``, ``SCB`` ...
+    Codes are integers of at most 8 bits in the place of numbers, and tensors with a scale beside them that is no tensor
+    of the model: ``weight`` and ``weight_scale``, ``weight_scale_inv``, ``weight.absmax``, ``SCB`` ...
     """
-    keys = {key: value for key, value in match.source.items() if key.startswith(match.prefix)}
-    places = {match.prefix + name for name in (*own, *rules.known)} | set(match.named.values())
-    named, fitting = set(match.named.values()), set(match.fitting.values())
+    below = {key: value for key, value in match.original.items() if key.startswith(match.prefix)}
+    matched, loadable = set(match.matched.values()), set(match.loadable.values())
+    weights = {match.prefix + name for name in (*target, *rules.pruned_names)} | matched
     scales: dict[str, list[str]] = {}
-    for key in keys:
+    for key in below:
         parent, _, last = key.rpartition(".")
-        if key not in places and _SCALES.search(last):
+        if key not in weights and _SCALES.search(last):
             scales.setdefault(parent, []).append(key)
-    for key, value in keys.items():
+    for key, value in below.items():
         if value.is_quantized:
             return key
-        if is_code(value) and key not in fitting and (key in named or (match.unfilled and value.ndim > 1)):
+        if is_code(value) and key not in loadable and (key in matched or (match.unmatched and value.ndim > 1)):
             return key
         beside = scales.get(key.rpartition(".")[0], ())
         if value.itemsize == 1 and value.is_floating_point() and beside:
@@ -198,8 +171,8 @@ def quantized(match: Match, own: StateDict, rules: Rules) -> str | None:
 class _Matcher:
     """Matches state dicts to one model."""
 
-    def __init__(self, model: nn.Module, own: StateDict, rules: Rules) -> None:
-        self.own = own
+    def __init__(self, model: nn.Module, target: StateDict, rules: CheckpointRules) -> None:
+        self.target = target
         self.rules = rules
         self.model = model
         self.faults: list[WeightsMismatchError] = []  # of networks that cannot be converted
@@ -210,14 +183,14 @@ class _Matcher:
         for key, value in state.items():
             for start in [0, *(i + 1 for i, c in enumerate(key) if c == ".")]:
                 name = key[start:]
-                if name in self.own:
-                    counts[key[:start]] += 1 + fits(value, self.own[name])
+                if name in self.target:
+                    counts[key[:start]] += 1 + fits(value, self.target[name])
         most = max(counts.values(), default=0)
         for prefix in [p for p, count in counts.items() if 2 * count > most] or [""]:
-            yield match_below(prefix, state, self.own, entry, self.rules, self.model)
+            yield match_below(prefix, state, self.target, entry, self.rules, self.model)
 
     def converted(self, state: StateDict, entry: str, complete: Sequence[str]) -> Iterator[Match]:
-        """Match what the converters make of a state dict, below each prefix where there is enough for a network.
+        """Match converted state dicts, one below each prefix with enough tensors for a network.
 
         Networks below the prefixes in `complete` need no conversion.
         """
@@ -229,24 +202,24 @@ class _Matcher:
             numbers = {k: v for k, v in below.items() if self._is_convertible(k, v)}
             if not any(v.is_floating_point() for v in numbers.values()):
                 continue
-            left = {k: v for k, v in below.items() if k not in numbers}
+            others = {k: v for k, v in below.items() if k not in numbers}
             outside = tuple(k for k in state if not k.startswith(prefix))
             for convert in self.rules.converters:
                 try:
-                    made = convert(numbers, self.own)
+                    converted = convert(numbers, self.target)
                 except WeightsMismatchError as err:  # another network may do
                     self.faults.append(err)
                     continue
-                if made is None:
+                if converted is None:
                     continue
-                found = match_below("", {**left, **made}, self.own, entry, self.rules, self.model)
-                if found.fitting:
-                    yield replace(found, prefix=prefix, outside=outside, unconverted=state)
-                    if found.is_complete:
+                match = match_below("", {**others, **converted}, self.target, entry, self.rules, self.model)
+                if match.loadable:
+                    yield replace(match, prefix=prefix, outside=outside, unconverted=state)
+                    if match.is_complete:
                         done.append(prefix)
 
     def _is_convertible(self, key: str, value: Tensor) -> bool:
-        """Whether a converter may see a tensor: libraries make numbers of anything that they are given."""
+        """Whether a converter may see a tensor. Libraries make numbers of anything that they are given."""
         if not is_plain(value) or value.is_complex() or is_code(value):
             return False
         return not key.endswith(COUNTER) or kind_of(value) == "integer"
@@ -256,13 +229,13 @@ class _Matcher:
 
         It has at least half as many tensors as the model, and a fifth of those that there are.
         """
-        enough = max(len(self.own) / 2, len(state) / 5)
+        enough = max(len(self.target) / 2, len(state) / 5)
         roots = [""]
         for root in roots:  # which grows
             heads = Counter(_head(k, root) for k in state if k.startswith(root))
             roots += [f"{root}{head}." for head, n in heads.items() if n >= enough and f"{root}{head}" not in state]
         lists = {root for root in roots if root and all(_head(k, root).isdigit() for k in state if k.startswith(root))}
-        best = max(self.by_name(state, entry), key=lambda match: match._order)  # noqa: SLF001
+        best = max(self.by_name(state, entry), key=lambda match: match.sort_key)
         return list(dict.fromkeys([best.prefix, *(root for root in roots if root not in lists)]))
 
 
@@ -272,42 +245,47 @@ def _head(key: str, prefix: str) -> str:
 
 
 def match_below(
-    prefix: str, state: StateDict, own: StateDict, entry: str, rules: Rules, model: nn.Module | None = None
+    prefix: str, state: StateDict, target: StateDict, entry: str, rules: CheckpointRules, model: nn.Module | None = None
 ) -> Match:
-    """Match what a state dict has below a prefix to a model, by name."""
-    named = {name: prefix + name for name in own if prefix + name in state}
-    fitting = {name: key for name, key in named.items() if fits(state[key], own[name])}
-    taken = set(named.values())
-    rest = tuple(k.removeprefix(prefix) for k in state if k.startswith(prefix) and k not in taken)
-    tops = {name.partition(".")[0] for name in own if "." in name}
+    """Match the part of a state dict below a prefix to a model, by name."""
+    matched = {name: prefix + name for name in target if prefix + name in state}
+    loadable = {name: key for name, key in matched.items() if fits(state[key], target[name])}
+    keys = set(matched.values())
+    leftover = tuple(k.removeprefix(prefix) for k in state if k.startswith(prefix) and k not in keys)
+    tops = {name.partition(".")[0] for name in target if "." in name}
 
     def is_larger(name: str) -> bool:
-        """Whether a name is one that a larger network of the model's kind has: in its layers, or a token of its own."""
+        """Whether a larger network of the model's kind has a tensor of this name: in its layers, or as a token."""
         top, dot, _ = name.partition(".")
         # libraries keep the place of a token or table that is not there
         return top in tops if dot else getattr(model, name, "") is None
 
-    due = [n for n in own if not n.startswith(rules.optional) and (n in named or not n.endswith(COUNTER))]
+    due = [n for n in target if not n.startswith(rules.head_prefixes) and (n in matched or not n.endswith(COUNTER))]
     return Match(
         entry=entry,
         state=state,
         prefix=prefix,
-        named=named,
-        fitting=fitting,
-        rest=rest,
+        matched=matched,
+        loadable=loadable,
+        unmatched=tuple(n for n in due if n not in loadable),
+        leftover=leftover,
         outside=tuple(key for key in state if not key.startswith(prefix)),
-        surplus=tuple(n for n in rest if not n.startswith(rules.optional) and n not in rules.known and is_larger(n)),
-        unfilled=tuple(n for n in due if n not in fitting),
-        covered=sum(n in named and not n.endswith(COUNTER) for n in due),
+        surplus=tuple(n for n in leftover if not _is_expected(n, rules) and is_larger(n)),
+        covered=sum(n in matched and not n.endswith(COUNTER) for n in due),
     )
 
 
+def _is_expected(name: str, rules: CheckpointRules) -> bool:
+    """Whether a checkpoint may have a name that the model has no place for: of its head, or of a pruned layer."""
+    return name.startswith(rules.head_prefixes) or name in rules.pruned_names
+
+
 def _check_same(one: Match, other: Match, least: int) -> None:
-    """Refuse to choose between two networks that fit equally well; one network under two names is no choice."""
-    if len(one.fitting) <= least:
+    """Refuse to choose between two networks that fit equally well. One network under two names is no choice."""
+    if len(one.loadable) <= least:
         return  # neither is the network: some names are alike
-    both = one.fitting.keys() & other.fitting.keys()
-    pairs = ((one.state[one.fitting[n]], other.state[other.fitting[n]]) for n in both if not n.endswith(COUNTER))
+    both = one.loadable.keys() & other.loadable.keys()
+    pairs = ((one.state[one.loadable[n]], other.state[other.loadable[n]]) for n in both if not n.endswith(COUNTER))
     if not all(is_equal(a, b) for a, b in pairs):
         places = [f"entry {m.entry!r}, prefix {m.prefix!r}" for m in (one, other)]
         msg = (

@@ -28,9 +28,9 @@ from autobackbone.sources.choose import check_saved
 from autobackbone.sources.published import check_published
 from autobackbone.values import shown
 from autobackbone.weights.cache import is_no_json, quarantine
-from autobackbone.weights.files import find_files
+from autobackbone.weights.files import resolve_files
 from autobackbone.weights.hub import explained, fetch
-from autobackbone.weights.matching import COUNTER
+from autobackbone.weights.rules import COUNTER
 from autobackbone.weights.saved_files import CONFIG_FILE, belonging, id_of
 
 # What of an InputSpec says how images are made, which the libraries may come to see otherwise.
@@ -49,12 +49,15 @@ class Saved:
         Without weights.
     images
         Fields of `InputSpec` that say how its images are made.
+    where
+        What to call the file in messages.
     fpn
         What an FPN over it was made with; ``None`` if there was none.
     """
 
     config: FeatureBackboneConfig
     images: dict[str, Any]
+    where: str
     fpn: dict[str, Any] | None = None
 
 
@@ -113,7 +116,7 @@ def understand(values: Any, where: str) -> Saved:
         msg = f"{where} is not that of a saved backbone: {type(err).__name__}: {err}"
         raise WeightsCorruptedError(msg) from err
     check_saved(config, where)
-    return Saved(config.replace(pretrained=False, weights=None), images, fpn)
+    return Saved(config.replace(pretrained=False, weights=None), images, where, fpn)
 
 
 def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
@@ -217,7 +220,7 @@ def read_config(
     is_cut_off = isinstance(values, dict) and "next" in values  # a save was, and the weights tell where
     saved = None if is_cut_off and with_weights else understand(values, where)
     if with_weights:
-        saved_id = id_of(find_files(weights, cache_dir=cache_dir)[0])
+        saved_id = id_of(resolve_files(weights, cache_dir=cache_dir)[0])
         own = belonging(values, saved_id)
         if own is None:
             msg = (

@@ -22,7 +22,7 @@ def backbone(family) -> FeatureBackbone:
         pretrained=False,
         extra_kwargs=family.extra_kwargs,
         img_size=size,
-        out_indices=_ladder_tops(family),
+        out_indices=_deepest_indices(family),
     )
 
 
@@ -107,7 +107,7 @@ def test_nothing_deeper_than_the_deepest_level_is_run(family):
     assert [name for (name, _), grad in zip(named, grads, strict=True) if grad is None] == []
 
 
-def _ladder_tops(family) -> tuple[int, ...]:
+def _deepest_indices(family) -> tuple[int, ...]:
     with torch.device("meta"):
         probe = create_feature_backbone(family.name, pretrained=False, extra_kwargs=family.extra_kwargs)
     info = probe.feature_info.info

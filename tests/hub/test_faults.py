@@ -16,7 +16,7 @@ from server import COMMIT, FAULTS, Repo
 
 from autobackbone import WeightsError, WeightsUnavailableError, create_feature_backbone
 from autobackbone.weights import transfer
-from autobackbone.weights.files import find_files, read_checkpoint
+from autobackbone.weights.files import read_checkpoint, resolve_files
 from autobackbone.weights.saving import read_config
 
 SHARDS = ("model-1.safetensors", "model-2.safetensors")
@@ -53,7 +53,7 @@ def _sharded(state) -> Repo:
 
 
 def _load(source: str):
-    return read_checkpoint(find_files(source), source)
+    return read_checkpoint(resolve_files(source), source)
 
 
 def _is_equal(content, state) -> bool:

@@ -169,7 +169,7 @@ def addresses(draw):
 
 
 @st.composite
-def ladders(draw):
+def native_levels(draw):
     """Ladders of native levels with strides that do not fall."""
     rungs = sorted(draw(st.lists(st.sampled_from([1, 2, 4, 7, 8, 12, 14, 16, 17, 28, 32, 64]), min_size=1, max_size=9)))
     return tuple(

@@ -58,7 +58,7 @@ def test_order_of_indices_is_the_order_of_maps(name, order, height, width):
 @given(some.architectures, some.stride_requests, some.sides, some.sides)
 def test_a_stride_is_the_same_whatever_is_asked_for_beside_it(name, strides, height, width):
     together = some.backbone(name, out_strides=strides)
-    alone = [level for s in strides for level in choose_levels(_ladder(together), None, (s,))]
+    alone = [level for s in strides for level in choose_levels(_native_levels(together), None, (s,))]
     assert tuple(alone) == together.levels
     assert list(together.forward_dict(torch.rand(1, 3, height, width))) == [a.name for a in alone]
 
@@ -82,20 +82,20 @@ def test_padding_is_minimal(name, height, width):
         assert seen[0] is x
 
 
-@given(some.ladders(), st.data())
-def test_normalizing_indices_twice_changes_nothing(ladder, data):
-    count = len(ladder)
+@given(some.native_levels(), st.data())
+def test_normalizing_indices_twice_changes_nothing(native, data):
+    count = len(native)
     indices = data.draw(st.lists(st.integers(-count, count - 1), min_size=1, unique_by=lambda i: i % count))
-    once = normalize_indices(indices, ladder)
-    assert normalize_indices(once, ladder) == once == tuple(i % count for i in indices)
+    once = normalize_indices(indices, native)
+    assert normalize_indices(once, native) == once == tuple(i % count for i in indices)
 
 
-@given(some.ladders(), st.lists(st.integers(-40, 40), min_size=1))
-def test_indices_are_taken_or_refused(ladder, indices):
-    count = len(ladder)
+@given(some.native_levels(), st.lists(st.integers(-40, 40), min_size=1))
+def test_indices_are_taken_or_refused(native, indices):
+    count = len(native)
     good = all(-count <= i < count for i in indices) and len({i % count for i in indices}) == len(indices)
     try:
-        chosen = choose_levels(ladder, indices, None)
+        chosen = choose_levels(native, indices, None)
     except ConfigError as err:
         assert not good
         assert str(tuple(indices)) in str(err)
@@ -104,21 +104,21 @@ def test_indices_are_taken_or_refused(ladder, indices):
         assert [level.index for level in chosen] == [i % count for i in indices]
 
 
-@given(some.ladders(), some.stride_requests)
-def test_native_strides_are_taken_natively(ladder, strides):
-    for level, stride in zip(choose_levels(ladder, None, strides), strides, strict=True):
-        native = [n.index for n in ladder if n.stride == stride]
+@given(some.native_levels(), some.stride_requests)
+def test_native_strides_are_taken_natively(native, strides):
+    for level, stride in zip(choose_levels(native, None, strides), strides, strict=True):
+        native = [n.index for n in native if n.stride == stride]
         assert level.stride == stride
         assert level.exact == bool(native)
         if native:
             assert level.index == max(native)
-        assert level.channels == ladder[level.index].channels
+        assert level.channels == native[level.index].channels
 
 
-@given(some.ladders())
-def test_level_names_are_distinct(ladder):
-    levels = choose_levels(ladder, range(len(ladder)), None)
-    assert len({level.name for level in levels}) == len(ladder)
+@given(some.native_levels())
+def test_level_names_are_distinct(native):
+    levels = choose_levels(native, range(len(native)), None)
+    assert len({level.name for level in levels}) == len(native)
 
 
 @given(st.integers(1, 12), st.integers(1, 12), some.sides, some.sides)
@@ -174,5 +174,5 @@ def test_names_survive_text(data):
     assert parse_name(f"timm/{ref}", known) == ref
 
 
-def _ladder(backbone):
-    return backbone.ladder
+def _native_levels(backbone):
+    return backbone.native_levels

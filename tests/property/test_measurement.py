@@ -46,7 +46,7 @@ def test_patches_of_any_size(name, patch, data):
     (stride,) = backbone.strides
     assert stride % patch == 0
     assert tuple(y.shape) == (1, backbone.out_channels, ceil_div(size[0], stride), ceil_div(size[1], stride))
-    if backbone.ladder[0].stride == stride:
+    if backbone.native_levels[0].stride == stride:
         assert spec.divisor == patch
 
 

@@ -43,7 +43,7 @@ from autobackbone.cli import main
 from autobackbone.names import parse_name, repo_of, split_repo
 from autobackbone.sources.published import check_published, known_fields
 from autobackbone.sources.timm.registry import architectures
-from autobackbone.weights.files import find_files
+from autobackbone.weights.files import resolve_files
 
 KINDS = st.sampled_from([BackboneConfig, FeatureBackboneConfig])
 FIELDS = sorted(BackboneConfig().to_dict().keys() | FeatureBackboneConfig().to_dict().keys())
@@ -97,7 +97,7 @@ def test_any_reference_is_parsed_or_refused(text):
 def test_any_address_of_weights_is_found_or_refused(text):
     text = re.sub(r"^(https?)://(?!127)", r"\1://127.0.0.1:1/", text)  # a port that nothing listens at
     try:
-        find_files(text if split_repo(repo_of(text) or "") is None else "hf-hub:")
+        resolve_files(text if split_repo(repo_of(text) or "") is None else "hf-hub:")
     except (WeightsError, ConfigError) as err:
         assert "\n" not in str(err)
     else:

@@ -17,7 +17,7 @@ from autobackbone import InputSizeError, UnsupportedError, create_backbone, crea
 from autobackbone.levels import ceil_div, round_up
 from autobackbone.sources.known import facts_of
 from autobackbone.sources.timm import measure as timm_measure
-from autobackbone.sources.timm import source as timm_source
+from autobackbone.sources.timm import facts as timm_facts
 
 pytestmark = pytest.mark.zoo
 
@@ -65,8 +65,8 @@ def test_dilated(name, monkeypatch):
     """
     facts = facts_of(name)
     levels = tuple(replace(level, stride=min(level.stride, 16)) for level in facts.levels)
-    monkeypatch.setattr(timm_source, "measure", lambda create: create() and replace(facts, levels=levels))
-    monkeypatch.setattr(timm_source, "remembered", lambda _, __, measure: measure())
+    monkeypatch.setattr(timm_facts, "measure", lambda create: create() and replace(facts, levels=levels))
+    monkeypatch.setattr(timm_facts, "cached_facts", lambda _, __, measure: measure())
     with timm_measure.meta_device():
         try:
             timm.create_model(name, features_only=True, output_stride=16)

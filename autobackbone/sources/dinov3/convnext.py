@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
 
-from autobackbone.input_spec import InputSpec
 from autobackbone.levels import NativeLevel
 from autobackbone.sources.dinov3.network import WITH_LAST, Network, Pooled, Variant
 from autobackbone.sources.dinov3.published import CONVNEXTS
@@ -34,13 +33,13 @@ class _ConvNeXt(Network):
     def maps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
         """Return the maps after some stages: ``(B, C_l, H_l, W_l)``."""
         x = x.to(self.model.stages[0].downsample_layers[0].weight.dtype)
-        taken = []
+        maps = []
         for i, stage in enumerate(self.model.stages):
             for block in (*stage.downsample_layers, *stage.layers):
                 x = self.run(block, x)
             if i in indices:
-                taken.append(x)
-        return taken
+                maps.append(x)
+        return maps
 
     def native_maps(self, x: Tensor) -> list[Tensor]:
         """Map images to the map of every stage."""
@@ -62,13 +61,13 @@ class ConvNeXtLevels(_ConvNeXt):
 class PooledConvNeXt(Pooled, _ConvNeXt):
     """A ConvNeXt that returns the mean of its last map, after the final norm."""
 
-    def __init__(self, model: Any, *, input_spec: InputSpec, num_classes: int, drop_rate: float) -> None:
+    def __init__(self, model: Any, *, num_classes: int, drop_rate: float) -> None:
         super().__init__(model)
-        self.add_head(input_spec, num_classes, drop_rate)
+        self.add_head(num_classes, drop_rate)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map: ``(B, num_features, H / 32, W / 32)``."""
-        self.input_spec.check(x)
+        self.autobackbone.input_spec.check(x)
         return self.maps(x, [len(self.model.stages) - 1])[0]
 
     def pool(self, features: Tensor) -> Tensor:
@@ -94,22 +93,24 @@ def _native_levels(config: Any) -> tuple[NativeLevel, ...]:
     )
 
 
-def _shallow_arguments(arguments: dict[str, Any], whole: Any, depth: int) -> dict[str, Any]:
-    blocks = whole.depths[:depth]
+def _shallow_arguments(arguments: dict[str, Any], full_config: Any, depth: int) -> dict[str, Any]:
+    blocks = full_config.depths[:depth]
     # Rates grow from the first block to the last; those of the blocks that there are stay what they are.
-    share = (sum(blocks) - 1) / max(sum(whole.depths) - 1, 1)
-    shallow = {"depths": blocks, "hidden_sizes": whole.hidden_sizes[:depth]}
+    share = (sum(blocks) - 1) / max(sum(full_config.depths) - 1, 1)
+    shallow = {"depths": blocks, "hidden_sizes": full_config.hidden_sizes[:depth]}
     return arguments | shallow | {"drop_path_rate": arguments["drop_path_rate"] * share}
 
 
-def _tensor_names(names: Sequence[str], whole: Any) -> Iterator[str]:
+def _tensor_names(names: Sequence[str], full_config: Any) -> Iterator[str]:
     """Yield the names of the whole network's tensors: its stages, and their blocks, are alike."""
     for name in names:
         stage = re.fullmatch(r"(model\.stages\.)0(\.(?:(layers\.)0\.)?(.*))", name)
         if stage is not None and stage[3]:
-            yield from (f"{stage[1]}{i}.layers.{j}.{stage[4]}" for i, n in enumerate(whole.depths) for j in range(n))
+            yield from (
+                f"{stage[1]}{i}.layers.{j}.{stage[4]}" for i, n in enumerate(full_config.depths) for j in range(n)
+            )
         elif stage is not None:
-            yield from (f"{stage[1]}{i}{stage[2]}" for i in range(len(whole.depths)))
+            yield from (f"{stage[1]}{i}{stage[2]}" for i in range(len(full_config.depths)))
     yield from (*names, "layer_norm.weight", "layer_norm.bias")
 
 

@@ -5,14 +5,13 @@ their biases, which are zero in the published weights, unless the architecture's
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from autobackbone.errors import WeightsMismatchError
-
-StateDict = Mapping[str, Tensor]
+from autobackbone.weights.rules import StateDict
 
 _BIASES = {"q": "query_bias", "k": "key_bias", "v": "value_bias"}
 
@@ -65,14 +64,14 @@ _TO_TIMM = [
 ]
 
 
-def to_transformers(state: StateDict, own: StateDict) -> StateDict | None:
+def to_transformers(state: StateDict, target: StateDict) -> StateDict | None:
     """Rename a DINOv3 state dict of any of the libraries to the names of a transformers model.
 
     Parameters
     ----------
     state
         Tensors by name.
-    own
+    target
         The state dict of the model; empty if it is not known.
 
     Returns
@@ -91,22 +90,22 @@ def to_transformers(state: StateDict, own: StateDict) -> StateDict | None:
         renamed = {new: tensor for name, value in state.items() for new, tensor in _split(name, value, state)}
         has_biases = any(re.search(r"[qv]_proj\.bias$", name) for name in renamed)
         left_out = r"mask_token$" if has_biases else r"[qv]_proj\.bias$|mask_token$"
-        for name, value in own.items():  # what timm leaves out of every block, because it is zero or not used
+        for name, value in target.items():  # what timm leaves out of every block, because it is zero or not used
             if name not in renamed and re.search(left_out, name):
                 renamed[name] = torch.zeros_like(value, device="cpu")
     else:
         return None
-    return {name: value for name, value in renamed.items() if name in own or not _is_needless(name, value, own)}
+    return {name: value for name, value in renamed.items() if name in target or not _is_needless(name, value, target)}
 
 
-def to_timm(state: StateDict, own: StateDict) -> StateDict | None:
+def to_timm(state: StateDict, target: StateDict) -> StateDict | None:
     """Rename a DINOv3 state dict of transformers, or a ViT's of the original repository, to the names of a timm model.
 
     Parameters
     ----------
     state
         Tensors by name.
-    own
+    target
         The state dict of the model.
 
     Returns
@@ -132,13 +131,13 @@ def to_timm(state: StateDict, own: StateDict) -> StateDict | None:
             renamed[_rename(name, _TO_TIMM).replace("mlp.fc1.", up)] = value
         elif match[3] == "weight":
             parts = [state.get(f"layer.{match[1]}.attention.{part}_proj.weight") for part in "qkv"]
-            whole = [part for part in parts if part is not None]
-            alike = len({part.shape[1:] for part in whole}) == 1 and all(part.ndim == 2 for part in whole)
-            if match[2] == "q" and len(whole) == 3 and alike:
-                renamed[f"blocks.{match[1]}.attn.qkv.weight"] = torch.cat(whole)
+            qkv = [part for part in parts if part is not None]
+            alike = len({part.shape[1:] for part in qkv}) == 1 and all(part.ndim == 2 for part in qkv)
+            if match[2] == "q" and len(qkv) == 3 and alike:
+                renamed[f"blocks.{match[1]}.attn.qkv.weight"] = torch.cat(qkv)
         else:
             new = f"blocks.{match[1]}.attn.{match[2]}_bias"
-            if new in own or not _is_needless(name, value, own):
+            if new in target or not _is_needless(name, value, target):
                 renamed[new] = value
     renamed.pop("mask_token", None)
     return renamed
@@ -179,10 +178,10 @@ def _is_original(state: StateDict) -> bool:
     return "storage_tokens" in state or "stages.0.0.dwconv.weight" in state
 
 
-def _is_needless(name: str, value: Tensor, own: StateDict) -> bool:
+def _is_needless(name: str, value: Tensor, target: StateDict) -> bool:
     """Whether this is a bias of attention that is zero and that the model has no place for; an error if not zero."""
     match = re.search(r"layer\.(\d+)\.attention\.([qkv])_proj\.bias$", name)
-    if match is None or not any(f"{kind}.{match[1]}." in key for key in own for kind in ("blocks", "layer")):
+    if match is None or not any(f"{kind}.{match[1]}." in key for key in target for kind in ("blocks", "layer")):
         return False
     if value.any():
         msg = (

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from autobackbone.input_spec import InputSpec
 from autobackbone.levels import NativeLevel
+from autobackbone.sources.seam import Attachment
 
 WITH_LAST = (99999,)  # in timm's patterns: belongs to the layer before
 
@@ -63,6 +63,10 @@ class Network(nn.Module):
         """Return patterns that tell layers by the names of parameters, as timm's models do."""
         raise NotImplementedError
 
+    def native_maps(self, x: Tensor) -> list[Tensor]:
+        """Return the map of every native level, without the final norm."""
+        raise NotImplementedError
+
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters that are not to be decayed, as timm's models do."""
         return set()
@@ -79,9 +83,10 @@ class Pooled(Network):
 
     num_features: int
 
-    def add_head(self, input_spec: InputSpec, num_classes: int, drop_rate: float) -> None:
+    autobackbone: Attachment  # set when it is built
+
+    def add_head(self, num_classes: int, drop_rate: float) -> None:
         """Add dropout and a head."""
-        self.input_spec = input_spec
         self.head_hidden_size = self.num_features
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes)

@@ -20,21 +20,22 @@ from autobackbone.levels import NativeLevel
 from autobackbone.names import DINOV3, ModelRef
 from autobackbone.sources.dinov3.arguments import check_saved_arguments, hf_arguments, portable_arguments
 from autobackbone.sources.dinov3.convnext import CONVNEXT
-from autobackbone.sources.dinov3.names import StateDict, to_transformers
+from autobackbone.sources.dinov3.names import to_transformers
 from autobackbone.sources.dinov3.network import Variant
 from autobackbone.sources.dinov3.published import LICENSE, VITS, declared_record, images_of, ungated_name
 from autobackbone.sources.dinov3.vit import VIT
 from autobackbone.sources.published import check_published
-from autobackbone.sources.seam import NativeModel
+from autobackbone.sources.seam import Attachment, NativeModel
 from autobackbone.values import shown
-from autobackbone.weights.building import build_from, is_loading
+from autobackbone.weights.building import Built, build_from, is_loading
 from autobackbone.weights.cache import is_no_json, quarantine
-from autobackbone.weights.files import fetch_weights, find_files, read_checkpoint
+from autobackbone.weights.checkpoint import Checkpoint
+from autobackbone.weights.files import fetch_weights, read_checkpoint
 from autobackbone.weights.hub import fetch
 from autobackbone.weights.loading import with_new_head
-from autobackbone.weights.matching import Rules
-from autobackbone.weights.materialize import watch
+from autobackbone.weights.materialize import init_buffers_on_load
 from autobackbone.weights.report import WeightsReport
+from autobackbone.weights.rules import CheckpointRules, StateDict
 
 _FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -87,7 +88,7 @@ class DINOv3Plan:
         """Every native level, by index: a ViT's blocks, or a ConvNeXt's stages."""
         return self.variant.native_levels(self.hf_config)
 
-    def build(self, indices: tuple[int, ...]) -> NativeModel:
+    def build(self, indices: tuple[int, ...], checkpoint: Checkpoint | None) -> NativeModel:
         """Build the backbone up to the deepest of `indices`, which are ascending.
 
         Raises
@@ -97,12 +98,12 @@ class DINOv3Plan:
         """
         deepest = self.levels[indices[-1]]
         create = partial(self.variant.levels_network, indices=indices, norm=self._norm)
-        module, report, content = self._build(create, depth=indices[-1] + 1)
+        built, report = self._build(create, indices[-1] + 1, checkpoint)
         spec = self._input_spec(self._images(), min_size=1, divisor=deepest.divisor)
         portable = {"extra_kwargs": portable_arguments(self.config.extra_kwargs)}
-        return NativeModel(module, spec, None, report, LICENSE, portable, content)
+        return NativeModel(built.module, _attachment(built, spec, report), portable_fields=portable)
 
-    def build_pooled(self) -> NativeModel:
+    def build_pooled(self, checkpoint: Checkpoint | None) -> NativeModel:
         """Build the whole backbone, with pooled output or a head.
 
         Raises
@@ -110,20 +111,17 @@ class DINOv3Plan:
         WeightsError
             If the weights cannot be had, or do not fit.
         """
-        size = self.levels[-1].stride
         classes = self.config.num_classes if isinstance(self.config, BackboneConfig) else 0
-        known = self._input_spec(images_of(self.name, self.repo), min_size=size, divisor=1)
-        create = partial(
-            self.variant.pooled_network, input_spec=known, num_classes=classes, drop_rate=self.config.drop_rate
-        )
-        module, report, _ = self._build(create, depth=len(self.levels))
-        # after the weights, which say what is wrong with the repository
-        module.input_spec = self._input_spec(self._images(), min_size=size, divisor=1)
+        create = partial(self.variant.pooled_network, num_classes=classes, drop_rate=self.config.drop_rate)
+        built, report = self._build(create, len(self.levels), checkpoint)
+        module = built.module
+        # after the weights, whose errors say what is wrong with the repository
+        spec = self._input_spec(self._images(), min_size=self.levels[-1].stride, divisor=1)
         if module.num_classes != classes:
             before = module.state_dict(keep_vars=True)
             module.reset_classifier(classes)
             report = report and with_new_head(report, module, before)
-        return NativeModel(module, module.input_spec, None, report, LICENSE)
+        return NativeModel(module, _attachment(built, spec, report))
 
     def _check_features(self, config: FeatureBackboneConfig) -> None:
         if config.output_stride != 32:
@@ -149,12 +147,12 @@ class DINOv3Plan:
             raise ConfigError(msg) from err
 
     def _build(
-        self, create: Callable[[Any], Any], depth: int
-    ) -> tuple[Any, WeightsReport | None, Mapping[str, Any] | None]:
-        """Build the first blocks or stages, and load them; returns what the file given as weights holds as well."""
+        self, create: Callable[[Any], Any], depth: int, checkpoint: Checkpoint | None
+    ) -> tuple[Built, WeightsReport | None]:
+        """Build the first blocks or stages, and load them."""
         shallow = self._hf_config(self.variant.shallow_arguments(self._arguments, self.hf_config, depth))
 
-        def build() -> Any:
+        def build() -> Built:
             try:
                 module = create(self.variant.create(shallow))
             except BackboneError:
@@ -163,34 +161,28 @@ class DINOv3Plan:
                 faults = " ".join(str(err).split())
                 msg = f"transformers cannot build {self.name!r} with {shown(self.config.extra_kwargs)}: {faults}"
                 raise ConfigError(msg) from err
-            module.checkpoint_rules = self._rules(module, partial(_create, self.variant, create, shallow))
-            watch(module)
-            return module
+            rules = self._rules(module, partial(_create, self.variant, create, shallow))
+            init_buffers_on_load(module, rules)
+            return Built(module, module, rules)  # all of it has transformers' names
 
         if not is_loading(self.config):
-            return build(), None, None
+            return build(), None
+        return build_from(checkpoint or self._published_checkpoint(), build)
 
-        def whole() -> tuple[Any, Any]:
-            module = build()
-            return module, module  # all of it has transformers' names
-
-        source, content = self._checkpoint()
-        return *build_from(content, source, whole), None if self.config.weights is None else content
-
-    def _rules(self, module: nn.Module, build: Callable[[], Any]) -> Rules:
+    def _rules(self, module: nn.Module, build: Callable[[], Any]) -> CheckpointRules:
         """Return how checkpoints are matched to a network that may end before the last block or stage."""
-        names = self.variant.tensor_names(list(module.state_dict()), self.hf_config)
-        return Rules(optional=("head.",), known=frozenset(names), converters=(_convert,), build=build)
+        names = frozenset(self.variant.tensor_names(list(module.state_dict()), self.hf_config))
+        return CheckpointRules(head_prefixes=("head.",), pruned_names=names, converters=(_convert,), build=build)
 
-    def _checkpoint(self) -> tuple[str, Mapping[str, Any]]:
-        """Return what the weights are asked for by, and what is in them."""
-        cache_dir = self.config.extra_kwargs.get("cache_dir")
-        source = self.config.weights
-        if source is not None:
-            return source, read_checkpoint(find_files(source, cache_dir=cache_dir), source)
+    def _published_checkpoint(self) -> Checkpoint:
         remedy = f"The same weights are published without a gate as {ungated_name(self.name, self.repo)!r}, of timm."
-        files = fetch_weights(self.repo, revision=self.revision, cache_dir=cache_dir, remedy=remedy)
-        return self.repo, read_checkpoint(files, self.repo)
+
+        def read() -> Mapping[str, Any]:
+            cache_dir = self.config.extra_kwargs.get("cache_dir")
+            files = fetch_weights(self.repo, revision=self.revision, cache_dir=cache_dir, remedy=remedy)
+            return read_checkpoint(files, self.repo)
+
+        return Checkpoint(self.repo, read)
 
     def _input_spec(self, images: Any, *, min_size: int, divisor: int) -> InputSpec:
         channels = self.config.in_chans
@@ -207,9 +199,9 @@ class DINOv3Plan:
         try:
             cache_dir = self.config.extra_kwargs.get("cache_dir")
             path = fetch(self.repo, ["preprocessor_config.json"], revision=self.revision, cache_dir=cache_dir)
-            found = json.loads(path.read_text(encoding="utf-8"))
-            size = (int(found["size"]["height"]), int(found["size"]["width"]))
-            mean, std = found["image_mean"], found["image_std"]
+            values = json.loads(path.read_text(encoding="utf-8"))
+            size = (int(values["size"]["height"]), int(values["size"]["width"]))
+            mean, std = values["image_mean"], values["image_std"]
             checked = check_published({"input_size": (len(mean), *size), "mean": mean, "std": std}, path.name)
         except (WeightsError, OSError, ValueError, KeyError, TypeError) as err:  # optional: what is published is known
             if is_no_json(err):
@@ -229,12 +221,14 @@ def _create(variant: Variant, create: Callable[[Any], Any], config: Any) -> Any:
     return create(variant.create(config))
 
 
-def _convert(state: StateDict, own: StateDict) -> StateDict | None:
+def _attachment(built: Built, spec: InputSpec, report: WeightsReport | None) -> Attachment:
+    return Attachment(spec, report, LICENSE, built.rules, type(built.module).native_maps)
+
+
+def _convert(state: StateDict, target: StateDict) -> StateDict | None:
     """Rename a state dict of another library, and fit its stem to the model's channels."""
-    renamed = dict(to_transformers(state, own) or state)
+    renamed = dict(to_transformers(state, target) or state)
     for stem in ("embeddings.patch_embeddings.weight", "model.stages.0.downsample_layers.0.weight"):
-        if stem in own and stem in renamed and renamed[stem].ndim == 4:
-            given, wanted = renamed[stem].shape[1], own[stem].shape[1]
-            if given == 3:
-                renamed[stem] = adapt_input_conv(wanted, renamed[stem], base_chans=given)
+        if stem in target and stem in renamed and renamed[stem].ndim == 4 and renamed[stem].shape[1] == 3:
+            renamed[stem] = adapt_input_conv(target[stem].shape[1], renamed[stem], base_chans=3)
     return renamed

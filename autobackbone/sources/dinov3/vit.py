@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-from autobackbone.input_spec import InputSpec
 from autobackbone.levels import NativeLevel
 from autobackbone.sources.dinov3.network import WITH_LAST, Network, Pooled, Variant
 from autobackbone.sources.dinov3.published import VITS
@@ -39,12 +38,12 @@ class _ViT(Network):
         """Return the tokens after some blocks: ``(B, 1 + registers + patches, C)``."""
         x = x.to(self.embeddings.patch_embeddings.weight.dtype)
         hidden, position = self.embeddings(x), self.rope_embeddings(x)
-        taken = []
+        tokens = []
         for i, block in enumerate(self.model.layer):
             hidden = self.run(block, hidden, position_embeddings=position)
             if i in indices:
-                taken.append(self.norm(hidden) if norm else hidden)
-        return taken
+                tokens.append(self.norm(hidden) if norm else hidden)
+        return tokens
 
     def native_maps(self, x: Tensor) -> list[Tensor]:
         """Map images to the map of every block, without the final norm."""
@@ -71,13 +70,13 @@ class ViTLevels(_ViT):
 class PooledViT(Pooled, _ViT):
     """A ViT that returns its class token, after the final norm."""
 
-    def __init__(self, model: Any, *, input_spec: InputSpec, num_classes: int, drop_rate: float) -> None:
+    def __init__(self, model: Any, *, num_classes: int, drop_rate: float) -> None:
         super().__init__(model)
-        self.add_head(input_spec, num_classes, drop_rate)
+        self.add_head(num_classes, drop_rate)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the tokens after the final norm: ``(B, 1 + registers + patches, num_features)``."""
-        self.input_spec.check(x)
+        self.autobackbone.input_spec.check(x)
         return self.tokens(x, [len(self.model.layer) - 1])[0]
 
     def pool(self, features: Tensor) -> Tensor:
@@ -114,16 +113,16 @@ def _native_levels(config: Any) -> tuple[NativeLevel, ...]:
     )
 
 
-def _shallow_arguments(arguments: dict[str, Any], _whole: Any, depth: int) -> dict[str, Any]:
+def _shallow_arguments(arguments: dict[str, Any], _full_config: Any, depth: int) -> dict[str, Any]:
     return arguments | {"num_hidden_layers": depth}
 
 
-def _tensor_names(names: Sequence[str], whole: Any) -> Iterator[str]:
+def _tensor_names(names: Sequence[str], full_config: Any) -> Iterator[str]:
     """Yield the names of the whole network's tensors: its blocks are alike."""
     for name in names:
         block = re.fullmatch(r"(model\.layer\.)0(\..*)", name)
         if block is not None:
-            yield from (f"{block[1]}{i}{block[2]}" for i in range(whole.num_hidden_layers))
+            yield from (f"{block[1]}{i}{block[2]}" for i in range(full_config.num_hidden_layers))
     yield from (*names, "norm.weight", "norm.bias")
 
 

@@ -18,7 +18,7 @@ import torch
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import BackboneError, ConfigError, UnsupportedError, WeightsMismatchError
 from autobackbone.sources.timm.measure import FAILURES, meta_device
-from autobackbone.sources.timm.registry import own
+from autobackbone.sources.timm.registry import registered_by_user
 from autobackbone.values import shown
 
 # Arguments that have a field of their own.
@@ -52,9 +52,11 @@ def check_file_arguments(architecture: str, arguments: Mapping[str, Any], where:
     """
     if not arguments:
         return
-    allowed = _constructor_arguments(architecture, own().get(architecture))
+    allowed = _constructor_arguments(architecture, registered_by_user().get(architecture))
     if arguments.get("use_naflex"):
-        allowed = allowed | _constructor_arguments(architecture, own().get(architecture), use_naflex=True)
+        allowed = allowed | _constructor_arguments(
+            architecture, registered_by_user().get(architecture), use_naflex=True
+        )
     for name, value in arguments.items():
         if name not in allowed:
             msg = (
@@ -95,16 +97,16 @@ def check_taken(architecture: str, arguments: Mapping[str, Any]) -> None:
     """
     for name, value in arguments.items():
         if value is None:
-            with told(architecture, arguments), meta_device():
+            with translated_errors(architecture, arguments), meta_device():
                 try:
                     timm.create_model(architecture, num_classes=0, **{name: object()})
                 except FAILURES as err:
-                    if unexpected(err) == name:
+                    if unexpected_argument(err) == name:
                         raise
 
 
 @contextmanager
-def told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+def translated_errors(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
     """Turn what timm makes of arguments that it cannot take into this package's errors."""
     try:
         yield
@@ -115,7 +117,7 @@ def told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
             faults = textwrap.shorten(str(err), 400, placeholder=" ...")  # it lists every tensor
             msg = f"The weights are not those of {architecture!r}, and were not loaded: {faults}"
             raise WeightsMismatchError(msg) from err
-        name = unexpected(err)
+        name = unexpected_argument(err)
         if "output_stride" in arguments and (name == "output_stride" or isinstance(err, AssertionError)):
             stride = arguments["output_stride"]
             msg = f"output_stride={stride}: {architecture!r} cannot be dilated; leave output_stride=32."
@@ -133,7 +135,7 @@ def told(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
         raise ConfigError(msg) from err
 
 
-def unexpected(err: BaseException | None) -> str | None:
+def unexpected_argument(err: BaseException | None) -> str | None:
     """Return the name of the argument that an error says is not taken, if it says so."""
     match = re.search(r"unexpected keyword argument(?:\(s\))?:? \[?'(\w+)'", str(err))
     return match and match[1]

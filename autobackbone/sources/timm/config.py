@@ -128,7 +128,7 @@ def arguments_of(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, An
     return arguments
 
 
-def portable_arguments(config: BackboneConfig | FeatureBackboneConfig, overlay: dict[str, Any]) -> dict[str, Any]:
+def portable_arguments(config: BackboneConfig | FeatureBackboneConfig, overlay: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of ``extra_kwargs`` is of the architecture or its images, wherever and however it is run."""
     arguments = {k: v for k, v in config.extra_kwargs.items() if k not in (*TRANSIENT, *_LOADING, *FIELDS)}
     described = descriptive_fields(overlay)

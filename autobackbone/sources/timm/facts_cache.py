@@ -9,12 +9,12 @@ from typing import Any
 from autobackbone.catalog import store
 from autobackbone.catalog.encoding import check_row, decode_facts, encode_facts
 from autobackbone.catalog.records import ModelFacts
-from autobackbone.sources.timm.registry import is_released, own, timm_version
+from autobackbone.sources.timm.registry import is_released, registered_by_user, timm_version
 
 _known: dict[Any, ModelFacts] = {}
 
 
-def remembered(architecture: str, arguments: Mapping[str, Any], measure: Callable[[], ModelFacts]) -> ModelFacts:
+def cached_facts(architecture: str, arguments: Mapping[str, Any], measure: Callable[[], ModelFacts]) -> ModelFacts:
     """Return what `measure` finds of an architecture with some arguments, which is called if that is not known.
 
     Parameters
@@ -30,7 +30,7 @@ def remembered(architecture: str, arguments: Mapping[str, Any], measure: Callabl
     text = spell(arguments)
     if text is None:
         return measure()
-    builder = own().get(architecture)
+    builder = registered_by_user().get(architecture)
     key = (architecture, builder, text)
     if key not in _known:
         version = timm_version()

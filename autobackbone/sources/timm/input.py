@@ -1,4 +1,4 @@
-"""What timm's networks take as input: looked at before timm asserts it, and in the words of this package."""
+"""Images of timm's networks: checked before timm asserts anything, with this package's errors."""
 
 import inspect
 import math
@@ -13,14 +13,15 @@ from autobackbone.batch_statistics import count_batches_once, lone_value_error
 from autobackbone.errors import InputSizeError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import round_up
+from autobackbone.sources.seam import attachment_of
 from autobackbone.sources.timm.measure import FAILURES, meta_device
 
 
 def drop_size_checks(network: nn.Module) -> None:
-    """Let patch embeddings take any size without asserting it, for a caller who pads to whole patches.
+    """Let patch embeddings accept any size without asserting it, for a caller who pads to whole patches.
 
-    Each assertion has a message that names the size. torch.compile makes that message, and with it a graph for this one
-    size. ``img_size=None`` is a patch embedding's own way to say that it was made for none.
+    Each assertion has a message that names the size. torch.compile builds that message, and with it a graph for this
+    one size. With ``img_size=None`` a patch embedding asserts nothing.
     """
     for module in network.modules():
         if isinstance(module, PatchEmbed):
@@ -29,34 +30,46 @@ def drop_size_checks(network: nn.Module) -> None:
 
 @dataclass
 class PooledInput:
-    """How images are checked that a pooled model of timm's is given.
+    """What the check of a pooled model's images remembers.
 
     Attributes
     ----------
-    taken
-        Whether in training and alone, height, width: of unusual images that it was found to take.
+    accepted
+        Unusual images that the model was found to take: whether one alone in training, height, width.
     is_checkpointed
-        Whether its norms count what is recomputed once.
+        Whether its norms count recomputed batches once.
     """
 
-    taken: set[tuple[bool, int, int]] = field(default_factory=set)
+    accepted: set[tuple[bool, int, int]] = field(default_factory=set)
     is_checkpointed: bool = False
 
 
-def check_pooled_input(model: nn.Module, spec: InputSpec) -> None:
-    """Have a pooled model check its images, before it runs, for what timm would fail on.
+def check_pooled_input(model: nn.Module, spec: InputSpec) -> PooledInput | None:
+    """Have a pooled model check its images before it runs, so that timm does not fail on them.
 
-    What a ViT asserts is known. Other models take some sizes that the spec does not promise: where an image is not as
-    promised, a twin without storage is tried, once for that size and every larger one. Where timm's own switch has
-    turned gradient checkpointing on, batch norms are told.
+    What a ViT asserts is known. Other models take some sizes that the spec does not promise. So an image that is not as
+    promised is tried on a twin without storage, once for its size and every larger one. Batch norms are told when
+    timm's own switch has turned gradient checkpointing on.
+
+    Parameters
+    ----------
+    model
+        timm's model.
+    spec
+        What it takes as input.
+
+    Returns
+    -------
+    PooledInput or None
+        To be remembered beside the model; ``None`` if there is nothing to remember.
     """
     embed = getattr(model, "patch_embed", None)
     if isinstance(embed, PatchEmbed | HybridEmbed) and len(inspect.signature(model.forward).parameters) > 1:
-        embed.accepts = spec
+        embed.autobackbone_input_spec = spec  # the hook sees this module alone
         embed.register_forward_pre_hook(_check_embedded)
-    else:
-        model.pooled_input = PooledInput()  # type: ignore[assignment]
-        model.register_forward_pre_hook(_check)
+        return None
+    model.register_forward_pre_hook(_check)
+    return PooledInput()
 
 
 # TorchScript compiles hooks, of modules with one argument alone, and leaves out what is in the condition.
@@ -72,7 +85,7 @@ def _check_embedded(embed: nn.Module, args: tuple[Tensor]) -> None:
 
 def _check_patches(embed: Any, x: Any) -> None:
     """Refuse what a patch embedding would assert not to be given."""
-    spec: InputSpec = embed.accepts
+    spec: InputSpec = embed.autobackbone_input_spec
     spec.check_layout(x)
     if not isinstance(embed, PatchEmbed) or embed.img_size is None or _is_graph():
         return
@@ -88,18 +101,20 @@ def _check_images(model: Any, x: Any) -> None:
     is_image = isinstance(x, Tensor) and x.ndim == 4
     if not is_image and "patch_coord" in inspect.signature(model.forward).parameters:
         return  # NaFlexViT's batches of patches
-    spec: InputSpec = model.input_spec
+    attachment = attachment_of(model)
+    assert attachment is not None, "it was set before the model can be called"
+    spec, checks = attachment.input_spec, attachment.input_checks
     spec.check_layout(x)
     if _is_graph():
         return
     if model.training:
-        _count_once(model)
+        _count_once(model, checks)
     batch, _, height, width = x.shape
     usual = (height, width) == spec.size if spec.fixed_size else _is_promised(height, width, spec)
     lone = model.training and batch == 1  # batch norms may need a second image
-    if (usual and not lone) or any(a == lone and h <= height and w <= width for a, h, w in model.pooled_input.taken):
+    if (usual and not lone) or any(a == lone and h <= height and w <= width for a, h, w in checks.accepted):
         return
-    twin = _twin(model)
+    twin = _twin(model, attachment.rules.build)
     if twin is None:
         return
     several = (max(batch, 2), *x.shape[1:])
@@ -108,17 +123,17 @@ def _check_images(model: Any, x: Any) -> None:
         spec.check(x)
         raise InputSizeError(_refusal(height, width, spec)) from fault
     fault = _fault(twin, x.shape) if lone else None
-    told = fault and lone_value_error(model, x)
-    if told is not None:
-        raise told from fault
-    model.pooled_input.taken.add((lone, height, width))
+    error = fault and lone_value_error(model, x)
+    if error is not None:
+        raise error from fault
+    checks.accepted.add((lone, height, width))
 
 
-def _count_once(model: Any) -> None:
+def _count_once(model: Any, checks: PooledInput) -> None:
     is_on = any(getattr(module, "grad_checkpointing", False) for module in model.modules())
-    if is_on != model.pooled_input.is_checkpointed:
+    if is_on != checks.is_checkpointed:
         count_batches_once(model, is_on)
-        model.pooled_input.is_checkpointed = is_on
+        checks.is_checkpointed = is_on
 
 
 def _is_graph() -> bool:
@@ -130,10 +145,10 @@ def _is_promised(height: int, width: int, spec: InputSpec) -> bool:
     return min(height, width) >= spec.min_size and not height % spec.divisor and not width % spec.divisor
 
 
-def _twin(model: Any) -> nn.Module | None:
+def _twin(model: Any, build: Any) -> nn.Module | None:
     """Return the same model without storage; ``None`` if it has been changed since it was created."""
     with meta_device():
-        twin: nn.Module = model.checkpoint_rules.build()
+        twin: nn.Module = build()
     pairs = list(zip(twin.named_modules(), model.named_modules(), strict=False))
     if len(pairs) < len(list(model.modules())) or any((a, type(m)) != (b, type(n)) for (a, m), (b, n) in pairs):
         return None

@@ -27,7 +27,7 @@ def is_released(version: str) -> bool:
     return "dev" not in version
 
 
-def own() -> dict[str, Callable[..., Any]]:
+def registered_by_user() -> dict[str, Callable[..., Any]]:
     """Return the builders that the user registered in this process, by name; none if timm is not imported."""
     if "timm" not in sys.modules:
         return {}
@@ -41,7 +41,7 @@ class _Registry(Mapping[str, tuple[str, ...]]):
 
     @property
     def _tags(self) -> Mapping[str, tuple[str, ...]]:
-        return _tags(tuple(own().items()))
+        return _tags(tuple(registered_by_user().items()))
 
     def __contains__(self, name: object) -> bool:
         # without listing them all, which takes timm a while; timm ignores a tag

@@ -1,6 +1,7 @@
-"""Published weights of timm's models: where they are, what of a model is their classifier, and what they must cover."""
+"""Published weights of timm's models: where they are, what they must cover, and which part is their classifier."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
@@ -8,15 +9,63 @@ from torch import Tensor
 from autobackbone.errors import WeightsMismatchError, WeightsNotFoundError
 from autobackbone.sources.timm.measure import FAILURES
 from autobackbone.sources.timm.registry import published_cfg
-from autobackbone.weights.files import fetch_weights, find_files, read_checkpoint
+from autobackbone.weights.building import Built, SkipInit, build_loaded
+from autobackbone.weights.files import fetch_weights, read_checkpoint, resolve_files
 from autobackbone.weights.hub import fetch_url
 from autobackbone.weights.matching import state_dicts
+from autobackbone.weights.report import WeightsReport
+from autobackbone.weights.rules import COUNTER
 
 
-def find_published(
+def load_published(
+    build: Callable[[Mapping[str, Any]], Built],
+    architecture: str,
+    cfg: Mapping[str, Any],
+    name: str,
+    cache_dir: str | None,
+) -> tuple[Built, WeightsReport]:
+    """Build a timm model with published weights, which timm loads.
+
+    Parameters
+    ----------
+    build
+        Builds the model, given where the weights are in the terms of timm's pretrained_cfg.
+    architecture, cfg
+        The name in timm's registry, and timm's pretrained_cfg.
+    name
+        Of the model, for messages.
+    cache_dir
+        Instead of the Hub's own cache.
+
+    Raises
+    ------
+    WeightsError
+        If the weights cannot be had, or do not fit.
+    """
+    origin, content, weights = resolve_published(cfg, name, cache_dir)
+    not_loaded: list[str] = []
+
+    def create(loading: AbstractContextManager[Any]) -> Built:
+        with loading:
+            built = build(weights)
+        if isinstance(loading, SkipInit):
+            tensors = built.network.state_dict(keep_vars=True)
+            not_loaded.extend(name for name, tensor in tensors.items() if not loading.is_loaded(tensor))
+            _check_covered(architecture, cfg, not_loaded, tensors, origin, content)
+        return built
+
+    built = build_loaded(create)
+    sizes = {name: tensor.numel() for name, tensor in built.network.state_dict().items()}
+    missing = tuple(name for name in not_loaded if not name.endswith(COUNTER))
+    total = sum(sizes.values())
+    loaded = total - sum(sizes[name] for name in not_loaded)
+    return built, WeightsReport(source=origin, loaded=loaded, total=total, missing=missing)
+
+
+def resolve_published(
     cfg: Mapping[str, Any], name: str, cache_dir: str | None
 ) -> tuple[str, Mapping[str, Any], dict[str, Any]]:
-    """Return what to call published weights, what they hold, and what timm's pretrained_cfg says of them.
+    """Return the origin of published weights, their content, and where they are in the terms of timm's pretrained_cfg.
 
     Parameters
     ----------
@@ -37,75 +86,75 @@ def find_published(
     if cfg.get("state_dict"):
         return "state_dict", cfg["state_dict"], {"state_dict": cfg["state_dict"]}
     if cfg.get("file"):
-        source = str(cfg["file"])
-        files = find_files(source)
+        origin = str(cfg["file"])
+        files = resolve_files(origin)
     elif cfg.get("hf_hub_id"):
-        source = cfg["hf_hub_id"]
-        repo, _, revision = source.partition("@")
+        origin = cfg["hf_hub_id"]
+        repo, _, revision = origin.partition("@")
         files = fetch_weights(repo, revision=revision or None, cache_dir=cache_dir, name=cfg.get("hf_hub_filename"))
     elif cfg.get("url"):
-        source = cfg["url"]
-        files = [fetch_url(source)]
+        origin = cfg["url"]
+        files = [fetch_url(origin)]
     else:
         msg = f"timm publishes no weights for {name!r}; use pretrained=False, or give a file with weights=."
         raise WeightsNotFoundError(msg)
-    content = read_checkpoint(files, source)  # says what is wrong with a damaged file
-    return source, content, {"file": str(files[0])} if len(files) == 1 else {"state_dict": dict(content)}
+    content = read_checkpoint(files, origin)  # says what is wrong with a damaged file
+    return origin, content, {"file": str(files[0])} if len(files) == 1 else {"state_dict": dict(content)}
 
 
-def check_covered(
+def _check_covered(
     architecture: str,
     cfg: Mapping[str, Any],
-    empty: Sequence[str],
+    not_loaded: Sequence[str],
     tensors: Mapping[str, Tensor],
-    source: str,
+    origin: str,
     content: Mapping[str, Any],
 ) -> None:
-    """Refuse to leave out what is there: a tensor of another kind of number, a stem for other channels.
-
-    Parameters
-    ----------
-    architecture, cfg
-        The model, and timm's pretrained_cfg.
-    empty
-        Names of its tensors that were not loaded.
-    tensors
-        Its state dict.
-    source, content
-        What the weights were asked for by, and what they hold.
+    """Refuse weights that timm left out: a tensor of another kind of number, a stem for other channels.
 
     Raises
     ------
     WeightsMismatchError
-        If there is such a thing.
+        If there is such a tensor.
     """
-    if not empty:
+    if not not_loaded:
         return
-    there = {key: value for _, state in state_dicts(content) for key, value in state.items()}
+    published = {key: value for _, state in state_dicts(content) for key, value in state.items()}
     stems = tuple(f"{stem}.weight" for stem in _listed(cfg.get("first_conv")))
-    for name in empty:
-        if name in there or name in stems:
-            kind = f"{there[name].dtype} of shape {tuple(there[name].shape)}" if name in there else "of other channels"
+    for name in not_loaded:
+        if name in published or name in stems:
+            kind = "of other channels"
+            if name in published:
+                kind = f"{published[name].dtype} of shape {tuple(published[name].shape)}"
             msg = (
-                f"The weights in {source!r} are not those of {architecture!r}: {name!r} is {kind}, and "
+                f"The weights in {origin!r} are not those of {architecture!r}: {name!r} is {kind}, and "
                 f"{tensors[name].dtype} of shape {tuple(tensors[name].shape)} is needed. Nothing was loaded."
             )
             raise WeightsMismatchError(msg)
 
 
-def head_prefixes(architecture: str, cfg: Mapping[str, Any], network: Any) -> tuple[str, ...]:
-    """Return what the names of the classifier's parameters begin with: what timm says, or where it has it.
+def head_prefixes(architecture: str, classifier: Any, network: Any) -> tuple[str, ...]:
+    """Return the prefixes of the names of a network's classifier.
 
-    What a config from elsewhere calls a classifier, and is another part of the network, is none: it must be loaded.
+    A config from elsewhere may call another part of the network its classifier. That part is none: it must be loaded.
+
+    Parameters
+    ----------
+    architecture
+        In timm's registry, which also says where its classifier is.
+    classifier
+        What timm, or the config, calls the classifier: a name, several, or ``None``.
+    network
+        The network.
     """
-    declared = _listed(cfg.get("classifier"))
+    declared = _listed(classifier)
     places = _listed(published_cfg(architecture).get("classifier"))
     names = network.state_dict().keys()
     absent = [head for head in declared if not any(name.startswith(f"{head}.") for name in names)]
     if not declared or not {*declared} <= {*places, *absent}:
-        found = _classifiers(network)
-        places += found
-        declared = declared or found
+        classifiers = _classifiers(network)
+        places += classifiers
+        declared = declared or classifiers
     inside = tuple(f"{place}." for place in places)
     return tuple(f"{head}." for head in declared if head in absent or f"{head}.".startswith(inside))
 
