@@ -53,7 +53,7 @@ class Catalog:
 
     @functools.cached_property
     def families(self) -> frozenset[str]:
-        """timm's modules and transformers' model types."""
+        """Modules of timm and model types of transformers."""
         return frozenset(record.family for record in self.records.values())
 
     @functools.cached_property
