@@ -86,7 +86,7 @@ def by(size: Sequence[int]) -> str:
 
 
 def new_console() -> "Console":
-    """Return the console for tables. In a pipe it is wide enough for their full width."""
+    """Return the console for tables. In a pipe it has a large fixed width."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
