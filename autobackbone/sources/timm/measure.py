@@ -215,7 +215,7 @@ class _Measurement:
 
         def works(side: int) -> bool:
             size = (side, side)
-            shapes = self._maps(free[-1].index, size, batch=1)  # fails where group norms of one cell need two
+            shapes = self._maps(free[-1].index, size, batch=1)  # group norms of one cell fail for one image
             return shapes is not None and all(
                 min(s[1:]) > 0 and (not level.exact or self._is_exact(level.index, s, size))
                 for level, s in zip(free, shapes, strict=True)

@@ -14,7 +14,7 @@ def divisors_to_try(strides: Iterable[int], patches: Collection[int], windows: I
     """Return candidates for the divisor of height and width, in the order to try.
 
     Candidates are the usual divisors, the divisors of every stride, and the divisors of the strides scaled so that the
-    first is the side of a patch (of unequal sides, also their least common multiple). The sides of windows are
+    smallest is the side of a patch (for unequal sides, also their least common multiple). The sides of windows are
     candidates too, in cells and in pixels at the coarsest stride.
     """
     strides, both = tuple(strides), math.lcm(*patches)
