@@ -1,20 +1,20 @@
-"""Web addresses as they may be shown: without passwords, and without what signs or authorizes a request."""
+"""Web addresses that are safe to show: without passwords, signatures and tokens."""
 
 import re
 from urllib.parse import urlsplit
 
 HIDDEN = "***"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]*://[^\s<>]*[^\s<>'\"`),.;:]", re.IGNORECASE)  # not what follows it
+_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]*://[^\s<>]*[^\s<>'\"`),.;:]", re.IGNORECASE)  # no punctuation at the end
 _SAFE_VALUE = re.compile(r"[0-9]{1,4}|true|false|yes|no|raw|file|main", re.IGNORECASE)
 _SECRET_NAME = re.compile(r"auth|code|cred|key|pass|pin|pwd|secret|sig|token", re.IGNORECASE)
 
 
 def redacted(source: str) -> str:
-    """Return what weights are asked for by, as it may be shown in messages, reports and logs.
+    """Return the source of weights in a form that is safe for messages, reports and logs.
 
-    In an address, the user's name and password are hidden, and the values in its query and fragment but for short ones
-    that are no secret. Anything else is returned as it is.
+    In an address, the user name and password are hidden, and so are the values in its query and fragment. Short values
+    that are not secret stay visible. A source that is not an address is returned unchanged.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def redacted(source: str) -> str:
         parts = urlsplit(source)
         userinfo, at, host = parts.netloc.rpartition("@")
         _ = parts.port
-    except ValueError:  # nothing can be fetched from it, and a password with a slash in it looks like that
+    except ValueError:  # not a valid address; a password with a slash in it ends up here
         return f"{start[0]}{HIDDEN}"
     shown = f"{start[0]}{HIDDEN if userinfo else ''}{at}{host}{parts.path}"
     if parts.query:
@@ -46,7 +46,7 @@ def redacted(source: str) -> str:
 
 
 def redacted_in(message: str) -> str:
-    """Return a message in which every address is shown as `redacted` shows it."""
+    """Return a message with every address in it redacted."""
     return _IN_TEXT.sub(lambda match: redacted(match[0]), message)
 
 
@@ -56,7 +56,7 @@ def _values_hidden(query: str) -> str:
 
 def _value_hidden(part: str) -> str:
     name, equals, value = part.partition("=")
-    if not equals:  # a flag, or a token that stands alone
+    if not equals:  # a flag, or a token without a name
         return part if _SAFE_VALUE.fullmatch(part) or part in ("download", HIDDEN) else HIDDEN
     if _SAFE_VALUE.fullmatch(value) and not _SECRET_NAME.search(name):
         return part

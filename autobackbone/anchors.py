@@ -1,4 +1,4 @@
-"""What torchvision's detectors need to know of maps: anchors, and pooling of regions, at strides that are known."""
+"""Anchors and RoI pooling for torchvision's detectors, from known strides."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torchvision.ops.poolers import initLevelMapper
 from autobackbone.errors import ConfigError
 from autobackbone.values import MAX_COUNT, as_integer, as_real, as_size, shown
 
-# Sides in strides, truncated to whole pixels, and aspect ratios: what torchvision's detectors are published with.
+# The published settings of torchvision's detectors: sides in strides, truncated to whole pixels, and aspect ratios.
 _PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "faster_rcnn": ((8,), (0.5, 1.0, 2.0)),
     "retinanet": ((4, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3)), (0.5, 1.0, 2.0)),
@@ -24,14 +24,16 @@ _PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 class Anchors(AnchorGenerator):  # type: ignore[misc]
-    """torchvision's anchor generator, at strides that it is told rather than those that it infers from sizes.
+    """torchvision's anchor generator with given strides; torchvision infers them from sizes.
 
     Parameters
     ----------
-    sizes, aspect_ratios
-        By level, in pixels, and as height by width.
+    sizes
+        Sides of the anchors of each level, in pixels.
+    aspect_ratios
+        Height by width of the anchors of each level.
     strides
-        By level, in pixels.
+        Stride of each level, in pixels.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ def anchor_generator(
     aspect_ratios: Sequence[float] | Sequence[Sequence[float]] | None = None,
     sizes: Sequence[Sequence[float]] | None = None,
 ) -> Anchors:
-    """Return an anchor generator for levels at `strides`; `FeaturePyramid.anchor_generator` says the rest."""
+    """Return an anchor generator for levels at `strides`; see `FeaturePyramid.anchor_generator`."""
     ratios = _PUBLISHED["faster_rcnn"][1]
     if sizes is not None:
         if scales is not None:
@@ -92,7 +94,7 @@ def roi_align(
     canonical_scale: float = 224,
     canonical_level: int = 4,
 ) -> MultiScaleRoIAlign:
-    """Return RoI pooling over the levels `names` at `strides`; `FeaturePyramid.roi_align` says the rest."""
+    """Return RoI pooling over the levels `names` at `strides`; see `FeaturePyramid.roi_align`."""
     size = as_size(output_size)
     ratio = as_integer(sampling_ratio, -1, MAX_COUNT)
     scale = as_real(canonical_scale)

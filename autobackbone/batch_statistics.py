@@ -1,4 +1,4 @@
-"""Batch statistics: counted once under gradient checkpointing, and not to be had of a single value."""
+"""Batch norm statistics: update them once under gradient checkpointing, and explain errors about single values."""
 
 from typing import Any
 
@@ -8,21 +8,21 @@ from torch.utils.module_tracker import ModuleTracker
 
 from autobackbone.errors import InputError
 
-_PASS = ModuleTracker()  # tells whether the code that asks runs in a backward pass
+_PASS = ModuleTracker()  # knows whether the current code runs in a backward pass
 
 
 def count_batches_once(network: nn.Module, enable: bool = True) -> None:
-    """Have the batch norms of a network leave their statistics alone while they are recomputed.
+    """Keep the batch norms of a network from updating their statistics during recomputation.
 
-    A checkpointed block runs twice, and a batch norm in it would count each batch twice. What runs within a backward
-    pass is recomputed: then the norm is given copies of its statistics, for as long as it runs.
+    A checkpointed block runs twice, so its batch norms would count each batch twice. The second run happens in the
+    backward pass. There, a norm updates copies of its statistics, and the originals are restored afterwards.
 
     Parameters
     ----------
     network
-        What is checkpointed, or is to be no more.
+        The network to change in place.
     enable
-        Whether it is.
+        Whether gradient checkpointing is on.
     """
     for module in network.modules():
         for handle in module.__dict__.pop("_counting_hooks", ()):
@@ -34,9 +34,9 @@ def count_batches_once(network: nn.Module, enable: bool = True) -> None:
 
 
 def lone_value_error(network: nn.Module, x: Tensor) -> InputError | None:
-    """Return what to say of a batch norm that found one value per channel; ``None`` if no image of `x` can lead to it.
+    """Return the error for a batch norm with one value per channel; ``None`` if `x` cannot be the cause.
 
-    One image of a size that leaves a single cell, in training mode: then there are no statistics.
+    In training mode, one image whose map has a single cell gives a batch norm no statistics.
     """
     if x.shape[0] > 1 or not any(module.training and _has_statistics(module) for module in network.modules()):
         return None
@@ -51,7 +51,7 @@ def _has_statistics(module: nn.Module) -> bool:
 
 
 def _hold(norm: nn.Module, _: Any) -> None:
-    if torch.compiler.is_compiling():  # a compiled forward pass has the statistics among its results: once
+    if torch.compiler.is_compiling():  # a compiled forward pass returns the statistics, so it updates them once
         return
     if norm.training and _PASS.is_bw:
         norm.__dict__["_held"] = held = dict(norm.named_buffers(recurse=False))

@@ -1,4 +1,4 @@
-"""The two configs: inert, validated values and their round trips through dicts, JSON and YAML."""
+"""The two configs: validated, inert values that round-trip through dicts, JSON and YAML."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,9 @@ OUTPUT_STRIDES = (8, 16, 32)
 
 @dataclass(frozen=True)
 class BackboneConfig(Config):
-    """A backbone with pooled output: ``(B, C, H, W)`` images to ``(B, num_features)`` or ``(B, num_classes)``.
+    """Settings of a backbone with pooled output.
+
+    The backbone maps ``(B, C, H, W)`` images to ``(B, num_features)``, or to ``(B, num_classes)`` if it has a head.
 
     Parameters
     ----------
@@ -24,23 +26,24 @@ class BackboneConfig(Config):
         A timm name (``"resnet50"``, ``"resnet50.a1_in1k"``), ``"timm/..."``, a DINOv3 name (``"dinov3_vits16"``,
         ``"facebook/dinov3-..."``), ``"hf-hub:owner/repo[@revision]"`` or ``"local-dir:path"``.
     pretrained
-        Take the published weights.
+        Load the published weights.
     num_classes
-        0 for pooled features; ``n`` to end in a linear head with ``n`` outputs.
+        0 for pooled features; ``n`` for a linear head with ``n`` outputs.
     drop_rate
-        Dropout before the head, in [0, 1).
+        Dropout rate before the head, in [0, 1).
     drop_path_rate
-        Stochastic depth, in [0, 1).
+        Stochastic depth rate, in [0, 1).
     in_chans
         Channels of the input images.
     img_size
-        ``(height, width)`` in pixels for architectures that are built for a size; an ``int`` is a square.
+        ``(height, width)`` in pixels to build the architecture for, if it is built for a size. An ``int`` means a
+        square.
     weights
-        A checkpoint to take instead of the published weights: a file, a folder, ``"hf-hub:owner/repo[@revision]"`` or
-        an ``https://`` address. `load_weights` says what is found in it.
+        A checkpoint to load instead of the published weights: a file, a folder, ``"hf-hub:owner/repo[@revision]"`` or
+        an ``https://`` address. `load_weights` describes what it may contain.
     extra_kwargs
-        Further arguments for ``timm.create_model``, or for the config of transformers; ``cache_dir`` is where
-        downloads go.
+        Further arguments for ``timm.create_model`` or the transformers config. ``cache_dir`` is the folder for
+        downloads.
 
     Raises
     ------
@@ -66,7 +69,7 @@ class BackboneConfig(Config):
 
 @dataclass(frozen=True)
 class FeatureBackboneConfig(Config):
-    """A backbone with multi-scale output: ``(B, C, H, W)`` images to a list of feature maps.
+    """Settings of a backbone that maps ``(B, C, H, W)`` images to a list of feature maps.
 
     Parameters
     ----------
@@ -74,39 +77,40 @@ class FeatureBackboneConfig(Config):
         A timm name (``"resnet50"``, ``"resnet50.a1_in1k"``), ``"timm/..."``, a DINOv3 name (``"dinov3_vits16"``,
         ``"facebook/dinov3-..."``), ``"hf-hub:owner/repo[@revision]"`` or ``"local-dir:path"``.
     pretrained
-        Take the published weights.
+        Load the published weights.
     out_indices
-        Native levels in the order wanted, counted from 0 as timm counts them; negative ones count from the end.
+        Native levels to return, in this order. They count from 0, as in timm; negative indices count from the end.
     out_strides
-        Strides in pixels in the order wanted, such as ``(4, 8, 16, 32)``; excludes `out_indices`. With neither,
-        the strides are 8, 16 and 32, as far as `output_stride` lets them.
+        Strides to return, in pixels and in this order, such as ``(4, 8, 16, 32)``. Excludes `out_indices`. With
+        neither, the strides are 8, 16 and 32, up to `output_stride`.
     drop_rate
-        Dropout, in [0, 1).
+        Dropout rate, in [0, 1).
     drop_path_rate
-        Stochastic depth, in [0, 1).
+        Stochastic depth rate, in [0, 1).
     in_chans
         Channels of the input images.
     img_size
-        ``(height, width)`` in pixels that the backbone is built for; an ``int`` is a square. Architectures that are
-        bound to one size then take this one; the others still take any. DINOv3 is built for no size: positions are
-        rotary.
+        ``(height, width)`` in pixels to build the backbone for; an ``int`` means a square. Fixed-size architectures
+        then accept only this size, all others still accept any size. DINOv3 is not built for a size, since its
+        positions are rotary.
     output_stride
-        32, or 8 or 16 for dilated convolutions, where the architecture can.
+        32, or 8 or 16 to dilate the convolutions of architectures that can be dilated.
     pyramid
-        How a stride that the architecture does not have is made: ``"resample"`` from the nearest native level
-        (single-stride models: from the block at 1/4, 1/2, 3/4 or 4/4 of the depth); by ``"simple"``, ViTDet's simple
-        feature pyramid, which is trained and makes every level of a single-stride model; or ``"none"``, which refuses.
+        How to make strides that the architecture lacks. ``"resample"`` resamples the nearest native level; for
+        single-stride models, it resamples the block at 1/4, 1/2, 3/4 or 4/4 of the depth. ``"simple"`` is ViTDet's
+        simple feature pyramid: it is trained, and it makes every level of a single-stride model. ``"none"`` raises
+        an error.
     pyramid_channels
-        Channels of the maps that ``pyramid="simple"`` makes; ``None`` is 256.
+        Channels of the maps from ``pyramid="simple"``; ``None`` means 256.
     norm
-        The final norm on the maps of architectures that have one; ``None`` is the library's convention: timm's is
-        without, transformers' DINOv3 ViTs with.
+        Whether to apply the architecture's final norm, if it has one, to the maps. ``None`` follows the library:
+        timm does not apply it, transformers applies it in its DINOv3 ViTs.
     weights
-        A checkpoint to take instead of the published weights: a file, a folder, ``"hf-hub:owner/repo[@revision]"`` or
-        an ``https://`` address. `load_weights` says what is found in it.
+        A checkpoint to load instead of the published weights: a file, a folder, ``"hf-hub:owner/repo[@revision]"`` or
+        an ``https://`` address. `load_weights` describes what it may contain.
     extra_kwargs
-        Further arguments for ``timm.create_model``, or for the config of transformers; ``cache_dir`` is where
-        downloads go.
+        Further arguments for ``timm.create_model`` or the transformers config. ``cache_dir`` is the folder for
+        downloads.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What both configs do: keep what is valid of their fields, and go to dicts, JSON and YAML and back."""
+"""The base class of both configs: it validates fields, and converts to and from dicts, JSON and YAML."""
 
 import dataclasses
 import difflib
@@ -24,12 +24,12 @@ from autobackbone.values import (
     shown,
 )
 
-# The one place of a config that may hold tensors; such a config cannot be written to a file.
+# The only place in a config that may hold tensors. Such a config cannot be written to a file.
 _TENSORS = "extra_kwargs['pretrained_cfg_overlay']['state_dict']"
 
 
 class Config:
-    """What both configs can do. Subclasses are frozen dataclasses."""
+    """Base of both configs. Subclasses are frozen dataclasses."""
 
     def replace(self, /, **changes: Any) -> Self:
         """Return a copy with some fields changed.
@@ -37,7 +37,7 @@ class Config:
         Raises
         ------
         ConfigError
-            If a name is no field, or a value is not valid for its field.
+            If a name is not a field, or a value is not valid for its field.
         """
         names = [f.name for f in dataclasses.fields(self)]  # type: ignore[arg-type]
         for name in changes:
@@ -47,7 +47,7 @@ class Config:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values: tuples become lists, nothing else changes."""
+        """Return the fields as plain values. Tuples become lists; nothing else changes."""
         names = [f.name for f in dataclasses.fields(self)]  # type: ignore[arg-type]
         values = {name: getattr(self, name) for name in names}
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
@@ -55,19 +55,19 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        """Make a config from a mapping of field names to values; absent fields keep their defaults.
+        """Create a config from a mapping of field names to values. Absent fields keep their defaults.
 
         Raises
         ------
         ConfigError
-            If a key is no field, or a value is not valid for its field.
+            If a key is not a field, or a value is not valid for its field.
         """
         if not isinstance(values, Mapping):
             msg = f"{cls.__name__} is made from a mapping of fields, got {type(values).__name__}."
             raise ConfigError(msg)
         try:
             changes = {str(k): v for k, v in values.items()}
-        except Exception as err:  # a mapping of the user's, such as one of OmegaConf with a value that is missing
+        except Exception as err:  # from the user's mapping, such as an OmegaConf one with a missing value
             msg = f"The mapping cannot be read: {type(err).__name__}: {' '.join(str(err).split())}."
             raise ConfigError(msg) from err
         return cls().replace(**changes)
@@ -78,7 +78,7 @@ class Config:
         Raises
         ------
         ConfigError
-            If ``extra_kwargs`` holds something that JSON cannot, or the file cannot be written.
+            If ``extra_kwargs`` holds something that JSON cannot represent, or the file cannot be written.
         """
         _write(path, json.dumps(self._writable("JSON"), indent=2) + "\n")
 
@@ -104,7 +104,7 @@ class Config:
         Raises
         ------
         ConfigError
-            If ``extra_kwargs`` holds something that YAML cannot, or the file cannot be written.
+            If ``extra_kwargs`` holds something that YAML cannot represent, or the file cannot be written.
         """
         import yaml
 
@@ -129,7 +129,7 @@ class Config:
         return cls.from_dict({} if values is None else values)
 
     def _writable(self, kind: str) -> dict[str, Any]:
-        """Return the fields as plain values; ConfigError if `extra_kwargs` holds classes, functions or tensors."""
+        """Return the fields as plain values. Raise ConfigError if `extra_kwargs` has classes, functions or tensors."""
         try:
             plain(self.extra_kwargs, "extra_kwargs", opaque=lambda _where, _value: False)
         except ConfigError as err:
@@ -138,7 +138,7 @@ class Config:
         return self.to_dict()
 
     def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # normalizing on creation is the one write there is
+        object.__setattr__(self, name, value)  # only to normalize fields on creation
 
     def _validate_common(self) -> None:
         for name in (f.name for f in dataclasses.fields(self)):  # type: ignore[arg-type]
@@ -156,7 +156,7 @@ class Config:
             self._keep("img_size", as_size(self.img_size), "(height, width) in pixels, or one integer for a square")
         if self.weights is not None:
             self._keep("weights", as_path(self.weights), "the path of a weights file")
-        kwargs: object = self.extra_kwargs  # a user may give anything
+        kwargs: object = self.extra_kwargs  # users may pass anything
         is_mapping = isinstance(kwargs, Mapping) and all(isinstance(k, str) for k in kwargs)
         self._check(is_mapping, "extra_kwargs", "a mapping of argument names to values")
         self._set("extra_kwargs", plain(kwargs, "extra_kwargs", opaque=_may_stay))
@@ -171,7 +171,7 @@ class Config:
             raise ConfigError(msg)
 
     def _keep(self, name: str, value: Any, expected: str) -> None:
-        """Set a field to what was read of it; ConfigError if that is ``None``."""
+        """Set a field to its parsed value. Raise ConfigError if that is ``None``."""
         self._check(value is not None, name, expected)
         self._set(name, value)
 
@@ -180,7 +180,7 @@ class Config:
         self._keep(name, count, f"a positive integer{also}")
         self._check(count is not None and count <= most, name, f"at most {most}{also}")
 
-    # The fields that both configs have, for the methods above.
+    # Fields of both configs, declared for the methods above.
     model_name: str
     pretrained: bool
     drop_rate: float
@@ -202,7 +202,7 @@ def _nearest(name: str, names: list[str]) -> str:
 
 def _read(path: Any) -> str:
     try:
-        return Path(path_of(path, "path")).read_text(encoding="utf-8-sig")  # editors may begin a file with a mark
+        return Path(path_of(path, "path")).read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except FileNotFoundError as err:
         msg = f"The config file {os.fspath(path)!r} could not be read: there is no such file, from {str(Path.cwd())!r}."
         raise ConfigError(msg) from err

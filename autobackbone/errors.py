@@ -1,13 +1,13 @@
-"""The error tree: every error that this package raises for a user's mistake or a failing source.
+"""The error tree: every error that this package raises for a user's mistake or for weights that cannot be loaded.
 
 ::
 
     BackboneError
     ├── UnknownBackboneError (ValueError)       no such model, or a name that could mean several
     ├── ConfigError (ValueError)                a field, level, stride or argument that cannot be honored
-    ├── InputError (ValueError)                 a tensor or an image that the backbone cannot take
+    ├── InputError (ValueError)                 a tensor or an image that the backbone does not accept
     │   └── InputSizeError                      ... because of its height or width
-    ├── UnsupportedError (NotImplementedError)  the architecture has no such ability
+    ├── UnsupportedError (NotImplementedError)  the architecture does not support the feature
     └── WeightsError (RuntimeError)
         ├── WeightsNotFoundError                no such file, repository, revision or published weights
         ├── WeightsUnavailableError             the network or the Hub is out of reach
@@ -15,8 +15,8 @@
         ├── WeightsCorruptedError               a file that is not a readable checkpoint
         └── WeightsMismatchError                a readable checkpoint of something else
 
-Each message names the value, the fault and the remedy. Where another library's error is behind it,
-that error is the ``__cause__``. Passwords and signatures in addresses are hidden.
+Each message names the value, the fault and the remedy. If another library's error is the reason, it is
+the ``__cause__``. Passwords and signatures in addresses are hidden.
 """
 
 from autobackbone.addresses import redacted_in
@@ -38,15 +38,15 @@ class ConfigError(BackboneError, ValueError):
 
 
 class InputError(BackboneError, ValueError):
-    """A tensor or an image is not what the backbone takes."""
+    """The backbone does not accept this tensor or image."""
 
 
 class InputSizeError(InputError):
-    """An image's height or width is not one that the backbone takes."""
+    """The backbone does not accept the height or width of the images."""
 
 
 class UnsupportedError(BackboneError, NotImplementedError):
-    """The architecture does not have the ability asked for."""
+    """The architecture does not support the requested feature."""
 
 
 class WeightsError(BackboneError, RuntimeError):
@@ -58,11 +58,11 @@ class WeightsNotFoundError(WeightsError):
 
 
 class WeightsUnavailableError(WeightsError):
-    """The weights exist or may exist, but the network or the Hub is out of reach."""
+    """The network or the Hub is out of reach; the weights may exist."""
 
 
 class GatedWeightsError(WeightsError):
-    """The repository asks for its license to be accepted first."""
+    """The license of the repository must be accepted first."""
 
 
 class WeightsCorruptedError(WeightsError):

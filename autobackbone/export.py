@@ -1,4 +1,4 @@
-"""Deployment: export to ONNX."""
+"""Export to ONNX."""
 
 import math
 import os
@@ -23,10 +23,10 @@ from autobackbone.weights.hub import first_line
 from autobackbone.wrappers import unwrap
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
-_TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2}  # of the largest value; another order of operations
+_TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2}  # of the largest value; operations run in another order
 _ANSI = re.compile(r"\x1b\[\d+m")
 _WITH_LEVELS = (FeatureBackbone, FeaturePyramid)
-_LARGEST = 2**31  # bytes of a protobuf file; larger weights go to a file beside it
+_LARGEST = 2**31  # bytes in a protobuf file; larger weights go into a separate file
 
 
 def export_onnx(
@@ -36,33 +36,35 @@ def export_onnx(
     *,
     dynamic_size: bool = False,
 ) -> None:
-    """Write a backbone as an ONNX file, after onnxruntime has given the same outputs.
+    """Write a backbone as an ONNX file. The file is written only if onnxruntime returns the same outputs.
 
-    The batch is dynamic. Input: ``images``, ``(B, C, H, W)``, normalized. Outputs: one per level, by its name; of a
-    backbone with pooled output, ``features``, or ``logits`` if it has a head. Needs the extra ``autobackbone[onnx]``.
+    The batch size is dynamic. The input is ``images``, ``(B, C, H, W)``, normalized. There is one output per level,
+    with the level's name. A backbone with pooled output has one output: ``logits`` if it has a head, else
+    ``features``. Needs the extra ``autobackbone[onnx]``.
 
     Parameters
     ----------
     backbone
-        Of either kind, or a `FeaturePyramid`; it is exported in evaluation mode, and left in the mode that it was in.
+        A backbone of either kind, or a `FeaturePyramid`. It is exported in evaluation mode; its own mode does not
+        change.
     path
-        The file to write, ending in ``.onnx``; one that is there is replaced if all goes well. Weights of more than
-        2 GB are put beside it, in a file of the same name with ``.data`` after it.
+        The file to write, ending in ``.onnx``. An existing file is replaced if the export succeeds. Weights of more
+        than 2 GB go into a second file with ``.data`` appended to the name.
     input_size
-        ``(height, width)`` of the images in pixels, or one number for a square; ``None`` for the backbone's own.
+        ``(height, width)`` of the images in pixels, or one number for a square; ``None`` for the backbone's default.
     dynamic_size
-        Take any height and width, where the architecture allows: it is compared at several. From twice the largest
-        stride up; `input_size` is one of them.
+        Accept any height and width from twice the largest stride up, if the architecture allows it. The outputs are
+        compared at several sizes, `input_size` among them.
 
     Raises
     ------
     UnsupportedError
-        If the architecture cannot be exported so, computes in another type than float32 or float16, or the extra is not
-        installed.
+        If the architecture cannot be exported this way, if its dtype is neither float32 nor float16, or if the extra is
+        not installed.
     InputSizeError
-        If the backbone does not take images of `input_size`.
+        If the backbone does not accept images of `input_size`.
     ConfigError
-        If `backbone` is not of this package, or `path` cannot be written.
+        If `backbone` is not from this package, or `path` cannot be written.
     WeightsError
         If `backbone` is on the meta device.
     """
@@ -90,7 +92,7 @@ def export_onnx(
             names = _output_names(backbone)
             _write(backbone, batches[0], made, names, dynamic_size=dynamic_size)
             _compare(backbone, batches, made, names)
-            for part in sorted(Path(folder).iterdir(), reverse=True):  # the file itself after its data
+            for part in sorted(Path(folder).iterdir(), reverse=True):  # the ONNX file after its data file
                 part.replace(file.parent / part.name)
     except OSError as err:
         msg = f"path={os.fspath(path)!r} cannot be written: {first_line(err)}."
@@ -135,7 +137,7 @@ def _checked_size(input_size: Any, spec: InputSpec, whole: int) -> tuple[int, in
 
 
 def _other_shapes(size: tuple[int, int], whole: int) -> list[tuple[int, int, int]]:
-    """Return batches and sizes to compare: as exported, odd, whole in every stride, and whole in some."""
+    """Return (batch, height, width) to compare: as exported, odd, multiples of every stride, multiples of some."""
     even = [round_up(n + 1, 64) for n in size]
     shapes = [(2, *size), (1, size[1] + 17, size[0] + 30), (1, even[0], even[1] + 64), (3, even[1] + 16, even[0] + 32)]
     return [(batch, round_up(height, whole), round_up(width, whole)) for batch, height, width in shapes]
@@ -152,7 +154,7 @@ def _write(backbone: nn.Module, images: Tensor, file: Path, names: list[str], *,
     weights = sum(t.numel() * t.element_size() for t in backbone.state_dict().values())
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of torch's and onnxscript's own doings
+            warnings.simplefilter("ignore")  # about the internals of torch and onnxscript
             torch.onnx.export(
                 backbone,
                 (images,),
@@ -164,7 +166,7 @@ def _write(backbone: nn.Module, images: Tensor, file: Path, names: list[str], *,
                 external_data=weights >= _LARGEST,
                 verbose=False,
             )
-    except Exception as err:  # whatever comes out of torch's compiler
+    except Exception as err:  # torch's compiler can raise anything
         cause: BaseException = err
         while cause.__cause__ is not None:
             cause = cause.__cause__
@@ -174,7 +176,7 @@ def _write(backbone: nn.Module, images: Tensor, file: Path, names: list[str], *,
 
 
 def _compare(backbone: nn.Module, batches: list[Tensor], file: Path, names: list[str]) -> None:
-    """Raise UnsupportedError unless onnxruntime gives what the backbone gives."""
+    """Raise UnsupportedError unless onnxruntime returns the same outputs as the backbone."""
     import onnxruntime
 
     try:
@@ -205,7 +207,7 @@ def _compare(backbone: nn.Module, batches: list[Tensor], file: Path, names: list
 
 
 def _error(given: Tensor, expected: Tensor) -> float:
-    """Return the largest difference as a share of the largest value; infinity if the shapes differ."""
+    """Return the largest difference relative to the largest value; infinity if the shapes differ."""
     if given.shape != expected.shape:
         return math.inf
     return float((given - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny))

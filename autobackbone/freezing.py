@@ -1,4 +1,4 @@
-"""Freezing: stages of a backbone, and the statistics of its norms."""
+"""Freezing the stages of a backbone, and the statistics of its norms."""
 
 from collections.abc import Sequence
 
@@ -14,32 +14,34 @@ from autobackbone.wrappers import Place
 def freeze_stages(backbone: nn.Module, n: int | None, *, name: str | Sequence[str] | None = None) -> None:
     """Freeze the stem and the first stages of a backbone.
 
-    Their parameters require no gradient, and they stay in evaluation mode whatever ``train()`` of the backbone, or of a
-    model around it, says: norms keep their statistics, and nothing is dropped. The other parameters are left as they
-    are, those of a simple pyramid always.
-    Freeze before wrapping a backbone in DDP or FSDP, and after loading one: freezing is not saved.
+    Frozen parameters require no gradient. Frozen modules stay in evaluation mode, even after ``train()`` of the
+    backbone or of a model around it: norms keep their statistics, and nothing is dropped. Other parameters are
+    unchanged. Those of a simple pyramid are never frozen.
 
-    Thaw with ``n=None``. Parameters that are thawed by hand, with ``requires_grad_()``, train from the next ``train()``
-    on as if they had never been frozen.
+    Freeze after loading a backbone, because freezing is not saved, and before wrapping it in DDP or FSDP.
+
+    ``n=None`` thaws. Parameters that you thaw yourself, with ``requires_grad_()``, train normally from the next
+    ``train()`` on.
 
     Parameters
     ----------
     backbone
-        A `FeatureBackbone`, or a model with one in it, changed in place; what an earlier call froze is thawed first.
+        A `FeatureBackbone`, or a model that contains one. It is changed in place. Stages frozen by an earlier call are
+        thawed first.
     n
-        Native levels to freeze after the stem: 2 is ``layer1`` and ``layer2`` of a ResNet, ``stages.0`` and
-        ``stages.1`` of a ConvNeXt, two blocks of a ViT. A first level that is nothing but the stem, as ResNet's, does
-        not count. 0 is the stem alone, -1 all there is, ``None`` thaws.
+        Number of native levels to freeze after the stem. 2 means ``layer1`` and ``layer2`` of a ResNet, ``stages.0``
+        and ``stages.1`` of a ConvNeXt, or two blocks of a ViT. A first level that is only the stem, as in ResNet, does
+        not count. 0 freezes only the stem, -1 freezes everything, ``None`` thaws.
     name
-        Of the backbone that is meant, or of several, in a model with more than one.
+        Name of the backbone, or of several backbones, in a model that contains more than one.
 
     Raises
     ------
     ConfigError
-        If there are fewer stages up to the deepest level taken, if there is no `FeatureBackbone`, or if there are
-        several and `name` does not say which.
+        If the backbone has fewer stages up to its deepest level, if there is no `FeatureBackbone`, or if there are
+        several and `name` does not select one.
     UnsupportedError
-        If `n` is 0, and the architecture does not tell its stem from its first stage.
+        If `n` is 0 and the architecture does not separate its stem from its first stage.
 
     Examples
     --------
@@ -55,7 +57,7 @@ def freeze_stages(backbone: nn.Module, n: int | None, *, name: str | Sequence[st
         msg = f"freeze_stages() takes a number of stages, -1 for all, or None to thaw; got {shown(n)}."
         raise ConfigError(msg)
     frozen = [set() if count is None else _first_stages(place, count) for _, place in owners]
-    for (owner, place), parameters in zip(owners, frozen, strict=True):  # all of them can be
+    for (owner, place), parameters in zip(owners, frozen, strict=True):  # after all checks
         modules = _eval_modules(owner.body, parameters, place.traced[1]) if parameters else set()
         owner.freeze(parameters, modules)
 
@@ -65,27 +67,28 @@ def freeze_norms(
 ) -> None:
     """Freeze the statistics of a backbone's batch norms.
 
-    They normalize with the statistics that they have, those of the pretrained weights, and stay in evaluation mode
-    whatever ``train()`` says. Detectors do so, because the few images of a batch say little of all. With ``affine``
-    they compute what torchvision's ``FrozenBatchNorm2d`` does. Norms without statistics, such as layer norms, are left
-    as they are; an architecture with no others is not changed. Like `freeze_stages`, and independent of it: thawing one
-    leaves the other as it is. Freezing is not saved.
+    The norms normalize with their current statistics, usually those of the pretrained weights, and stay in evaluation
+    mode even after ``train()``. Detectors are trained this way because their batches are too small for good statistics.
+    With ``affine=True`` the norms compute the same as torchvision's ``FrozenBatchNorm2d``. Norms without statistics,
+    such as layer norms, are unchanged.
+
+    Freezing norms is independent of `freeze_stages`: thawing one leaves the other frozen. Freezing is not saved.
 
     Parameters
     ----------
     backbone
-        A `FeatureBackbone`, or a model with one in it, changed in place.
+        A `FeatureBackbone`, or a model that contains one. It is changed in place.
     affine
-        Freeze the weights and biases of these norms too; by default they are trained.
+        Also freeze the weights and biases of these norms; by default they are trained.
     enable
         ``False`` thaws.
     name
-        Of the backbone that is meant, or of several, in a model with more than one.
+        Name of the backbone, or of several backbones, in a model that contains more than one.
 
     Raises
     ------
     ConfigError
-        If there is no `FeatureBackbone`, or if there are several and `name` does not say which.
+        If there is no `FeatureBackbone`, or if there are several and `name` does not select one.
 
     Examples
     --------
@@ -118,7 +121,7 @@ def _feature_backbones(
 
 
 def _has_statistics(module: nn.Module) -> bool:
-    """Whether a module keeps statistics of the maps that it saw: batch norms, whatever they are fused with."""
+    """Whether a module keeps running statistics: batch norms, including fused ones."""
     own = {key for key, _ in module.named_buffers(recurse=False)}
     return not own.isdisjoint(("running_mean", "running_var"))
 
@@ -128,7 +131,7 @@ def _first_stages(place: Place, n: int) -> set[str]:
     level_of, _ = place.traced
     stem_names = {place.inner + name for name in stem(place.network)}
     first = {name for name, level in level_of.items() if level == 0}
-    before = 1 if first <= stem_names else 0  # levels that are nothing but the stem
+    before = 1 if first <= stem_names else 0  # levels that are only the stem
     count = max(level_of.values()) + 1 - before
     if not -1 <= n <= count:
         msg = f"n={n}: up to its deepest level this backbone has {count} stages; freeze 0 to {count}, or -1 for all."
@@ -141,7 +144,7 @@ def _first_stages(place: Place, n: int) -> set[str]:
 
 
 def _eval_modules(body: nn.Module, frozen: set[str], called: list[str]) -> set[str]:
-    """Return the modules whose parameters are all frozen, and those without any that come before what is trained."""
+    """Return the modules whose parameters are all frozen, and those without parameters before the first trained one."""
     modules = dict(body.named_modules())
     own = {name: {f"{name}.{k}".lstrip(".") for k, _ in module.named_parameters()} for name, module in modules.items()}
     whole = {name for name in modules if own[name] and own[name] <= frozen}

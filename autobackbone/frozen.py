@@ -1,4 +1,4 @@
-"""What is frozen of a module: parameters without gradients, and modules that stay in evaluation mode."""
+"""The frozen parts of a module: parameters without gradients, and modules that stay in evaluation mode."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,20 +8,20 @@ from torch import nn
 
 @dataclass
 class Frozen:
-    """What is frozen of a module, by names in it. Stages and norms are frozen and thawed without regard to each other.
+    """The frozen parts of a module, by name. Stages and norms are frozen and thawed independently.
 
     Attributes
     ----------
     stages
-        Parameters of the stages that are frozen.
+        Parameters of the frozen stages.
     stage_eval_modules
-        Modules that stay in evaluation mode with them, for as long as nobody thaws their parameters by hand.
+        Modules of the frozen stages. They stay in evaluation mode until someone thaws their parameters by hand.
     norms
-        Parameters of the norms that are frozen.
+        Frozen parameters of the frozen norms.
     norm_eval_modules
-        Norms that stay in evaluation mode, whether their parameters are trained or not.
+        Frozen norms. They stay in evaluation mode even if their parameters are trained.
     untrained
-        Of the parameters, those that required a gradient before.
+        Frozen parameters that required a gradient before.
     """
 
     stages: frozenset[str] = frozenset()
@@ -31,17 +31,17 @@ class Frozen:
     untrained: frozenset[str] = field(default=frozenset(), repr=False)
 
     def freeze_stages(self, module: nn.Module, parameters: Iterable[str], modules: Iterable[str]) -> None:
-        """Freeze stages instead of those that are."""
+        """Freeze stages; thaw those frozen before."""
         self.stages, self.stage_eval_modules = frozenset(parameters), frozenset(modules)
         self._switch(module)
 
     def freeze_norms(self, module: nn.Module, parameters: Iterable[str], modules: Iterable[str]) -> None:
-        """Freeze norms instead of those that are."""
+        """Freeze norms; thaw those frozen before."""
         self.norms, self.norm_eval_modules = frozenset(parameters), frozenset(modules)
         self._switch(module)
 
     def set_eval(self, module: nn.Module) -> None:
-        """Put what is frozen of a module that was put into training mode into evaluation mode."""
+        """Put the frozen parts of a module in training mode back into evaluation mode."""
         if not self.stage_eval_modules and not self.norm_eval_modules:
             return
         parameters = dict(module.named_parameters())
@@ -63,7 +63,7 @@ class Frozen:
 
 
 def _is_thawed(name: str, parameters: Iterable[str], thawed: list[str]) -> bool:
-    """Whether parameters of a module were thawed by hand; of one without any, those of the module that it is in."""
+    """Whether parameters of a module were thawed by hand; for a module without parameters, those of its parent."""
     while thawed and name and not any(key.startswith(f"{name}.") for key in parameters):
         name = name.rpartition(".")[0]
     return any(not name or key.startswith(f"{name}.") for key in thawed)

@@ -1,4 +1,4 @@
-"""InputSpec: what a backbone takes as input, and how images become that."""
+"""InputSpec: the input of a backbone, and the preprocessing of images for it."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _PIL_MODES = {1: "L", 3: "RGB"}
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a backbone takes as input.
+    """The images that a backbone accepts.
 
     Attributes
     ----------
     in_chans
         Channels of the images.
     size
-        ``(height, width)`` in pixels that the weights were made for, or that the backbone was built for.
+        ``(height, width)`` in pixels that the weights were trained for, or that the backbone was built for.
     mean, std
-        Per channel, for images in [0, 1]; `in_chans` entries, repeated in the order of the stem's weights.
+        Per channel, for images in [0, 1]. There are `in_chans` entries, repeated in the order of the stem's weights.
     interpolation
         How images are resized: ``"bicubic"``, ``"bilinear"``, ``"nearest"`` ...
     crop_pct
-        Share of the resized image that the evaluation crop keeps, above 0; above 1, a border is added to it.
+        Share of the resized image that the evaluation crop keeps, above 0. Above 1, a border is added.
     crop_mode
-        How the evaluation crop is taken: ``"center"``, ``"squash"`` or ``"border"``.
+        How the image is cropped for evaluation: ``"center"``, ``"squash"`` or ``"border"``.
     min_size
         Smallest height and width in pixels.
     fixed_size
-        Whether `size` is the only size that the backbone takes.
+        Whether the backbone accepts only images of `size`.
     divisor
-        What a feature backbone pads height and width to a multiple of, at the bottom and right; 1 if it never pads.
-        A pooled backbone does not pad: give it multiples.
+        A feature backbone pads height and width at the bottom and right to a multiple of this; 1 means it never pads.
+        A pooled backbone does not pad: height and width of its images must be multiples of this.
     """
 
     in_chans: int
@@ -61,26 +61,26 @@ class InputSpec:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def check(self, x: Any) -> None:
-        """Refuse what a backbone does not take.
+        """Raise an error if the backbone does not accept `x`.
 
         Raises
         ------
         InputError
             If `x` is not a 4-D floating point tensor with at least one image of `in_chans` channels.
         InputSizeError
-            If its height or width is below `min_size`, or not the one size that the backbone takes.
+            If its height or width is below `min_size`, or if the size is fixed and `x` has another one.
         """
         self.check_layout(x)
         _, _, *size = _shape(x)
         self._check_size((size[0], size[1]))
 
     def check_layout(self, x: Any) -> None:
-        """Refuse what a backbone does not take whatever the size of the images.
+        """Raise an error if the backbone does not accept `x`; height and width are not checked.
 
         Raises
         ------
         InputError
-            As `check`.
+            As in `check`.
         """
         from torch import Tensor, strided
 
@@ -140,7 +140,7 @@ class InputSpec:
         Raises
         ------
         InputError
-            If `x` is no tensor, or not floating point, or C is not `in_chans`.
+            If `x` is not a tensor, is not floating point, or does not have `in_chans` channels.
         """
         from torch import Tensor
 
@@ -162,21 +162,21 @@ class InputSpec:
         return (x - mean) / std
 
     def transform(self, *, training: bool = False) -> Callable[[Any], Tensor]:
-        """Return timm's image transform for this input: a PIL image in, a normalized ``(C, H, W)`` tensor out.
+        """Return timm's transform from a PIL image to a normalized ``(C, H, W)`` tensor.
 
-        The image may be of any mode, of 16 bits, too. One with 32-bit pixels outside the range of 16 bits, or with
-        floating point ones, is refused: its range is not known.
+        The image may have any mode, including 16-bit ones. Images with floating point pixels, or with 32-bit pixels
+        outside the 16-bit range, are refused because their range is not known.
 
         Parameters
         ----------
         training
-            With timm's default augmentation instead of resize and center crop.
+            Apply timm's default augmentation instead of resize and center crop.
 
         Raises
         ------
         InputError
-            If `in_chans` is neither 1 nor 3: PIL images have no other count; if `training` is no bool. When called: if
-            what is given is no PIL image, or has pixels whose range is not known.
+            If `in_chans` is neither 1 nor 3, the only counts of PIL images, or if `training` is not a bool. The
+            transform raises it if its argument is not a PIL image, or has pixels whose range is not known.
         """
         from timm.data import create_transform
 
@@ -201,7 +201,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class _Converted:
-    """A transform of PIL images of any mode; picklable, for the workers of a data loader."""
+    """A transform of PIL images of any mode. It is picklable, for the workers of a data loader."""
 
     mode: str
     then: Callable[[Any], Tensor]
@@ -211,7 +211,7 @@ class _Converted:
 
 
 def _shape(x: Tensor) -> tuple[int, ...]:
-    """Return the shape as numbers; under torch.jit.trace it is tensors, whose comparison torch would warn of."""
+    """Return the shape as numbers. Under torch.jit.trace it holds tensors, and torch warns when they are compared."""
     import torch
 
     if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
@@ -222,14 +222,14 @@ def _shape(x: Tensor) -> tuple[int, ...]:
 
 
 def mismatch_error(network: nn.Module, x: Tensor) -> InputError | None:
-    """Return what to say where a network fails on images of another device or type than its own; else ``None``."""
+    """Return an error if the images have another device or dtype than the network; else ``None``."""
     from torch import is_autocast_enabled
 
     like = next(network.parameters(), None)
     if like is None or (x.device == like.device and x.dtype == like.dtype):
         return None
     if x.device == like.device and x.device.type != "meta" and is_autocast_enabled(x.device.type):
-        return None  # types may differ
+        return None  # autocast allows dtypes to differ
     return InputError(
         f"The backbone is {like.dtype} on {like.device}, and the images are {x.dtype} on {x.device}; "
         "use x.to() with its device and dtype, or torch.autocast()."
@@ -241,9 +241,10 @@ def _hint(x: Tensor) -> str:
 
 
 def repeat_to(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Repeat per-channel values to `channels` entries, the way timm repeats the weights of a stem.
+    """Repeat per-channel values to `channels` entries, as timm repeats the weights of a stem.
 
-    One channel sums the stem's weights, so it takes the mean of the values; other counts cycle through them.
+    For one channel timm sums the stem's weights, so the result is the mean of the values. Other counts cycle through
+    the values.
     """
     if channels == len(values):
         return values

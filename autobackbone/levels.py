@@ -1,4 +1,4 @@
-"""Levels: what an architecture has, what a request takes of it, and the arithmetic of sizes. Pure."""
+"""Levels: those of an architecture, those of a request, and the arithmetic of sizes. Pure functions."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ DEFAULT_STRIDES = (8, 16, 32)
 
 @dataclass(frozen=True)
 class NativeLevel:
-    """One level that an architecture has, counted as its library counts it.
+    """A native level of an architecture, numbered as in its library.
 
     Attributes
     ----------
@@ -24,13 +24,13 @@ class NativeLevel:
     stride
         Pixels per cell of its map.
     divisor
-        What height and width must be multiples of when this is the deepest level there is.
+        Height and width must be multiples of this in a network cut at this level.
     bound
-        Whether a network that ends here takes the one size only that it was built for.
+        Whether a network cut at this level accepts only the size it was built for.
     exact
-        Whether its map has ``ceil(size / stride)`` cells at multiples of `divisor`; if not, it is resampled.
+        Whether its map has ``ceil(size / stride)`` cells at multiples of `divisor`. If not, the map is resampled.
     module
-        Name of the module that makes it.
+        Name of the module that returns it.
     """
 
     index: int
@@ -44,26 +44,26 @@ class NativeLevel:
 
 @dataclass(frozen=True)
 class FeatureLevel:
-    """One level that a feature backbone delivers: a map ``(B, channels, ceil(H / stride), ceil(W / stride))``.
+    """A level that a feature backbone returns: a map ``(B, channels, ceil(H / stride), ceil(W / stride))``.
 
     Attributes
     ----------
     name
-        ``c1``, ``c2`` ... by stride (2, 4 ...); ``s{stride}_{index}`` for strides that are no power of two, and for
-        native levels that share a stride, asked for by index.
+        ``c1``, ``c2`` ... for strides 2, 4 ...; ``s{stride}_{index}`` for strides that are not a power of two. Native
+        levels that share a stride also get ``s{stride}_{index}`` if they are requested by index.
     index
-        The native level that it is taken from.
+        The native level that it comes from.
     channels
         Channels of its map.
     stride
         Pixels per cell of its map.
     module
-        Name of the module that makes the native level.
+        Name of the module that returns the native level.
     exact
-        Whether its cells are those of the architecture's own grid, or halves and doubles of them; ``False`` if the map
-        is resampled to the contract's size.
+        Whether its cells are those of the architecture's grid, or halves or doubles of them. ``False`` if the map is
+        resampled to the size that the contract requires.
     method
-        ``"native"``, or the pyramid that makes it of the native level: ``"resample"``, ``"simple"`` or ``"fpn"``.
+        ``"native"``, or the pyramid that makes it from the native level: ``"resample"``, ``"simple"`` or ``"fpn"``.
     """
 
     name: str
@@ -76,10 +76,10 @@ class FeatureLevel:
 
 
 class FeatureInfo(Sequence[dict[str, Any]]):
-    """The levels under the interface of timm's ``FeatureInfo``, for code written for it.
+    """The levels with the interface of timm's ``FeatureInfo``, for code written for timm.
 
-    Entries are the native levels by index, then the levels that a pyramid makes; `out_indices` says which of them the
-    backbone delivers, in order.
+    Entries are the native levels by index, followed by the levels that a pyramid makes. `out_indices` are the entries
+    that the backbone returns, in order.
     """
 
     def __init__(self, native_levels: Sequence[NativeLevel], levels: Sequence[FeatureLevel]) -> None:
@@ -94,27 +94,27 @@ class FeatureInfo(Sequence[dict[str, Any]]):
         self.out_indices = tuple(outputs)
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
-        """Return a value of the delivered levels, or of the entries named by `idx`."""
+        """Return one value of each output level, or of the entries at `idx`."""
         if isinstance(idx, int):
             return self.info[idx][key]
         return [self.info[i][key] for i in (self.out_indices if idx is None else idx)]
 
     def get_dicts(self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None) -> Any:
-        """Return the entries of the delivered levels, or those named by `idx`, with all keys or `keys`."""
+        """Return the entries of the output levels, or those at `idx`, with all keys or only `keys`."""
         if isinstance(idx, int):
             return {k: v for k, v in self.info[idx].items() if keys is None or k in keys}
         return [self.get_dicts(keys, i) for i in (self.out_indices if idx is None else idx)]
 
     def channels(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Return the channels of the delivered levels, or of the entries named by `idx`."""
+        """Return the channels of the output levels, or of the entries at `idx`."""
         return self.get("num_chs", idx)
 
     def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Return the strides of the delivered levels, or of the entries named by `idx`."""
+        """Return the strides of the output levels, or of the entries at `idx`."""
         return self.get("reduction", idx)
 
     def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Return the module names of the delivered levels, or of the entries named by `idx`."""
+        """Return the module names of the output levels, or of the entries at `idx`."""
         return self.get("module", idx)
 
     def __getitem__(self, item: Any) -> Any:
@@ -136,26 +136,26 @@ def choose_levels(
     pyramid_channels: int = PYRAMID_CHANNELS,
     output_stride: int = 32,
 ) -> tuple[FeatureLevel, ...]:
-    """Turn a request into levels, in the order of the request.
+    """Return the levels of a request, in its order.
 
     Parameters
     ----------
     native_levels
         Every native level of the architecture.
     out_indices, out_strides
-        The request; at most one is not ``None``. With neither: strides 8, 16 and 32 up to `output_stride`.
+        The request; at most one is not ``None``. With neither, the strides are 8, 16 and 32, up to `output_stride`.
     pyramid
-        ``"resample"`` makes strides that are not native; ``"simple"`` those too, and every stride of a single-stride
-        architecture; ``"none"`` refuses them.
+        ``"resample"`` makes strides that are not native. ``"simple"`` does too, and also makes every stride of a
+        single-stride architecture. ``"none"`` refuses strides that are not native.
     pyramid_channels
-        Channels of what ``"simple"`` makes.
+        Channels of the levels from ``"simple"``.
     output_stride
-        The stride that the architecture was told to stop at.
+        The coarsest stride that the architecture is built for.
 
     Raises
     ------
     ConfigError
-        If an index is out of range or given twice, or if `pyramid` cannot make a stride.
+        If an index is out of range or occurs twice, or if `pyramid` cannot make a stride.
     """
     if out_indices is not None:
         return tuple(_by_index(native_levels, i) for i in normalize_indices(out_indices, native_levels))
@@ -165,12 +165,12 @@ def choose_levels(
 
 
 def normalize_indices(indices: Sequence[int], native_levels: Sequence[NativeLevel]) -> tuple[int, ...]:
-    """Return `indices` counted from 0; order is kept.
+    """Return `indices` counted from 0, in the same order.
 
     Raises
     ------
     ConfigError
-        If one is out of range, or two name the same level.
+        If an index is out of range, or two indices mean the same level.
     """
     count = len(native_levels)
     result: list[int] = []
@@ -187,7 +187,10 @@ def normalize_indices(indices: Sequence[int], native_levels: Sequence[NativeLeve
 
 
 def ceil_div(size: int, divisor: int) -> int:
-    """Return ``ceil(size / divisor)`` of integers from 0 up: nothing negative is divided, which ONNX would truncate."""
+    """Return ``ceil(size / divisor)`` of integers from 0 up.
+
+    No negative number is divided, because ONNX would truncate the result.
+    """
     return (size + divisor - 1) // divisor
 
 
@@ -197,12 +200,12 @@ def round_up(size: int, divisor: int) -> int:
 
 
 def doublings(stride: int, new_stride: int) -> int:
-    """Return how often a map is best doubled to come from one stride to another; negative: halved."""
+    """Return how many doublings of a map come closest to `new_stride`; a negative number counts halvings."""
     return round(math.log2(stride / new_stride))
 
 
 def cells(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Return the height and width in cells of a map over images of `size` pixels."""
+    """Return the height and width in cells of the map of images of `size` pixels."""
     return ceil_div(size[0], stride), ceil_div(size[1], stride)
 
 
@@ -237,7 +240,7 @@ def _by_stride(native_levels: Sequence[NativeLevel], stride: int, pyramid: str, 
             f"{', '.join(map(str, strides))}; ask for those, or set pyramid='resample' or 'simple'."
         )
         raise ConfigError(msg)
-    elif _is_single(native_levels):  # depth stands in for scale: 4, 8, 16, 32 by quarters
+    elif _is_single(native_levels):  # depth replaces scale: strides 4, 8, 16 and 32 come from quarters of the depth
         quarter = min(max(round(math.log2(stride)) - 1, 1), 4)
         level = native_levels[max(ceil_div(len(native_levels) * quarter, 4), 1) - 1]
     else:

@@ -1,4 +1,4 @@
-"""Likeness: which of the names there are a text most likely means."""
+"""Likeness of texts and names, to suggest names for a misspelled one."""
 
 import difflib
 import functools
@@ -6,33 +6,33 @@ import re
 from collections.abc import Iterable, Mapping
 
 _LEAST = 0.7  # below it, names are not alike
-_LONGEST = 100  # letters that a name has at most
-# How sizes are written for short -> how timm's names have them.
+_LONGEST = 100  # longer texts are like no name
+# Short forms of sizes -> timm's words.
 _SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
-# Words that tell no architecture from another: how it is cut into tokens, and whose weights it takes.
+# Words that do not distinguish architectures: how images are cut into tokens, and where weights come from.
 _COMMON = ("patch", "window", "tf")
-# What a word of a name costs that the text lacks: one that tells architectures apart, one that tells sizes apart,
-# and the plain width, which is 100 percent.
+# Cost of a word that is in the name but not in the text: a word that distinguishes architectures, a word that
+# distinguishes sizes, and the default width of 100 percent.
 _WORD, _NUMBER, _PLAIN = 0.02, 0.002, 0.001
-_WEIGHT_OF_NUMBER = 2  # letters that a number counts for
+_WEIGHT_OF_NUMBER = 2  # a number counts like this many letters
 
 
 def likeness(text: str, name: str) -> float:
-    """Return how well a text fits a name, from 0 to 1: letter by letter, or word by word whatever is between."""
+    """Return how well a text fits a name, from 0 to 1: the better of letter by letter and word by word."""
     return _likeness(_words(text), _words(name))
 
 
 def most_like(text: str, names: Mapping[str, Iterable[str]], count: int) -> list[str]:
-    """Return the names that a text is most like, the likeliest first.
+    """Return the names that are most like a text, best first.
 
     Parameters
     ----------
     text
-        What was written.
+        The text of the user.
     names
-        The names there are, each with its other spellings.
+        All names, each with its other spellings.
     count
-        How many to return at most.
+        Maximum number of names.
     """
     given = _words(text)
     if not given or len(text) > _LONGEST:
@@ -45,14 +45,14 @@ def most_like(text: str, names: Mapping[str, Iterable[str]], count: int) -> list
 
 
 def nearest_tags(tag: str, tags: Iterable[str]) -> list[str]:
-    """Return tags of weights, those first that `tag` is most like."""
+    """Return tags of weights, those most like `tag` first."""
     tag = tag.lower()
     return sorted(tags, key=lambda other: (not other.lower().startswith(tag), -_ratio(tag, other.lower())))
 
 
 @functools.lru_cache(maxsize=4096)
 def _words(name: str) -> tuple[str, ...]:
-    """Split a name into words and numbers, with sizes, widths and costs as timm writes them."""
+    """Split a name into words and numbers; write sizes, widths and costs as timm does."""
     text = re.sub(r"(\d+)(?:[_.](\d))?gf", lambda m: f" {10 * int(m[1]) + int(m[2] or 0):03d} ", name.lower())
     text = re.sub(r"(\d+)00mf", lambda m: f" {int(m[1]):03d} ", text)  # costs, in hundreds of millions
     text = re.sub(r"(?<![v\d])(\d)[_.](\d\d?)(?!\d)", lambda m: f" {m[1]}{m[2]:0<2} ", text)  # widths, in percent

@@ -1,4 +1,4 @@
-"""Names: text becomes a typed reference once, at the edge."""
+"""Names: parse a model name into a typed reference."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -25,7 +25,7 @@ DINOV3_REPOS = {repo: short for short, repo in DINOV3.items()} | {
     "facebook/dinov3-vit7b16-pretrain-sat493m": "dinov3_vit7b16",
 }
 
-# Spellings that are common outside timm, without case and separators -> the architecture meant.
+# Spellings that are common outside timm, in lower case and without separators -> timm's architecture.
 _ALIASES = {
     "vit": "vit_base_patch16_224",
     "efficientnet": "efficientnet_b0",
@@ -40,15 +40,15 @@ REPO_RULES = (
     "write 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'; a name has letters, digits, '-', '_' and '.', has no "
     "'--' or '..', and does not end in '.git'."
 )
-_MAX_REVISION = 200  # characters; it becomes a file's name
-_PATH = re.compile(r"[A-Za-z]:[\\/]|[\\/~.]|[^/]*\\")  # what only paths begin with
+_MAX_REVISION = 200  # characters; it becomes a file name
+_PATH = re.compile(r"[A-Za-z]:[\\/]|[\\/~.]|[^/]*\\")  # the start of a path, and of no other name
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_CLOSE = 0.95  # from it on, what looks like a repository is taken for the name of an architecture
+_CLOSE = 0.95  # from this likeness on, a text that looks like a repository counts as an architecture
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A parsed name.
+    """A parsed model name.
 
     Attributes
     ----------
@@ -56,11 +56,11 @@ class ModelRef:
         ``"timm"`` (its registry), ``"hf-hub"`` (a repository with a timm config), ``"local-dir"`` (a folder with
         one) or ``"dinov3"`` (transformers).
     name
-        The architecture, the repository, the path, or the DINOv3 short name.
+        The architecture, the repository, the path, or the short DINOv3 name.
     tag
-        Which published weights of the architecture, or the repository of the DINOv3 weights; ``None`` for the default.
+        Tag of the published weights, or the repository of the DINOv3 weights; ``None`` for the default weights.
     revision
-        Of the repository; ``None`` for its default.
+        Revision of the repository; ``None`` for its default.
     """
 
     source: str
@@ -90,7 +90,7 @@ def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
     Raises
     ------
     UnknownBackboneError
-        If the name fits nothing, or fits several; the message lists spellings that would work.
+        If the name fits no backbone, or fits several. The message lists spellings that work.
     """
     if as_path(text) is None:
         msg = f"There is no backbone {shown(text)}; list_backbones() lists the names there are."
@@ -127,11 +127,11 @@ def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
 
 
 def split_repo(text: str) -> tuple[str, str | None] | None:
-    """Split ``owner/repo[@revision]``; ``None`` if it is not that, by the rules of the Hugging Face Hub."""
+    """Split ``owner/repo[@revision]``; return ``None`` if the Hugging Face Hub does not allow such a name."""
     repo, at, revision = text.partition("@")
     if not _REPO.fullmatch(repo) or (at and not _is_revision(revision)):
         return None
-    from huggingface_hub.errors import HFValidationError  # for those who name repositories
+    from huggingface_hub.errors import HFValidationError  # imported only if a repository is named
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
@@ -142,23 +142,23 @@ def split_repo(text: str) -> tuple[str, str | None] | None:
 
 
 def is_address(text: str) -> bool:
-    """Whether text is an address of the web."""
+    """Whether text is a web address."""
     return text.lower().startswith(("https://", "http://"))
 
 
 def repo_of(text: str) -> str | None:
-    """Return what stands after ``hf-hub:``; ``None`` if that is not what text begins with."""
+    """Return the text after ``hf-hub:``; ``None`` if it does not start with that."""
     prefix, colon, rest = text.partition(":")
     return rest if colon and _SOURCES.get(prefix.lower()) == "hf-hub" else None
 
 
 def _is_revision(text: str) -> bool:
-    """Whether text can be a branch, a tag or a commit of git, and a path below a cache."""
+    """Whether text can be a git branch, tag or commit, and a path inside a cache."""
     return len(text) <= _MAX_REVISION and ".." not in text and _REVISION.fullmatch(text) is not None
 
 
 def _about_slashes(text: str, known: Mapping[str, Collection[str]]) -> str:
-    """Say what a text with slashes may mean: a path, an architecture of a paper (ViT-B/16), or a repository."""
+    """Return a message about a name with slashes: a path, an architecture as in a paper (ViT-B/16), or a repository."""
     if _PATH.match(text):
         return f"{text!r} looks like a path; write {f'local-dir:{text}'!r} for a folder with a timm config."
     written = f"write {f'hf-hub:{text}'!r} for the Hugging Face Hub or {f'local-dir:{text}'!r} for a folder."
@@ -188,7 +188,7 @@ def _parse_prefixed(text: str, prefix: str, rest: str) -> ModelRef:
     if found is None:
         msg = f"{text!r} is no Hub repository; {REPO_RULES}"
         raise UnknownBackboneError(msg)
-    if found[0] in DINOV3_REPOS:  # a config of transformers, not of timm
+    if found[0] in DINOV3_REPOS:  # its config is for transformers, not for timm
         return ModelRef("dinov3", DINOV3_REPOS[found[0]], found[0], found[1])
     return ModelRef(source, found[0], revision=found[1])
 
@@ -210,7 +210,7 @@ def _parse_timm(name: str, text: str, known: Mapping[str, Collection[str]]) -> M
 
 
 def _parse_torchvision(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
-    """Parse ``torchvision/...``: timm hosts torchvision's weights, its newest ones under ``tv2_in1k``."""
+    """Parse ``torchvision/...``: timm hosts torchvision's weights, the newest ones under ``tv2_in1k``."""
     architecture = _architecture(text.removeprefix("torchvision/"), text, known)
     for tag in ("tv2_in1k", "tv_in1k"):
         if tag in known[architecture]:
@@ -238,16 +238,16 @@ def _architecture(stem: str, text: str, known: Mapping[str, Collection[str]]) ->
 
 
 def nearest(text: str, known: Mapping[str, Collection[str]], count: int = 3) -> list[str]:
-    """Return the names that `text` most likely means, the likeliest first; none if nothing is like it.
+    """Return the names that are most like `text`, best first; an empty list if none is.
 
     Parameters
     ----------
     text
-        What was written.
+        The text of the user.
     known
-        The architectures there are, each with the tags of its published weights.
+        All architectures, each with the tags of its published weights.
     count
-        How many names to return at most.
+        Maximum number of names.
     """
     stem, _, tag = text.rpartition("/")[2].partition(".")
     names: dict[str, list[str]] = {name: [] for name in (*known, *DINOV3)}

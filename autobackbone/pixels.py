@@ -1,4 +1,4 @@
-"""Pixels: PIL images of any mode as 8 bits of gray or of red, green and blue."""
+"""Pixels: convert PIL images of any mode to 8-bit gray or RGB."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from autobackbone.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-_DEEPEST = 65535  # of 16 bits
+_DEEPEST = 65535  # the largest 16-bit value
 
 
 def convert(image: Any, mode: str) -> Image.Image:
-    """Return an image in a mode, with the brightness that it has in its own.
+    """Convert an image to a mode without changing its brightness.
 
-    Pillow's own conversion, wherever that keeps the brightness. Images of 16 bits, which it would cut off at 255, are
-    divided by 257. Pillow gives some of them, such as those of PGM files, as 32-bit integers: those up to 65535 are
-    taken for 16 bits.
+    Pillow converts wherever it keeps the brightness. It would clip 16-bit images at 255, so these are divided by 257
+    instead. Pillow reads some 16-bit images, such as PGM files, as 32-bit integers; values up to 65535 therefore count
+    as 16-bit.
 
     Parameters
     ----------
     image
-        A PIL image of any mode. Transparency is left out.
+        A PIL image of any mode. Transparency is dropped.
     mode
         ``"L"`` or ``"RGB"``.
 
     Raises
     ------
     InputError
-        If it is no PIL image, has no pixels, or has 32-bit pixels whose range is not known: floating point ones,
-        negative ones, or ones above 65535.
+        If it is not a PIL image, has no pixels, or has pixels whose range is not known: floating point numbers, or
+        32-bit integers that are negative or above 65535.
     """
     from PIL import Image
 
@@ -42,7 +42,7 @@ def convert(image: Any, mode: str) -> Image.Image:
         raise InputError(msg)
     if image.mode == "F" or image.mode.startswith("I"):
         image = _eight_bits(image)
-    elif image.mode == "La":  # what else Pillow converts by one step more
+    elif image.mode == "La":  # Pillow converts this and the following modes only in two steps
         image = image.convert("LA")
     elif image.mode == "LAB" or (image.mode in ("P", "PA") and "transparency" in image.info):
         image = image.convert("RGB" if image.mode == "LAB" else "RGBA")
@@ -51,7 +51,7 @@ def convert(image: Any, mode: str) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return an image of deep gray values as 8-bit ones."""
+    """Convert an image with 16-bit gray values to 8 bits."""
     import numpy as np
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Pyramids: maps at strides that an architecture does not have, and FPN over those that there are."""
+"""Pyramids: maps at strides that an architecture does not have."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -13,11 +13,11 @@ from autobackbone.levels import NativeLevel, ceil_div, cells, doublings, round_u
 
 
 def resample(x: Tensor, stride: int, new_stride: int, size: tuple[int, int]) -> Tensor:
-    """Resample a map from one stride to another, keeping every cell over its own pixels.
+    """Resample a map from one stride to another, with every cell at its place in the image.
 
-    Up: bilinear. Down: each new cell averages what it covers. Cell ``i`` of a map at stride ``s`` covers the pixels
-    from ``i * s`` to ``(i + 1) * s``, whatever the size of the image, so boxes and anchors stay in place; resizing the
-    map as a whole would shift cells by up to a stride.
+    Upsampling is bilinear. In downsampling, each new cell averages the area it covers. Cell ``i`` of a map at stride
+    ``s`` covers the pixels from ``i * s`` to ``(i + 1) * s`` for any image size, so boxes and anchors stay in place.
+    Resizing the whole map would shift cells by up to a stride.
 
     Parameters
     ----------
@@ -26,17 +26,17 @@ def resample(x: Tensor, stride: int, new_stride: int, size: tuple[int, int]) -> 
     stride, new_stride
         Pixels per cell of `x` and of the result.
     size
-        ``(height, width)`` of the result in cells. Where it reaches past `x`, the edge is repeated.
+        ``(height, width)`` of the result in cells. Beyond the edge of `x`, its last cells are repeated.
 
     Returns
     -------
     Tensor
         ``(B, C, *size)``.
     """
-    block = ceil_div(new_stride, stride)  # samples per new cell and side, so that none is wider than a cell of x
+    block = ceil_div(new_stride, stride)  # samples per side of a new cell; none is wider than a cell of x
     ratio = Fraction(stride * block, new_stride)
     covering = [ceil_div(s * new_stride, stride) for s in size]
-    # Whole multiples of the denominator make the ratio of sizes the exact one.
+    # With multiples of the denominator, the ratio of sizes is exact.
     least = [_larger(c, n) for c, n in zip(covering, x.shape[-2:], strict=True)]
     height, width = (round_up(n, ratio.denominator) for n in least)
     x = extend(x, (height, width))
@@ -48,12 +48,12 @@ def resample(x: Tensor, stride: int, new_stride: int, size: tuple[int, int]) -> 
 
 
 def fit(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Stretch a map whose cells do not line up with the contract's to `size`, bilinearly."""
+    """Resize a map bilinearly to `size`, for maps whose grid does not line up with the contract's."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def pad(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return images with zeros at the bottom and right, up to `size`."""
+    """Pad images with zeros at the bottom and right, up to `size`."""
     height, width = x.shape[-2:]
     if _is_known(size[0] == height) and _is_known(size[1] == width):
         return x
@@ -61,7 +61,7 @@ def pad(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def extend(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return a map with its edge repeated at the bottom and right, up to `size`."""
+    """Repeat the edge of a map at the bottom and right, up to `size`."""
     height, width = x.shape[-2:]
     if _is_known(size[0] == height) and _is_known(size[1] == width):
         return x
@@ -81,7 +81,7 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _is_known(condition: Any) -> bool:
-    """Whether a condition on sizes holds for every size that a graph being made is for, or in eager mode, now."""
+    """Whether a condition on sizes holds: for all sizes of the graph under compilation, or now in eager mode."""
     if torch.compiler.is_compiling():
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 
@@ -90,24 +90,27 @@ def _is_known(condition: Any) -> bool:
 
 
 def _larger(a: Any, b: Any) -> Any:
-    """Return the larger of two sizes: integers, symbols in a graph for any size, tensors under torch.jit.trace."""
+    """Return the larger of two sizes: integers, symbols in a dynamic graph, or tensors under torch.jit.trace."""
     return torch.maximum(a, b) if isinstance(a, Tensor) else torch.sym_max(a, b)
 
 
 def _cells_up_to(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return cells by index, past the edge the last: a program that holds for every size."""
+    """Return the first `size` cells of a map, with its last cells repeated beyond the edge.
+
+    Cells are selected by index, so an exported program works for every size.
+    """
     for dim, n in zip((-2, -1), size, strict=True):
         x = x.index_select(dim, torch.arange(n, device=x.device).clamp(max=x.shape[dim] - 1))
     return x
 
 
 class SimplePyramid(nn.Module):
-    """ViTDet's simple feature pyramid: maps of several strides, each made of one native map by a branch of its own.
+    """ViTDet's simple feature pyramid: maps at several strides, each made from one native map by a branch.
 
-    Up: transposed convolutions of 2x2 that halve the channels, with norm and GELU between. Down: max pooling. Then
-    a 1x1 and a 3x3 convolution to `channels`, each with layer norm over the channels. Coarser than twice the native
-    stride, every second cell of the next finer level is taken. Where the ratio of strides is no power of two (patches
-    of 14 pixels), the native map is resampled first, to the nearest stride of which it is.
+    Upsampling: 2x2 transposed convolutions that halve the channels, with norm and GELU between them. Downsampling: max
+    pooling. Then a 1x1 and a 3x3 convolution to `channels`, each with layer norm over the channels. Levels coarser than
+    twice the native stride take every second cell of the next finer level. If the ratio of strides is not a power of
+    two (patches of 14 pixels), the native map is first resampled to the nearest stride for which it is.
 
     Y. Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", 2022,
     https://arxiv.org/abs/2203.16527; the operators are those of detectron2's ``SimpleFeaturePyramid``.
@@ -115,15 +118,15 @@ class SimplePyramid(nn.Module):
     Parameters
     ----------
     origins
-        The native level that each stride is made of.
+        The native level from which each stride is made.
     channels
-        Of every map made.
+        Channels of every map.
     """
 
     def __init__(self, origins: dict[int, NativeLevel], channels: int) -> None:
         super().__init__()
         self.branches = nn.ModuleDict()
-        self._plans: dict[int, tuple[int, int, int]] = {}  # stride made: native stride, the one resampled to, branch
+        self._plans: dict[int, tuple[int, int, int]] = {}  # stride: native stride, stride to resample to, branch
         for stride, native in origins.items():
             times = doublings(native.stride, stride)
             branch = stride >> max(-1 - times, 0)
@@ -132,7 +135,7 @@ class SimplePyramid(nn.Module):
             self.branches[str(branch)] = _branch(native.channels, channels, times)
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        """Make the maps.
+        """Return the map of each stride.
 
         Parameters
         ----------
@@ -161,7 +164,7 @@ class SimplePyramid(nn.Module):
 
 
 def _branch(in_channels: int, out_channels: int, times: int) -> nn.Sequential:
-    """Return what doubles a map `times` times, or halves it if that is -1, and projects it to `out_channels`."""
+    """Return a branch that doubles a map `times` times, or halves it for -1, and projects it to `out_channels`."""
     layers: list[nn.Module] = []
     width = in_channels
     for i in range(times):

@@ -1,4 +1,4 @@
-"""Training: learning rates that decay from the head to the stem, and the blocks to shard by."""
+"""Training: parameter groups with layer-wise learning rate decay, and the blocks to shard."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -23,43 +23,43 @@ def layer_decay_param_groups(
 ) -> list[dict[str, Any]]:
     """Return parameter groups whose learning rates decay layer by layer from the head to the stem.
 
-    The layer next to the head has ``lr * layer_decay``, the one before it ``lr * layer_decay**2``, and so on. Layers
-    are counted as timm counts them, mostly by block; where it does not, they are the native levels. What is not of the
-    backbone's own architecture (pyramid, neck, head) has ``lr``. Norms, biases, tokens and position tables have no
-    weight decay.
+    The layer next to the head has ``lr * layer_decay``, the layer before it ``lr * layer_decay**2``, and so on. Layers
+    are those that timm defines, mostly one per block. Where timm defines none, they are the native levels. Parameters
+    outside the backbone's architecture (pyramid, neck, head) have ``lr``. Norms, biases, tokens and position tables
+    have no weight decay.
 
-    Frozen parameters are left out, and an optimizer that does not have them never trains them, even if they are thawed
-    later. To thaw in the course of training, make the groups with ``include_frozen=True``: torch's optimizers pass over
-    parameters without a gradient.
+    Frozen parameters are left out, so the optimizer does not train them even if they are thawed later. To thaw during
+    training, use ``include_frozen=True``: torch's optimizers skip parameters without a gradient.
 
     H. Bao et al., "BEiT: BERT Pre-Training of Image Transformers", 2021, https://arxiv.org/abs/2106.08254.
 
     Parameters
     ----------
     model
-        A backbone of either kind, or a model with one in it: a detector, say.
+        A backbone of either kind, or a model that contains one, such as a detector.
     lr
         Learning rate of the head, above 0.
     weight_decay
-        At least 0.
+        Weight decay, at least 0.
     layer_decay
-        From one layer to the one before it, above 0 and at most 1.
+        Factor from one layer to the layer before it, above 0 and at most 1.
     include_frozen
-        Put parameters that require no gradient now into the groups too.
+        Also include parameters that currently require no gradient.
     name
-        Of the backbone that is meant, or of several, in a model with more than one. What is in none of them has `lr`.
+        Name of the backbone, or of several backbones, in a model that contains more than one. Parameters outside these
+        backbones have `lr`.
 
     Returns
     -------
     list of dict
-        From the stem to the head: ``params``, ``lr`` and ``weight_decay``, as torch's optimizers take them, and
-        ``scale``, the share of `lr`.
+        Groups from the stem to the head. Each has ``params``, ``lr`` and ``weight_decay`` for torch's optimizers, and
+        ``scale``, the factor on `lr`.
 
     Raises
     ------
     ConfigError
-        If a number is out of range, if `model` has no backbone of this package in it, or if it has several and `name`
-        does not say which.
+        If a number is out of range, if `model` contains no backbone of this package, or if it contains several and
+        `name` does not select one.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def layer_decay_param_groups(
     assert rate is not None, "checked above"
     assert decay is not None, "checked above"
     assert factor is not None, "checked above"
-    layer_of: dict[str, tuple[int, int]] = {}  # by full name: the layer, and that of a head
+    layer_of: dict[str, tuple[int, int]] = {}  # full name: layer, and layer of the head
     exempt: set[str] = set()
     for place in Place.find(model, name):
         found, head = place.layers()
@@ -95,7 +95,8 @@ def layer_decay_param_groups(
             continue
         layer, head = layer_of.get(key, (0, 0))
         below = head - layer  # layers from here to the head
-        # What multiplies features is called weight in torch and in both libraries; tokens, tables and gains are not.
+        # Parameters that multiply features are named "weight" in torch and in both libraries; tokens, tables and gains
+        # are not.
         decays = parameter.ndim > 1 and "weight" in key.rpartition(".")[2] and key not in exempt
         if (-below, decays) not in groups:
             scale = factor**below
@@ -111,20 +112,21 @@ def get_blocks(model: nn.Module, *, name: str | Sequence[str] | None = None) -> 
     Parameters
     ----------
     model
-        A backbone of either kind, or a model with one in it.
+        A backbone of either kind, or a model that contains one.
     name
-        Of the backbone that is meant, or of several, one after the other, in a model with more than one.
+        Name of the backbone in a model that contains more than one. With several names, the blocks of each backbone
+        follow one another.
 
     Returns
     -------
     list of nn.Module
-        The largest module of each layer that is called as a whole. Stem, norms and what is between blocks are not
-        among them.
+        For each layer, the largest module that is called as a whole. The stem, norms and modules between blocks are
+        not included.
 
     Raises
     ------
     ConfigError
-        If `model` has no backbone of this package in it, or several and `name` does not say which.
+        If `model` contains no backbone of this package, or contains several and `name` does not select one.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Values of the user's: read as plain Python, kept to what JSON and YAML can hold, and shown in messages."""
+"""Values from users: parse them as plain Python, restrict them to JSON and YAML data, show them in messages."""
 
 import math
 import os
@@ -14,12 +14,12 @@ from typing import Any
 
 from autobackbone.errors import ConfigError
 
-MAX_COUNT = 2**16  # of pixels along a side, and of channels of an image
-MAX_CHANNELS = 2**13  # of a pyramid's maps: its convolutions take channels squared of memory before they are loaded
+MAX_COUNT = 2**16  # pixels along a side; channels of an image
+MAX_CHANNELS = 2**13  # of a pyramid's maps: its convolutions need memory for channels squared before loading
 _MAX_INTEGER = 2**63 - 1
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 20
-_MAX_ITEMS = 10_000  # of a field: an endless iterator ends here
+_MAX_ITEMS = 10_000  # in a field; stops endless iterators
 _MAX_SHOWN = 240  # characters
 
 _REPR = reprlib.Repr()
@@ -29,26 +29,26 @@ _REPR.maxlevel = 3
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it: on one line, and short."""
+    """Return a value as text for a message: short and on one line."""
     try:
         if isinstance(value, str) and len(value) <= _MAX_SHOWN:
             return repr(value)
         text = " ".join(_REPR.repr(value).split())
-    except Exception:  # noqa: BLE001 - of a class of the user's, or longer than Python writes a number
+    except Exception:  # noqa: BLE001 - from a user's class, or an integer with too many digits for Python to print
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
 
 
 def as_python(value: Any) -> Any:
-    """Return Python's own values for a scalar of NumPy or an array, and anything else as it is."""
-    numpy = sys.modules.get("numpy")  # who has such a value has imported it
+    """Return NumPy scalars and arrays as Python values, and any other value unchanged."""
+    numpy = sys.modules.get("numpy")  # such a value exists only if NumPy is imported
     if numpy is None or not isinstance(value, numpy.generic | numpy.ndarray) or value.size > _MAX_VALUES:
         return value
     return value.tolist()
 
 
 def as_integer(value: Any, low: float = -_MAX_INTEGER, high: float = _MAX_INTEGER) -> int | None:
-    """Return an integer between two bounds, both included; ``None`` if `value` is none."""
+    """Return an integer between two bounds, both included; ``None`` if `value` is not one."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         return None
     number = int(value)
@@ -56,7 +56,7 @@ def as_integer(value: Any, low: float = -_MAX_INTEGER, high: float = _MAX_INTEGE
 
 
 def as_real(value: Any) -> float | None:
-    """Return a finite number; ``None`` if `value` is none."""
+    """Return a finite number; ``None`` if `value` is not one."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
     try:
@@ -67,18 +67,18 @@ def as_real(value: Any) -> float | None:
 
 
 def as_items(value: Any) -> tuple[Any, ...] | None:
-    """Return the items of something that has some, text apart; ``None`` if it has none, or does not come to an end."""
+    """Return the items of an iterable; ``None`` for text, mappings, endless iterables and anything else."""
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray | Mapping):
         return None
     try:
         items = tuple(islice(value, _MAX_ITEMS + 1))
-    except Exception:  # noqa: BLE001 - of an iterator of the user's; tensors without dimensions
+    except Exception:  # noqa: BLE001 - from a user's iterator, or a tensor without dimensions
         return None
     return items if len(items) <= _MAX_ITEMS else None
 
 
 def as_integers(value: Any) -> tuple[int, ...] | None:
-    """Return a non-empty sequence of integers as a tuple; ``None`` if `value` is none."""
+    """Return a non-empty sequence of integers as a tuple; ``None`` if `value` is not one."""
     items = None if isinstance(value, AbstractSet) else as_items(value)
     if not items:
         return None
@@ -87,7 +87,7 @@ def as_integers(value: Any) -> tuple[int, ...] | None:
 
 
 def as_size(value: Any) -> tuple[int, int] | None:
-    """Return ``(height, width)`` of a pair of positive integers, or of one for a square; ``None`` if it is neither."""
+    """Return ``(height, width)`` from two positive integers, or from one for a square; ``None`` for anything else."""
     pair = as_integers((value, value) if as_integer(value) is not None else value)
     return (
         (pair[0], pair[1]) if pair is not None and len(pair) == 2 and 0 < min(pair) <= max(pair) <= MAX_COUNT else None
@@ -95,12 +95,12 @@ def as_size(value: Any) -> tuple[int, int] | None:
 
 
 def as_text(value: Any) -> str | None:
-    """Return text that can be written as UTF-8, a path as text; ``None`` if `value` is neither."""
+    """Return a string or path as text that can be written as UTF-8; ``None`` if `value` is neither."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str):
         return None
-    text = str.__str__(value)  # of a subclass, too, such as NumPy's or an enumeration of texts
+    text = str.__str__(value)  # also for subclasses, such as NumPy strings and string enumerations
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -109,18 +109,18 @@ def as_text(value: Any) -> str | None:
 
 
 def as_path(value: Any) -> str | None:
-    """Return a path that a system can be asked for; ``None`` if `value` is none."""
+    """Return a path that the operating system accepts; ``None`` if `value` is not one."""
     text = as_text(value)
     return None if text is None or not text or "\0" in text else text
 
 
 def path_of(value: Any, name: str) -> str:
-    """Return the path that an argument names.
+    """Return the path in the argument `name`.
 
     Raises
     ------
     ConfigError
-        If `value` is none.
+        If `value` is not a path.
     """
     text = as_path(value)
     if text is None:
@@ -130,29 +130,30 @@ def path_of(value: Any, name: str) -> str:
 
 
 def plain(value: Any, where: str, *, opaque: Callable[[str, Any], bool]) -> Any:
-    """Return a copy of a value that JSON and YAML give back as it is.
+    """Return a copy of a value that survives a round trip through JSON and YAML.
 
-    Scalars and arrays of NumPy become Python's, tuples and other sequences lists, paths text.
+    NumPy scalars and arrays become Python values, tuples and other sequences become lists, and paths become text.
 
     Parameters
     ----------
     value
-        What to copy.
+        The value to copy.
     where
-        What to call it in messages.
+        Its name in messages.
     opaque
-        Whether to keep what is in a place, and is no data of a kind that JSON lacks, as it is: classes, functions ...
+        Called with a place and the value there, if the value is not a scalar. Returns whether to keep the value
+        unchanged: a class, a function ...
 
     Raises
     ------
     ConfigError
-        If something in it is data that JSON lacks, or is no data and not `opaque`; if it is nested too deep, or too
-        large. The message names the place.
+        If a value is not plain data and not `opaque`, or if the whole is nested too deep or too large. The message
+        names the place.
     """
     return _Copier(opaque).copy(value, where, 0)
 
 
-# Scalars that JSON has -> how they are read, and what that gives.
+# Scalars in JSON: their types, the function that parses them, and the expected value in words.
 _SCALARS: tuple[tuple[Any, Callable[[Any], Any], str], ...] = (
     (str | os.PathLike, as_text, "text in Unicode"),
     (Integral, as_integer, "an integer of at most 64 bits"),
@@ -192,7 +193,7 @@ class _Copier:
     def _items(self, value: Any, where: str) -> list[Any]:
         try:
             return list(islice(value.items() if isinstance(value, Mapping) else value, self.left + 1))
-        except Exception as err:  # a mapping of the user's, such as one of OmegaConf with a value that is missing
+        except Exception as err:  # from the user's mapping, such as an OmegaConf one with a missing value
             msg = f"{where} cannot be read: {type(err).__name__}: {' '.join(str(err).split())}."
             raise ConfigError(msg) from err
 
@@ -213,7 +214,7 @@ def _checked(copied: Any, value: Any, where: str, expected: str) -> Any:
 
 
 def is_data(value: Any) -> bool:
-    """Whether a value is data, plain or of a kind that JSON lacks, rather than a class, a function or the like."""
+    """Whether a value is data, even if JSON cannot represent it, and not a class, a function or the like."""
     kinds = (Mapping, Sequence, AbstractSet, Iterator, Number, date, time, timedelta)
     if isinstance(value, kinds) or (is_dataclass(value) and not isinstance(value, type)):
         return True

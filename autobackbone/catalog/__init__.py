@@ -1,1 +1,1 @@
-"""The catalog: what is known of every backbone, and questions to it."""
+"""The catalog: facts about every backbone, and functions to query them."""

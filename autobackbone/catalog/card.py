@@ -1,4 +1,4 @@
-"""The card of a backbone: what there is to know before anything is built or downloaded."""
+"""The card of a backbone: its facts, known before anything is built or downloaded."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,12 +9,12 @@ from autobackbone.levels import FeatureLevel
 
 @dataclass(frozen=True)
 class BackboneCard:
-    """What is known of a backbone before anything is built or downloaded.
+    """The facts about a backbone, known before anything is built or downloaded.
 
     Attributes
     ----------
     name
-        Its canonical name, with the tag of the weights if that was given.
+        Its canonical name, with the tag of the weights if the request had one.
     source
         ``"timm"`` or ``"dinov3"`` (through transformers).
     family
@@ -22,20 +22,20 @@ class BackboneCard:
     params
         Parameters without a classifier.
     macs
-        Multiply-accumulates of one image of the default weights' size: convolutions and matrix products.
+        Multiply-accumulates of convolutions and matrix products, for one image of the default weights' size.
     levels
         Every native level, shallow to deep.
     input_spec
-        What it takes as input, with the weights of this name.
+        The input, for the weights of this name.
     divisor
-        What height and width are padded to a multiple of; if it takes one size, what that is padded to when it is
-        built, or 0 if it cannot be built for another.
+        Height and width are padded to a multiple of this. A fixed-size backbone is built for a multiple of this, or
+        for no other size at all if it is 0.
     exportable
-        Whether torch.export takes it at a given size.
+        Whether torch.export can export it at a fixed size.
     license
-        Of the weights of this name, as it is published; ``None`` if it is not stated, or there are no weights.
+        License of the weights of this name, as published; ``None`` if it is not stated, or there are no weights.
     hub_id
-        The repository of the weights of this name; ``None`` if there is none.
+        Repository of the weights of this name; ``None`` if there is none.
     pretrained_tags
         Names of the published weights, the default ones first. Each can be used as a model name.
     """
@@ -65,31 +65,31 @@ class BackboneCard:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width in pixels that the weights of this name were made for."""
+        """Height and width in pixels that the weights of this name were trained for."""
         return self.input_spec.size
 
     @property
     def min_size(self) -> int:
-        """Smallest height and width in pixels; those of `input_size` if it takes that one only."""
+        """Smallest height and width in pixels; if the size is fixed, the smaller side of `input_size`."""
         return self.input_spec.min_size
 
     @property
     def fixed_size(self) -> bool:
-        """Whether the whole backbone takes the one size only that it is built for."""
+        """Whether the backbone, with all its levels, accepts only the size it was built for."""
         return self.input_spec.fixed_size
 
     @property
     def any_size(self) -> bool:
-        """Whether it takes images of any size from `min_size` on."""
+        """Whether it accepts images of any size from `min_size` up."""
         return not self.fixed_size
 
     @property
     def exact(self) -> bool:
-        """Whether every level has its own grid's cells; if not, some are resampled."""
+        """Whether every level has the cells of the architecture's grid; if not, some are resampled."""
         return all(level.exact for level in self.levels)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return fields and properties as plain values."""
+        """Return the fields and properties as plain values."""
         names = ("channels", "strides", "input_size", "min_size", "fixed_size", "any_size", "exact")
         values = asdict(self) | {name: getattr(self, name) for name in names}
         return values | {"input_spec": self.input_spec.to_dict()}

@@ -1,4 +1,4 @@
-"""Encoding: records as the JSON values of the catalog's file. Only this module knows values by their position."""
+"""Encoding: records as JSON values in the catalog file. Only this module knows the positions of values."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -8,23 +8,23 @@ from typing import Any
 from autobackbone.catalog.records import ModelFacts, ModelRecord, PublishedInput, PublishedWeights
 from autobackbone.levels import NativeLevel
 
-# Of the form of the file, and of the way in which backbones are measured: what is in caches of another is not used.
+# Version of the file format and of the measurements. Caches of another version are not used.
 SCHEMA = 3
 
 Encoded = dict[str, Any]
-_USUAL_SOURCE = "timm"  # of records that do not name another
+_USUAL_SOURCE = "timm"  # of records that name no source
 _COUNTS = ("params", "macs", "exportable")
 _USUAL_FACTS = ModelFacts(levels=(), min_size=0)
 _FACTS = tuple(f.name for f in fields(ModelFacts) if f.name not in ("levels", "min_size"))
 
 
 class Records(Mapping[str, ModelRecord]):
-    """Records by name; those of a file are decoded when they are asked for.
+    """Records by name. Encoded records are decoded at first access.
 
     Parameters
     ----------
     values
-        Records, or encoded ones with their inputs in place, in order.
+        Records, or encoded records that `join_inputs` has completed, in order.
     """
 
     def __init__(self, values: Mapping[str, ModelRecord | Encoded] | None = None) -> None:
@@ -49,11 +49,11 @@ class Records(Mapping[str, ModelRecord]):
         return Records(self._values | other._values)
 
     def sorted_by(self, key: Callable[[str], Any]) -> "Records":
-        """Return the same in the order of the names."""
+        """Return the same records, with the names sorted by a key."""
         return Records({name: self._values[name] for name in sorted(self._values, key=key)})
 
     def put(self, record: ModelRecord) -> None:
-        """Replace what is known of a backbone, or add it."""
+        """Add a record, or replace the one of the same name."""
         self._values[record.name] = record
 
     def tags(self) -> dict[str, tuple[str, ...]]:
@@ -69,7 +69,7 @@ class Records(Mapping[str, ModelRecord]):
 
 
 def decode_record(name: str, row: Encoded) -> ModelRecord:
-    """Return the record of a row whose inputs are in place."""
+    """Return the record of a row that `join_inputs` has completed."""
     return ModelRecord(
         name=name,
         source=row.get("source", _USUAL_SOURCE),
@@ -82,7 +82,7 @@ def decode_record(name: str, row: Encoded) -> ModelRecord:
 
 
 def encode_record(record: ModelRecord) -> Encoded:
-    """Return a record as JSON values, with its inputs in place."""
+    """Return a record as JSON values, except for its inputs, which `split_inputs` encodes."""
     row: Encoded = {} if record.source == _USUAL_SOURCE else {"source": record.source}
     row |= {"family": record.family, "input": record.input}
     row["tags"] = {weights.tag: _encode_weights(record.name, weights) for weights in record.weights}
@@ -92,20 +92,20 @@ def encode_record(record: ModelRecord) -> Encoded:
 
 
 def decode_facts(row: Mapping[str, Any]) -> ModelFacts:
-    """Return the facts that a row holds; other values are ignored."""
+    """Return the facts in a row. Other values are ignored."""
     known = {name: row[name] for name in _FACTS if name in row}
     return ModelFacts(levels=_decode_levels(row["levels"]), min_size=row["min_size"], **known)
 
 
 def encode_facts(facts: ModelFacts) -> Encoded:
-    """Return facts as JSON values, without those that are as usual."""
+    """Return facts as JSON values, without those that have their usual value."""
     values = {name: getattr(facts, name) for name in _FACTS}
     row = {"levels": _encode_levels(facts.levels), "min_size": facts.min_size}
     return row | {name: value for name, value in values.items() if value != getattr(_USUAL_FACTS, name)}
 
 
 def check_row(row: Encoded) -> None:
-    """Raise TypeError, or what reading does, if what was measured is not of the form that it is to be."""
+    """Raise TypeError, or the error of reading a value, if the measured values of a row are malformed."""
     numbers = [row[key] for key in ("params", "macs", "min_size") if key in row]
     numbers += [level[i] for level in row.get("levels", ()) for i in range(6)]
     whole = ("macs" not in row or "params" in row) and ("levels" in row) is ("min_size" in row)
@@ -115,7 +115,7 @@ def check_row(row: Encoded) -> None:
 
 
 def join_inputs(rows: Mapping[str, Encoded], inputs: list[list[Any]]) -> None:
-    """Put the inputs that rows name by number in their places."""
+    """Replace the numbers of inputs in rows by the inputs."""
     decoded = list(map(_decode_input, inputs))
     for row in rows.values():
         row["input"] = decoded[row["input"]]
@@ -123,7 +123,7 @@ def join_inputs(rows: Mapping[str, Encoded], inputs: list[list[Any]]) -> None:
 
 
 def split_inputs(rows: Mapping[str, Encoded]) -> tuple[list[str], dict[str, Encoded]]:
-    """Return the inputs of rows as texts, each once and in order, and the rows with their numbers; keys in order."""
+    """Return the distinct inputs as sorted texts, and the rows with the numbers of their inputs, keys sorted."""
     inputs = {row["input"] for row in rows.values()} | {tag[0] for row in rows.values() for tag in row["tags"].values()}
     texts = {values: json.dumps(_encode_input(values)) for values in inputs}
     number = {values: i for i, values in enumerate(sorted(inputs, key=texts.__getitem__))}
@@ -157,7 +157,7 @@ def _encode_weights(model: str, weights: PublishedWeights) -> list[Any]:
 
 
 def tagged_name(model: str, tag: str) -> str:
-    """Return the name that means weights with a tag: a tag that is a repository is a name of its own."""
+    """Return the name of weights with a tag. A tag that is a repository is a name by itself."""
     return tag if "/" in tag else f"{model}.{tag}"
 
 
@@ -166,7 +166,7 @@ def _usual_repo(model: str, tag: str) -> str:
 
 
 def _encode_levels(levels: tuple[NativeLevel, ...]) -> list[list[Any]]:
-    """Return levels as JSON values: how many consecutive ones are alike, and what they are."""
+    """Return levels as JSON values: for each run of equal levels, their count and their values."""
     rows: list[list[Any]] = []
     for level in levels:
         pattern = ".".join("{}" if p == str(level.index) else p for p in level.module.split("."))

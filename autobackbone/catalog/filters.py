@@ -1,4 +1,4 @@
-"""Filters of the list of backbones: read, or refused with the values that there are."""
+"""Filters for the list of backbones: they are parsed, or refused with the valid values."""
 
 import difflib
 import math
@@ -11,7 +11,7 @@ from autobackbone.values import as_integer, as_items, as_python, as_real, shown
 
 
 def choose(name: str, given: Any, list_known: Callable[[], Iterable[str]]) -> frozenset[str] | None:
-    """Return the values of a filter; ConfigError if one is none of those that there are."""
+    """Return the values of a filter. Raise ConfigError if one is not a known value."""
     if given is None:
         return None
     items = as_items(as_python(given))
@@ -31,7 +31,7 @@ def choose(name: str, given: Any, list_known: Callable[[], Iterable[str]]) -> fr
 
 
 def check_kinds(pattern: Any, pretrained_only: Any, any_size: Any) -> None:
-    """Raise ConfigError if one of these is not of its kind."""
+    """Raise ConfigError if an argument has the wrong type."""
     if not isinstance(pattern, str):
         msg = f"pattern={shown(pattern)} is no text; give a part of a name, or a glob such as '*resnet*'."
         raise ConfigError(msg)
@@ -44,7 +44,7 @@ def check_kinds(pattern: Any, pretrained_only: Any, any_size: Any) -> None:
 
 
 def read_strides(given: Any) -> frozenset[int]:
-    """Return strides; ConfigError if one is none."""
+    """Return the strides as integers. Raise ConfigError if one is not a stride."""
     items = tuple(given) if isinstance(given, str) else as_items(as_python(given))
     values = () if given is None else (as_python(given),) if items is None else items
     for value in values:
@@ -58,7 +58,7 @@ def read_strides(given: Any) -> frozenset[int]:
 
 
 def read_bound(name: str, value: Any) -> float | None:
-    """Return a number of parameters; ConfigError if it is none."""
+    """Return a number of parameters. Raise ConfigError if it is not one."""
     if value is None:
         return None
     number = math.inf if isinstance(value, float) and value == math.inf else as_real(value)

@@ -1,4 +1,4 @@
-"""Discovery: which backbones there are, and what each is like; off the catalog, without importing torch."""
+"""Discovery: list and describe backbones, from the catalog and without importing torch."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -31,33 +31,33 @@ def list_backbones(
     any_size: bool | None = None,
     license: str | Sequence[str] | None = None,  # noqa: A002 - the field's word
 ) -> list[str]:
-    """List backbones by name, naturally sorted: ``resnet9`` before ``resnet10``.
+    """List the names of backbones in natural order: ``resnet9`` before ``resnet10``.
 
     Parameters
     ----------
     pattern
         A glob such as ``"*resnet*"``, or a part of the name; empty for all. Case does not matter.
     pretrained_only
-        Only those with published weights; timm's names then carry the tags of the weights, as in
+        List only backbones with published weights. timm's names then have the tags of the weights, as in
         ``resnet50.a1_in1k``.
     source
-        ``"timm"`` or ``"dinov3"``.
+        ``"timm"`` or ``"dinov3"``, or both.
     family
         timm's module, such as ``"resnet"``, or several.
     strides
-        Native strides that it has to have, all of them.
+        Native strides that a backbone must have, all of them.
     min_params, max_params
-        Bounds for the number of parameters without a classifier, both included.
+        Bounds, both included, for the number of parameters without a classifier.
     any_size
-        ``True``: those that take images of any size; ``False``: those that are built for one.
+        ``True`` for backbones that accept images of any size; ``False`` for those that are built for one size.
     license
-        Of the weights that the name stands for, or several of them, such as ``("apache-2.0", "mit")``. Without tags,
-        a name stands for its default weights.
+        License of the weights that the name means, or several, such as ``("apache-2.0", "mit")``. A name without a
+        tag means the default weights.
 
     Returns
     -------
     list of str
-        What ``timm.list_models`` gives for the installed timm, and the short names of DINOv3 models.
+        The names that ``timm.list_models`` of the installed timm returns, and the short names of the DINOv3 models.
 
     Raises
     ------
@@ -112,25 +112,27 @@ def list_backbones(
 
 
 def describe_backbone(name: str) -> BackboneCard:
-    """Tell what is known of a backbone, without building or downloading anything.
+    """Describe a backbone: levels, input, parameters, MACs, license and weights.
+
+    The answer comes from the catalog, without importing torch. What the catalog lacks, for example for another version
+    of timm, is measured once and stored in the user's cache folder.
 
     Parameters
     ----------
     name
-        A model name, in any spelling that `create_feature_backbone` takes.
+        A model name, in any spelling that `create_feature_backbone` accepts.
 
     Returns
     -------
     BackboneCard
-        Off the catalog, without importing torch. What the catalog does not hold, as it is of another version of
-        timm, is measured, and kept in the user's cache folder.
+        The facts about the backbone and about the weights that the name means.
 
     Raises
     ------
     UnknownBackboneError
         If the name fits no backbone.
     WeightsError
-        If the name is of a repository or a folder whose config cannot be had.
+        If the name is that of a repository or a folder whose config cannot be read.
 
     Examples
     --------
@@ -145,7 +147,7 @@ def describe_backbone(name: str) -> BackboneCard:
 def preview(
     name: str, out_indices: Sequence[int] | None = None, out_strides: Sequence[int] | None = None
 ) -> tuple[BackboneCard, tuple[FeatureLevel, ...], InputSpec]:
-    """Return the card of a backbone, the levels that a request would deliver, and what it would then take as input."""
+    """Return the card of a backbone, and the levels and the input spec that a request would result in."""
     ref, record, weights = _resolve(name)
     levels = choose_levels(record.levels, out_indices, out_strides)
     spec = _input_spec(record, weights, max(level.index for level in levels))
@@ -153,9 +155,9 @@ def preview(
 
 
 def summarize(name: str) -> dict[str, Any]:
-    """Return what a line of a list has room for, of a name that `list_backbones` gives or that is of weights.
+    """Return the columns of a list for a name from `list_backbones`, or for a name of weights.
 
-    What would have to be measured first is ``None``.
+    Values that would have to be measured first are ``None``.
     """
     known = with_own()
     ref = _parse(known, name)
@@ -178,12 +180,12 @@ def summarize(name: str) -> dict[str, Any]:
 
 
 def nearest_names(text: str) -> list[str]:
-    """Return the names that `text` most likely means."""
+    """Return the names that are most like `text`."""
     return nearest(text, with_own().tags)
 
 
 def _resolve(name: str) -> tuple[ModelRef, ModelRecord, PublishedWeights | None]:
-    """Parse a name, and return all there is to know of what it means, and of the weights that it means."""
+    """Parse a name; return the reference, the complete record, and the weights that the name means."""
     known = with_own()
     ref = _parse(known, name)
     if ref.name in known.records:
@@ -224,7 +226,7 @@ def _card(ref: ModelRef, record: ModelRecord, weights: PublishedWeights | None) 
 
 
 def _input_spec(record: ModelRecord, weights: PublishedWeights | None, deepest: int) -> InputSpec:
-    """Return what a backbone that ends at a level takes as input."""
+    """Return the input spec of a backbone cut at the level `deepest`."""
     assert record.facts is not None
     level = record.levels[deepest]
     images: PublishedInput = record.input if weights is None else weights.input
@@ -237,7 +239,7 @@ def _input_spec(record: ModelRecord, weights: PublishedWeights | None, deepest: 
 
 
 def _measured(known: Catalog, name: str) -> ModelRecord:
-    """Return what is known of an architecture, parameters and levels among it."""
+    """Return the record of an architecture with at least levels, parameters and MACs."""
     record = known.records[name]
     if record.macs is not None:
         return record
@@ -247,7 +249,7 @@ def _measured(known: Catalog, name: str) -> ModelRecord:
 
 
 def _whole(known: Catalog, name: str) -> ModelRecord:
-    """Return all there is to know of an architecture."""
+    """Return the complete record of an architecture."""
     record = _measured(known, name)
     if record.exportable is not None:
         return record
@@ -257,7 +259,7 @@ def _whole(known: Catalog, name: str) -> ModelRecord:
 
 
 def _announce(known: Catalog, names: Sequence[str]) -> None:
-    """Say so if answering takes long."""
+    """Log a warning if answering takes long."""
     missing = {name.partition(".")[0] for name in names}
     missing = {name for name in missing if known.records[name].macs is None}
     if len(missing) > 1:
@@ -269,19 +271,19 @@ def _announce(known: Catalog, names: Sequence[str]) -> None:
 
 
 def _matching(pattern: str, known: Catalog, tagged: bool) -> list[str]:
-    """Return the names that a glob or a part of a name matches, in natural order."""
+    """Return the names that match a glob or contain a text, in natural order."""
     names = known.published if tagged else list(known.records)
     pattern = pattern.lower()
     if not any(sign in pattern for sign in "*?["):
         return [name for name in names if pattern in name]
     found = set(fnmatch.filter(names, pattern))
     name, _, tag = pattern.partition(".")
-    if tagged and not tag:  # as timm has it
+    if tagged and not tag:  # as in timm
         found.update(fnmatch.filter(names, f"{name}.*"))
     return [name for name in names if name in found]
 
 
 def _license(record: ModelRecord, tag: str) -> str | None:
-    """Return the license of the weights with a tag, or of the default ones."""
+    """Return the license of the weights with a tag, or of the default weights if it is empty."""
     weights = record.weights_of(tag or None)
     return weights and weights.license

@@ -1,4 +1,4 @@
-"""Records: what is known of a backbone without building it."""
+"""Records: the facts about a backbone that are known without building it."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from autobackbone.levels import NativeLevel
 
 
 class PublishedInput(NamedTuple):
-    """The images that published weights were made for.
+    """The images that published weights were trained for.
 
     Attributes
     ----------
@@ -16,9 +16,9 @@ class PublishedInput(NamedTuple):
     size
         Height and width in pixels.
     mean, std
-        By channel, of values in [0, 1].
+        Per channel, for values in [0, 1].
     interpolation, crop_pct, crop_mode
-        How an image is brought to `size`, as `InputSpec` has it.
+        How an image is brought to `size`, as in `InputSpec`.
     """
 
     in_chans: int
@@ -38,11 +38,11 @@ class PublishedWeights(NamedTuple):
     name
         The model name that means these weights, such as ``"resnet50.a1_in1k"``.
     tag
-        What tells them from others of the architecture, such as ``"a1_in1k"``.
+        The tag that distinguishes them from other weights of the architecture, such as ``"a1_in1k"``.
     input
-        The images that they were made for.
+        The images that they were trained for.
     license
-        As it is published; ``None`` if it is not stated.
+        The license as published; ``None`` if it is not stated.
     hub_id
         Their repository; ``None`` if there is none.
     """
@@ -56,30 +56,30 @@ class PublishedWeights(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What was measured of an architecture.
+    """The measured facts about an architecture.
 
     Attributes
     ----------
     levels
         Every native level, by index.
     min_size
-        Smallest height and width in pixels of the levels that are not bound to one size; 0 if all are.
+        Smallest height and width in pixels for the levels without a fixed size; 0 if all have a fixed size.
     square
-        Whether the one size that it is built for must be a square.
+        Whether a fixed size must be a square.
     any_size_kwargs
         Arguments that make the library accept any size.
     output_fmt
-        What the intermediates are asked for in: ``"NCHW"``, or ``"NLC"`` where the library's own reshape needs data.
+        The format to request intermediates in: ``"NCHW"``, or ``"NLC"`` where the library's own reshape needs data.
     norm_channels
-        Channels of the maps after the final norm that they can be taken through; 0 if there is none.
+        Channels of the maps after the final norm; 0 if the maps cannot be passed through a final norm.
     has_unused_params
-        Whether a parameter can be without a gradient, depending on the levels taken.
+        Whether a parameter can lack a gradient, depending on the requested levels.
     any_channels
-        Whether it takes images of any number of channels, and not only of that of its published weights.
+        Whether it accepts images with any number of channels, not only that of its published weights.
     pooled_divisor
-        What height and width must be multiples of in the pooled form; 0 if it is what the deepest level says.
+        Height and width must be multiples of this in the pooled form; 0 if it is the divisor of the deepest level.
     pooled_min_size
-        Smallest height and width in pixels of the pooled form; 0 if it is that of the levels, in multiples.
+        Smallest height and width in pixels of the pooled form; 0 if it is `min_size`, rounded up to the divisor.
     """
 
     levels: tuple[NativeLevel, ...]
@@ -96,12 +96,12 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """What is known of a backbone: what its library declares, and what was measured.
+    """The facts about a backbone: those that its library declares, and the measured ones.
 
     Attributes
     ----------
     name
-        Of the architecture.
+        Name of the architecture.
     source
         The library that builds it.
     family
@@ -111,13 +111,13 @@ class ModelRecord:
     weights
         Published weights, the default ones first.
     facts
-        Measured levels and sizes; ``None`` if they were not measured yet.
+        Measured levels and sizes; ``None`` before they are measured.
     params
-        Parameters without a classifier; ``None`` if they were not counted yet.
+        Parameters without a classifier; ``None`` before they are counted.
     macs
-        Multiply-accumulates of one image of the default size; ``None`` if they were not counted yet.
+        Multiply-accumulates for one image of the default size; ``None`` before they are counted.
     exportable
-        Whether torch.export takes it; ``None`` if that was not tried yet.
+        Whether torch.export can export it; ``None`` before that is tried.
     """
 
     name: str
@@ -132,10 +132,10 @@ class ModelRecord:
 
     @property
     def levels(self) -> tuple[NativeLevel, ...]:
-        """Every native level, by index; they must have been measured."""
+        """Every native level, by index. They must have been measured."""
         assert self.facts is not None, f"{self.name} was not measured"
         return self.facts.levels
 
     def weights_of(self, tag: str | None) -> PublishedWeights | None:
-        """Return the weights with a tag, or the default ones; ``None`` if there are none."""
+        """Return the weights with a tag, or the default weights if it is ``None``; ``None`` if there are none."""
         return next((weights for weights in self.weights if tag is None or weights.tag == tag), None)

@@ -1,4 +1,4 @@
-"""The catalog: what is known of every backbone, shipped as data, and cached for other versions of timm."""
+"""The catalog of facts about every backbone: shipped as data, and cached for other versions of timm."""
 
 import contextlib
 import functools
@@ -27,14 +27,14 @@ LOG = logging.getLogger("autobackbone")
 
 @dataclass(frozen=True)
 class Catalog:
-    """What is known of every backbone.
+    """The facts about every backbone.
 
     Attributes
     ----------
     timm
-        The version of timm that it holds for.
+        The version of timm that the facts hold for.
     records
-        By name, in natural order.
+        Records by name, in natural order.
     """
 
     timm: str
@@ -47,13 +47,13 @@ class Catalog:
 
     @functools.cached_property
     def published(self) -> list[str]:
-        """Names of all published weights in natural order; those without tags by the names of the models."""
+        """Names of all published weights, in natural order. Weights without tags have the name of their model."""
         tagged = [tagged_name(name, tag) for name, tags in self.tags.items() for tag in tags]
         return sorted((*tagged, *(name for name in self.records if name not in self.tags)), key=natural_key)
 
     @functools.cached_property
     def families(self) -> frozenset[str]:
-        """Modules of timm, and model types of transformers."""
+        """Modules of timm and model types of transformers."""
         return frozenset(record.family for record in self.records.values())
 
     @functools.cached_property
@@ -63,7 +63,7 @@ class Catalog:
 
 
 def natural_key(name: str) -> list[int | str]:
-    """Return what names are sorted by: numbers by their value, as timm sorts them."""
+    """Return the sort key of a name: numbers count by value, as in timm."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
 
 
@@ -73,9 +73,9 @@ def read(path: Path) -> Catalog:
     Raises
     ------
     OSError
-        If there is none.
+        If there is no file, or it cannot be read.
     ValueError
-        If it is damaged, or of another schema.
+        If it is damaged, or has another schema.
     """
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -93,7 +93,7 @@ def read(path: Path) -> Catalog:
 
 
 def write(path: Path, catalog: Catalog) -> None:
-    """Write a catalog at once: who reads meanwhile sees the old file or the new one."""
+    """Write a catalog atomically: a reader sees either the old file or the new one."""
     names = sorted(catalog.records, key=natural_key)
     inputs, rows = split_inputs({name: encode_record(catalog.records[name]) for name in names})
     lines = [f"{json.dumps(name)}:{json.dumps(row, separators=(',', ':'))}" for name, row in rows.items()]
@@ -104,14 +104,14 @@ def write(path: Path, catalog: Catalog) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file at once: who reads meanwhile sees the old file or the new one."""
-    import tempfile  # not for those who read
+    """Write a file atomically: a reader sees either the old file or the new one."""
+    import tempfile  # readers do not need it
 
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".partial", delete=False, encoding="utf-8") as file:
         try:
             file.write(text)
             file.close()
-            Path(file.name).chmod(0o644)  # temporary files are for their owner alone
+            Path(file.name).chmod(0o644)  # temporary files are readable by their owner only
             Path(file.name).replace(path)
         except BaseException:
             file.close()
@@ -121,7 +121,7 @@ def write_text(path: Path, text: str) -> None:
 
 @functools.cache
 def shipped() -> Catalog | None:
-    """Return the catalog that the package came with; ``None``, and a line in the log, if it cannot be read."""
+    """Return the catalog shipped with the package. If it cannot be read, log a warning and return ``None``."""
     try:
         return read(FILE)
     except (OSError, ValueError) as err:
@@ -130,7 +130,7 @@ def shipped() -> Catalog | None:
 
 
 def cache_path(version: str) -> Path:
-    """Return where what was measured of another version of timm is kept."""
+    """Return the path of the cached catalog for a version of timm."""
     from platformdirs import user_cache_path
 
     safe = re.sub(r"[^\w.+-]", "_", version)
@@ -138,7 +138,7 @@ def cache_path(version: str) -> Path:
 
 
 def cached(version: str) -> Catalog | None:
-    """Return what was measured before of a version of timm; ``None`` if nothing was, or it cannot be read."""
+    """Return the cached catalog for a version of timm; ``None`` if there is none, or it cannot be read."""
     path = cache_path(version)
     try:
         found = read(path)
@@ -151,7 +151,7 @@ def cached(version: str) -> Catalog | None:
 
 
 def remember(catalog: Catalog) -> None:
-    """Add what `catalog` knows to the cache, for this process and others; a line in the log if that cannot be done."""
+    """Add the records of `catalog` to the cache. Log a warning if that fails."""
     from filelock import FileLock
 
     path = cache_path(catalog.timm)
@@ -163,12 +163,12 @@ def remember(catalog: Catalog) -> None:
                 held = read(path).records
             both = {name: joined(held.get(name), record) for name, record in catalog.records.items()}
             write(path, Catalog(catalog.timm, held | Records(both)))
-    except OSError as err:  # a lock that is not had in time is one, too
+    except OSError as err:  # also the timeout of the lock
         _warn_once(path.parent, err.strerror or "another process holds its lock")
 
 
 def joined(old: ModelRecord | None, new: ModelRecord) -> ModelRecord:
-    """Return a record with what an older one knows besides."""
+    """Return the new record, with the older one's measured values where it has none."""
     if old is None:
         return new
     measured = ("facts", "params", "macs", "exportable")
@@ -176,7 +176,7 @@ def joined(old: ModelRecord | None, new: ModelRecord) -> ModelRecord:
 
 
 def keep(path: Path, text: str) -> None:
-    """Write a file of the cache, in a folder made if need be; a line in the log if that cannot be done."""
+    """Write a file of the cache, and create its folder if needed. Log a warning if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)

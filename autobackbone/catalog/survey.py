@@ -35,7 +35,7 @@ def measure(name: str) -> ModelRecord:
 
 
 def survey(name: str) -> ModelRecord:
-    """Measure all that a record has room for, of a config on the Hub or in a folder."""
+    """Measure a complete record for a config on the Hub or in a folder."""
     record = replace(measure(name), exportable=is_exportable(name))
     with meta_device():
         spec = _whole(name).input_spec
@@ -44,27 +44,27 @@ def survey(name: str) -> ModelRecord:
 
 
 def count(record: ModelRecord, name: str) -> ModelRecord:
-    """Count the parameters of a backbone without a head, and the multiply-accumulates of one image of its default size.
+    """Add to a record the parameters without a head, and the multiply-accumulates of one image of the default size.
 
-    They are what `torch.utils.flop_counter.FlopCounterMode` counts, by two: convolutions and matrix products, those of
-    attention among them.
+    The multiply-accumulates are half of what `torch.utils.flop_counter.FlopCounterMode` counts: convolutions and
+    matrix products, including those of attention.
 
     Parameters
     ----------
     record
-        What is known of it.
+        The record to complete.
     name
-        To create it by.
+        The name to create the backbone by.
     """
     with meta_device():
         try:
             network: Any = create_backbone(name, pretrained=False).eval()
-        except UnsupportedError:  # an encoder: all of its levels
+        except UnsupportedError:  # an encoder has no pooled form: use all of its levels
             network = _whole(name)
         spec = get_input_spec(network)
         images = torch.empty(1, spec.in_chans, *spec.size)
-        network.requires_grad_(requires_grad=False)  # what is counted is a forward pass, whatever the mode
-        network(images)  # sizes that are not promised are tried on a copy the first time, which does not count
+        network.requires_grad_(requires_grad=False)  # count a forward pass only, whatever the mode
+        network(images)  # the first call tries sizes that are not promised on a copy, which must not count
         with FlopCounterMode(display=False) as counter:
             network(images)
         params = sum(p.numel() for p in network.parameters())
@@ -72,29 +72,29 @@ def count(record: ModelRecord, name: str) -> ModelRecord:
 
 
 def is_exportable(name: str) -> bool:
-    """Whether torch.export takes a backbone, at its default size and with its default levels."""
+    """Whether torch.export can export a backbone, at its default size and with its default levels."""
     with torch.device("meta"), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         backbone = create_feature_backbone(name, pretrained=False).eval()
         images = torch.empty(1, backbone.input_spec.in_chans, *backbone.input_spec.size)
         try:
             export(backbone, (images,), strict=False)
-        except Exception:  # noqa: BLE001 - whatever torch makes of it, it is not exported
+        except Exception:  # noqa: BLE001 - torch can raise anything for a model that it cannot export
             return False
     return True
 
 
 def build(path: Path | None = None, *, fresh: bool = False, progress: _Progress | None = None) -> Path:
-    """Measure every backbone, and write the catalog, byte for byte the same each time.
+    """Measure every backbone and write the catalog. The bytes are the same each time.
 
     Parameters
     ----------
     path
-        Where to write; by default the cache, where it is found if it is not the shipped one that holds.
+        File to write; by default the one in the cache, which is used where the shipped catalog does not apply.
     fresh
-        Measure everything again; otherwise what the file holds for this timm version is kept.
+        Measure everything again. Otherwise facts that the file holds for this version of timm are kept.
     progress
-        Called with how many steps are done, how many there are, and the name of the last backbone.
+        Called with the number of finished steps, the number of all steps, and the name of the last backbone.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def build(path: Path | None = None, *, fresh: bool = False, progress: _Progress 
     Raises
     ------
     ConfigError
-        If the folder is not there, or the file holds something else.
+        If the folder does not exist, or the file is not a catalog.
     """
     version = timm_version()
     if path is None:
@@ -140,7 +140,7 @@ def _held(path: Path, version: str) -> Records:
 
 
 def _complete(made: Catalog, path: Path, progress: _Progress) -> None:
-    """Measure what is missing, and save it now and then."""
+    """Measure the missing facts, and save them from time to time."""
     missing = [name for name, record in made.records.items() if record.macs is None]
     total = len(made.records)
     for i, (name, record) in enumerate(_in_parallel(measure, missing), 1):
@@ -161,7 +161,7 @@ def _complete(made: Catalog, path: Path, progress: _Progress) -> None:
 
 
 def kinds(made: Catalog) -> list[list[str]]:
-    """Return the backbones by kind: of one family, with the same strides; the quickest of each kind first."""
+    """Group the backbones by family and strides. The cheapest backbone of each group comes first."""
     names_by_kind: dict[Any, list[str]] = {}
     for record in sorted(made.records.values(), key=lambda record: (record.macs or 0, record.name)):
         strides = tuple(dict.fromkeys((level.stride, level.bound) for level in record.levels))
@@ -170,14 +170,14 @@ def kinds(made: Catalog) -> list[list[str]]:
 
 
 def _in_parallel(function: Callable[[str], Any], names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """Yield names and what `function` makes of them, as they come, from a process for each core."""
+    """Yield each name with the result of `function`, in any order, from one process per core."""
     workers = os.cpu_count() or 1
     with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,), maxtasksperchild=50) as pool:
         yield from pool.imap_unordered(_Named(function), names)
 
 
 class _Named:
-    """A function of a name, with the name: what a pool gives back is in no order."""
+    """A function of a name that also returns the name, because a pool returns results in any order."""
 
     def __init__(self, function: Callable[[str], Any]) -> None:
         self.function = function
@@ -191,6 +191,6 @@ class _Named:
 
 
 def _whole(name: str) -> FeatureBackbone:
-    """Return a backbone with every level it has."""
+    """Return a backbone with all its native levels."""
     first = create_feature_backbone(name, pretrained=False, out_indices=(0,))
     return create_feature_backbone(name, pretrained=False, out_indices=range(len(first.native_levels))).eval()

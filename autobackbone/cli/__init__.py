@@ -21,7 +21,7 @@ from autobackbone.errors import BackboneError
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="autobackbone", message="%(prog)s %(version)s")
 def app() -> None:
-    """Vision backbones, one contract."""
+    """Vision backbones with one contract."""
 
 
 @app.group()
@@ -35,7 +35,7 @@ catalog.add_command(build)
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit status 2."""
+    """Run the command line. A user's mistake prints one line on stderr and exits with status 2."""
     _prepare_output()
     logging.basicConfig(format="autobackbone: %(message)s")
     try:
@@ -46,12 +46,12 @@ def main() -> None:
         sys.exit(0)
     except click.ClickException as err:
         _stop(f"{err.format_message()} See --help.")
-    except BrokenPipeError:  # who reads has read enough
+    except BrokenPipeError:  # the reader of the pipe has stopped
         _drop_output()
         sys.exit(1)
     except (BackboneError, OSError) as err:
         _stop(str(err))
-    except UnicodeEncodeError as err:  # halves of characters
+    except UnicodeEncodeError as err:  # lone surrogates
         _stop(f"{err.object!r} is no text that names of files can have.")
     except click.Abort:
         sys.exit(130)
@@ -59,13 +59,13 @@ def main() -> None:
 
 
 def _prepare_output() -> None:
-    """See that there is somewhere to write to, and that what cannot be encoded, as in names of files, is escaped."""
+    """Make sure that there is an output, and that it escapes what it cannot encode."""
     if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
-    if sys.stdout is None:  # what is opened next would take its place
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    if sys.stdout is None:  # the next opened file would get its descriptor
         _stop("standard output is closed; write to /dev/null what is not wanted.")
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what it cannot encode is escaped, as in names of files
+        if isinstance(stream, io.TextIOWrapper):  # some file names cannot be encoded
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -76,7 +76,7 @@ def _stop(message: str) -> NoReturn:
 
 
 def _drop_output() -> None:
-    """Drop what standard output does not take, which would be said again when Python ends."""
+    """Drop output that cannot be written; otherwise Python reports the error again at exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

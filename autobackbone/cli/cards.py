@@ -1,4 +1,4 @@
-"""How what is known of a backbone is written."""
+"""The facts about a backbone as text."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from autobackbone.cli.options import by
 if TYPE_CHECKING:
     from autobackbone.catalog.card import BackboneCard
 
-# Columns of the list: heading, and how a value is written.
+# Columns of the list: heading, and the function that formats a value.
 COLUMNS: dict[str, Callable[[Any], str]] = {
     "name": str,
     "family": str,
@@ -23,7 +23,7 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
 
 
 def facts(card: "BackboneCard") -> dict[str, str]:
-    """Return the lines that say what a backbone is like."""
+    """Return the facts about a backbone as text, by their headings."""
     return {
         "family": f"{card.family} ({card.source})",
         "params": COLUMNS["params"](card.params),
@@ -36,7 +36,7 @@ def facts(card: "BackboneCard") -> dict[str, str]:
 
 
 def sizes(card: "BackboneCard", spec: Any) -> str:
-    """Return the sizes of images that a backbone takes."""
+    """Return the accepted image sizes of a backbone as text."""
     if not spec.fixed_size:
         padded = f", padded to multiples of {spec.divisor}" if spec.divisor > 1 else ""
         return f"{by(spec.size)} by default, any size from {spec.min_size}x{spec.min_size}{padded}"

@@ -12,7 +12,7 @@ from autobackbone.cli.options import complete_name, new_console
 if TYPE_CHECKING:
     from autobackbone.catalog.card import BackboneCard
 
-_NARROWEST = 16  # characters of a column of a comparison, at least
+_NARROWEST = 16  # minimum characters in a column
 
 
 @click.command()
@@ -37,7 +37,7 @@ def compare(names: tuple[str, ...], as_json: bool) -> None:
         for card in cards
     ]
     console = new_console()
-    if console.width // (len(cards) + 1) < _NARROWEST:  # one under another
+    if console.width // (len(cards) + 1) < _NARROWEST:  # one below another
         for card, values in zip(cards, rows, strict=True):
             console.print(card.name, style="bold", soft_wrap=True)
             for key, value in values.items():

@@ -33,7 +33,7 @@ def export(
     dynamic_size: bool,
     as_json: bool,
 ) -> None:
-    """Write a backbone as an ONNX file, compared with onnxruntime. Needs autobackbone[onnx]."""
+    """Write a backbone as an ONNX file and check it with onnxruntime. Needs autobackbone[onnx]."""
     from autobackbone.create import create_feature_backbone
     from autobackbone.export import export_onnx
 

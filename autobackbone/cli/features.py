@@ -34,7 +34,7 @@ def features(
     max_side: int,
     as_json: bool,
 ) -> None:
-    """Run a backbone on an image: the levels, and a picture of each level's features."""
+    """Run a backbone on an image: print the levels, and draw the features of each level."""
     from autobackbone.cli.picture import draw, load_image, load_tensor
 
     pixels = load_image(image)

@@ -27,15 +27,15 @@ def info(name: str, strides: str | None, indices: str | None, img_size: str | No
     from autobackbone.config import FeatureBackboneConfig
 
     asked = level_fields(strides, indices, img_size)
-    FeatureBackboneConfig(name, pretrained=False, **asked)  # says what is wrong with the request
+    FeatureBackboneConfig(name, pretrained=False, **asked)  # raises an error if the request is wrong
     chosen = () if img_size else (asked["out_indices"], asked["out_strides"])
     card, levels, spec = preview(name, *chosen)
-    if img_size is not None:  # a size can change more than itself
+    if img_size is not None:  # a size can also change the levels
         import torch
 
         from autobackbone.create import create_feature_backbone
 
-        with torch.device("meta"):  # nothing is computed, nothing downloaded
+        with torch.device("meta"):  # nothing is computed or downloaded
             backbone = create_feature_backbone(name, pretrained=False, **asked)
         levels, spec = backbone.levels, backbone.input_spec
     weights = [summarize(tagged) for tagged in card.pretrained_tags]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _NUMBERS = ("params", "macs", "weights")
-# Left out where the terminal is narrow, in this order.
+# Columns left out on a narrow terminal, in this order.
 _LESSER, _LAST = ("family", "weights", "any_size", "license"), ("strides", "size", "macs", "params")
 
 
@@ -65,7 +65,7 @@ def list_command(
     )
     shows = as_json or sys.stdout.isatty()
     rows = [summarize(name) for name in names] if shows or sort != "name" else [{"name": name} for name in names]
-    if sort != "name":  # names come sorted; what is not known comes last
+    if sort != "name":  # names are already sorted; unknown values come last
         known = sorted((row for row in rows if row[sort] is not None), key=lambda row: row[sort], reverse=reverse)
         rows = known + [row for row in rows if row[sort] is None]
     elif reverse:

@@ -1,4 +1,4 @@
-"""What the commands share: options, how they are read, and how levels are shown."""
+"""Shared by the commands: options, their parsers, and the table of levels."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def complete_name(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the model names that begin like this; those with tags once there is a point."""
+    """Return the model names that begin with a text; names with tags if it contains a point."""
     from autobackbone.catalog.query import list_backbones
 
     start = incomplete.lower()
@@ -34,14 +34,14 @@ strides = click.option("--strides", help="Strides of the levels, such as 4,8,16,
 indices = click.option("--indices", help="Native levels, such as 1,2,3 or -1.")
 img_size = click.option("--img-size", help="Size to build for: 224 or 333x257 (height x width).")
 
-_FOLDED = 24  # characters that are left of a name on a narrow terminal, at least
+_FOLDED = 24  # minimum width of a folded name on a narrow terminal
 _LESSER_OF_LEVELS = ("module", "exact", "index", "shape")
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
 def level_fields(strides: str | None, indices: str | None, img_size: str | None) -> dict[str, Any]:
-    """Return the config's fields that say which levels, and for which size."""
+    """Return the config fields for the levels and the size to build for."""
     return {
         "out_strides": None if strides is None else integers("--strides", strides, ","),
         "out_indices": None if indices is None else integers("--indices", indices, ","),
@@ -50,13 +50,13 @@ def level_fields(strides: str | None, indices: str | None, img_size: str | None)
 
 
 def image_size(option: str, text: str | None) -> Any:
-    """Read ``224`` or ``333x257``."""
+    """Parse ``224`` or ``333x257``."""
     numbers = None if text is None else integers(option, text, "x")
     return numbers[0] if numbers is not None and len(numbers) == 1 else numbers
 
 
 def integers(option: str, text: str, separator: str) -> tuple[int, ...]:
-    """Read integers; InputError if that is not what they are."""
+    """Parse integers. Raise InputError if a part is not one."""
     try:
         return tuple(int(part) for part in text.split(separator))
     except ValueError as err:
@@ -65,7 +65,7 @@ def integers(option: str, text: str, separator: str) -> tuple[int, ...]:
 
 
 def number(option: str, text: str | None) -> float | None:
-    """Read a number with a unit: ``30M``, ``1.5B``, ``25e6``."""
+    """Parse a number, perhaps with a unit: ``30M``, ``1.5B``, ``25e6``."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([kmgb]?)", text.strip().lower())
@@ -76,17 +76,17 @@ def number(option: str, text: str | None) -> float | None:
 
 
 def words(text: str | None) -> tuple[str, ...] | None:
-    """Read what is separated by commas."""
+    """Split a text at its commas."""
     return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
 def by(size: Sequence[int]) -> str:
-    """Write a height and a width."""
+    """Return a height and a width as text."""
     return f"{size[0]}x{size[1]}"
 
 
 def new_console() -> "Console":
-    """Return where tables are printed: in a pipe they are as wide as they are."""
+    """Return the console for tables. In a pipe it has a large fixed width."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
@@ -99,20 +99,20 @@ def print_fitted(
     lesser: Sequence[str] = (),
     last: Sequence[str] = (),
 ) -> None:
-    """Print a table without the columns that a narrow terminal has no room for.
+    """Print a table without the columns that do not fit on a narrow terminal.
 
     Parameters
     ----------
     console
-        Where to.
+        The console to print to.
     build
-        Makes the table of some of the columns, with a frame or without.
+        Builds the table from some of the columns, with or without a frame.
     columns
-        All of them; the first one stays, and is folded if need be.
+        All columns. The first one is always shown, folded if needed.
     lesser
-        Those that are left out before the first column is folded, in this order.
+        Columns to leave out before the first column is folded, in this order.
     last
-        Those that are left out where the first column would be folded to less than `_FOLDED` characters.
+        Columns to leave out, in this order, if the first column would be folded to less than `_FOLDED` characters.
     """
     shown = list(columns)
     for heading, folded in (
@@ -130,7 +130,7 @@ def print_fitted(
 
 
 def _fits(console: "Console", table: "Table", folded: int | None) -> bool:
-    """Whether a console is as wide as a table, its first column folded to so many characters."""
+    """Whether a table fits on a console if its first column is folded to a number of characters."""
     wide = console.options.update(width=10_000)
     spare = 0
     if folded is not None:
@@ -142,7 +142,7 @@ def _fits(console: "Console", table: "Table", folded: int | None) -> bool:
 def print_levels(
     console: "Console", levels: Sequence[FeatureLevel], *, title: str, note: str = "", shapes: Any = None
 ) -> None:
-    """Print levels as a table, as wide as there is room."""
+    """Print levels as a table, with the columns that fit."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -173,7 +173,7 @@ def print_levels(
 
 
 def weights_fields(weights: str | None, random_weights: bool) -> dict[str, Any]:
-    """Return the fields of a config that say which weights to load; ConfigError if both options are given."""
+    """Return the config fields for the weights to load. Raise ConfigError if both options are used."""
     if random_weights and weights is not None:
         msg = "--random-weights and --weights exclude each other; give one of them."
         raise ConfigError(msg)

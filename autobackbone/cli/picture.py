@@ -1,4 +1,4 @@
-"""Pictures of features: an image in, and beside it each level's map as colors."""
+"""Pictures of features: an image, and beside it the map of each level in colors."""
 
 import math
 import warnings
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MARGIN = 12
-_SHORTEST = 240  # pixels of a panel's shorter side, at least
-_LONGEST = 2048  # and of its longer side, at most, unless the image is larger
+_SHORTEST = 240  # minimum pixels of a panel's shorter side
+_LONGEST = 2048  # maximum pixels of its longer side, unless the image is larger
 
 
 def load_image(path: Path) -> Image.Image:
-    """Read any image that Pillow reads, upright and as RGB.
+    """Read an image in any format of Pillow, turn it upright, and convert it to RGB.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def load_image(path: Path) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata, and of sizes that Pillow takes nevertheless
+            warnings.simplefilter("ignore")  # about metadata, and about large images that Pillow still reads
             with Image.open(path) as image:
                 upright = ImageOps.exif_transpose(image)
                 upright.load()
@@ -53,17 +53,17 @@ def load_image(path: Path) -> Image.Image:
 
 
 def load_tensor(image: Image.Image, spec: InputSpec, max_side: int) -> "tuple[Tensor, Image.Image]":
-    """Turn an image into a normalized batch of one, and return it with the image as the backbone sees it.
+    """Return an image as a normalized batch of one, and the resized image.
 
-    Images keep their size, up to `max_side` pixels on the longer side; for a backbone that takes one size only they
-    are resized to it.
+    An image keeps its size unless its longer side exceeds `max_side` pixels. It is enlarged to the backbone's minimum
+    size, or resized to its fixed size.
 
     Returns
     -------
     Tensor
-        ``(1, in_chans, H, W)``; channels beyond the image's three repeat them, one channel is their mean.
+        ``(1, in_chans, H, W)``. Channels beyond three repeat the first three; a single channel is their mean.
     Image
-        As resized.
+        The image as the backbone sees it.
     """
     import torch
 
@@ -89,11 +89,11 @@ def draw(image: Image.Image, levels: Sequence[FeatureLevel], maps: "Sequence[Ten
     Parameters
     ----------
     image
-        As the backbone saw it.
+        The image as the backbone sees it.
     levels, maps
-        What the backbone gave; each map is ``(1, C, H_l, W_l)``.
+        The levels and the outputs of the backbone; each map is ``(1, C, H_l, W_l)``.
     title
-        Written above.
+        The text above.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def draw(image: Image.Image, levels: Sequence[FeatureLevel], maps: "Sequence[Ten
     panels = [(f"input {image.height}x{image.width}", image.resize(panel, Image.Resampling.NEAREST))]
     for level, y in zip(levels, maps, strict=True):
         label = f"{level.name}: {y.shape[1]} x {y.shape[2]}x{y.shape[3]}, stride {level.stride}"
-        # A map covers whole cells: enlarge those, then cut what lies beyond the image.
+        # The last cells of a map can reach beyond the image: enlarge all cells, then crop.
         covered = (round(y.shape[3] * level.stride * scale), round(y.shape[2] * level.stride * scale))
         if not bool(y.isfinite().all()):
             msg = f"The map of level {level.name} is not finite: the weights or the image hold NaN or infinity."
@@ -128,7 +128,7 @@ def draw(image: Image.Image, levels: Sequence[FeatureLevel], maps: "Sequence[Ten
 
 
 def principal_colors(y: "Tensor") -> "Tensor":
-    """Project a ``(C, H, W)`` map on its first three principal components: ``(H, W, 3)`` bytes."""
+    """Project a ``(C, H, W)`` map on its first three principal components; return ``(H, W, 3)`` bytes."""
     import torch
 
     cells = y.flatten(1).T.double()
@@ -139,7 +139,7 @@ def principal_colors(y: "Tensor") -> "Tensor":
         values, vectors = torch.linalg.eigh(cells @ cells.T)
         components = vectors[:, -3:] * values[-3:].clamp_min(0).sqrt()
     peaks = components.gather(0, components.abs().argmax(0, keepdim=True))
-    components = (components * peaks.sign()).flip(1)  # strongest first, and one sign of the two that there are
+    components = (components * peaks.sign()).flip(1)  # strongest first, with a fixed choice of sign
     colors = torch.zeros(len(cells), 3, dtype=cells.dtype)
     colors[:, : components.shape[1]] = components
     low, high = colors.amin(0), colors.amax(0)

@@ -1,4 +1,4 @@
-"""What timm says of published weights: which fields there are, and which values each can have."""
+"""The fields of timm's config of published weights, and the valid values of each."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -9,29 +9,29 @@ from autobackbone.values import MAX_COUNT, as_integer, as_path, as_real, as_text
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
-# Fields that say where weights are, and how they are to be read.
+# Fields about where weights are, and how to load them.
 _LOCATING = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
-_MAX_CROP = 2.0  # weights are published with crops that are larger than the image, which are padded
+_MAX_CROP = 2.0  # some weights are published with crops larger than the image, which is then padded
 
 
 class _InvalidError(ValueError):
-    """A value is not what its field holds."""
+    """A value is not valid for its field."""
 
 
 def check_published(values: Any, where: str) -> dict[str, Any]:
-    """Return fields of timm's ``PretrainedCfg``, lists as tuples.
+    """Validate fields of timm's ``PretrainedCfg`` and return them, lists as tuples.
 
     Parameters
     ----------
     values
-        A mapping of names of fields to values.
+        A mapping of field names to values.
     where
-        What to call it in messages.
+        Its name in messages.
 
     Raises
     ------
     ConfigError
-        If it is no mapping, a name is no field, or a value is not valid for its field.
+        If it is not a mapping, a name is not a field, or a value is not valid for its field.
     """
     if not isinstance(values, Mapping):
         msg = f"{where} must be a mapping of fields of timm's PretrainedCfg, got {type(values).__name__}."
@@ -53,17 +53,17 @@ def check_published(values: Any, where: str) -> dict[str, Any]:
 
 
 def known_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what has a value and a name that `check_published` knows, of a file that another timm may have written."""
+    """Return the fields that `check_published` knows, without ``None``. Another timm may have written the values."""
     return {name: value for name, value in values.items() if name in _FIELDS and value is not None}
 
 
 def descriptive_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what describes weights, without what says where they are: a file may not choose that."""
+    """Return the fields that describe weights, without their location, which a file must not choose."""
     return {name: value for name, value in values.items() if name not in _LOCATING}
 
 
 def _valid(value: Any) -> Any:
-    """Return what was read of a value; `_InvalidError` if nothing was."""
+    """Return a parsed value. Raise `_InvalidError` if it is ``None``."""
     if value is None:
         raise _InvalidError
     return value
@@ -106,7 +106,7 @@ def _path(value: Any) -> str:
 
 
 def _names(value: Any) -> Any:
-    """Read one name of a module, or several."""
+    """Parse the name of a module, or several names."""
     if isinstance(value, str):
         return _text(value)
     return () if isinstance(value, Sequence) and not len(value) else _several(_text)(value)
@@ -166,7 +166,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "std": ("a sequence of finite numbers above 0", _several(_positive)),
     "num_classes": ("an integer of at least 0", _integer(0, 2**31 - 1)),
     "label_offset": ("an integer of at least 0, or None", _or_none(_integer(0, 2**31 - 1))),
-    "label_names": ("anything", _anything),  # of the head that was cut off
+    "label_names": ("anything", _anything),  # about the head, which is removed
     "label_descriptions": ("anything", _anything),
     "pool_size": _OPTIONAL_POOL,
     "test_pool_size": _OPTIONAL_POOL,

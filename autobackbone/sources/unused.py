@@ -1,4 +1,4 @@
-"""Parameters that can get no gradient, made what they are: tensors that are saved and loaded, and never trained."""
+"""Turn parameters that get no gradient into buffers, which are saved and loaded but never trained."""
 
 from collections.abc import Iterable
 
@@ -8,17 +8,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def make_buffers(module: nn.Module, names: Iterable[str]) -> None:
-    """Turn parameters into persistent buffers, under the same names.
+    """Turn parameters into persistent buffers of the same names.
 
-    They stay in state dicts, and are no parameters to anybody: ``requires_grad_`` cannot bring them back, so that DDP
-    would wait for their gradients.
+    They stay in state dicts. ``requires_grad_`` cannot make them trainable again, which would make DDP wait for their
+    gradients.
 
     Parameters
     ----------
     module
         Changed in place.
     names
-        Of parameters that no output depends on.
+        Names of parameters that no output depends on.
     """
     unused = {id(module.get_parameter(name)) for name in names}
     for name, part in list(module.named_modules()):
@@ -35,7 +35,7 @@ def make_buffers(module: nn.Module, names: Iterable[str]) -> None:
 
 
 class UnusedNorm(nn.Module):
-    """A batch norm that no output depends on: converters to synchronized norms, which want parameters, pass over it."""
+    """A batch norm that no output depends on. Converters to synchronized norms need parameters, and skip this class."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class UnusedNorm(nn.Module):
             self.register_buffer(name, buffer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize maps by the statistics that there are, which never change."""
+        """Normalize maps with the stored statistics, which never change."""
         tensors = dict(self.named_buffers())
         return F.batch_norm(
             x, tensors["running_mean"], tensors["running_var"], tensors.get("weight"), tensors.get("bias"), eps=self.eps

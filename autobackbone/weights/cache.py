@@ -1,4 +1,4 @@
-"""The Hub's cache: files found in it, laid into it, and moved out of it again where they are damaged."""
+"""The Hub's cache: find files, add files, and move damaged files out of it."""
 
 import hashlib
 import json
@@ -20,28 +20,28 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type:
 from autobackbone.weights.transfer import Patience, answer_timeout, transfer
 
 
-class CachedPath(type(Path())):  # type: ignore[misc]  # before Python 3.12 the class is chosen by system
-    """A file of a cache, which can be fetched again; the paths that users give are none."""
+class CachedPath(type(Path())):  # type: ignore[misc]  # before Python 3.12 the class depends on the system
+    """A file in a cache, which can be fetched again. Paths from users never have this type."""
 
 
 @dataclass(frozen=True)
 class HubCache:
     """A repository in the Hub's cache, in the layout that huggingface_hub documents.
 
-    huggingface_hub tells what a revision is, and finds files. Its own download waits as long as a server asks for, and
-    would go on, and write, when nobody waits for it any more; so what is new is written here.
+    huggingface_hub resolves revisions and finds files. It is not used to download, because it waits as long as a server
+    asks, and keeps running and writing after the caller has given up.
     """
 
     repo: str
     folder: Path
 
     def find(self, name: str, revision: str | None) -> CachedPath | None:
-        """Return a file of a revision, if it is there."""
+        """Return a file at a revision, if the cache has it."""
         path = huggingface_hub.try_to_load_from_cache(self.repo, name, cache_dir=self.folder, revision=revision)
         return CachedPath(path) if isinstance(path, str) else None
 
     def fetch(self, name: str, revision: str | None, patience: Patience) -> CachedPath:
-        """Return a file of what a revision is now, downloaded if it is not there.
+        """Return a file at the current commit of a revision, downloaded if it is not in the cache.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class HubCache:
             cached = CachedPath(self._place, "snapshots", commit, name)
             self._add(cached, self._place / "blobs" / etag, url, partial(_check_commit, commit), found.size, patience)
         if path != cached and revision != commit:
-            with suppress(OSError):  # a cache that cannot be written is as good
+            with suppress(OSError):  # a read-only cache works too
                 ref = self._place / "refs" / (revision or constants.DEFAULT_REVISION)
                 ref.parent.mkdir(parents=True, exist_ok=True)
                 ref.write_text(commit)
@@ -80,7 +80,7 @@ class HubCache:
     def _add(
         self, path: Path, blob: Path, url: str, check: Callable[[Any], None], size: int | None, patience: Patience
     ) -> None:
-        headers = patience.call(build_hf_headers, library_name="autobackbone")  # it may ask the Hub as well
+        headers = patience.call(build_hf_headers, library_name="autobackbone")  # this may also ask the Hub
         headers |= {"Accept-Encoding": "identity"}
         lock = self.folder / ".locks" / self._place.name / f"{blob.name}.lock"  # huggingface_hub's own
         for file in (blob, path, lock):
@@ -103,14 +103,14 @@ class HubCache:
 
 
 def _link(blob: Path, path: Path) -> None:
-    """Let a file of a commit be a blob: by a link, or where there are none, by moving it."""
-    path.unlink(missing_ok=True)  # a link to what is gone
+    """Put a blob at the path of a file of a commit: as a link, or moved where links are not possible."""
+    path.unlink(missing_ok=True)  # a broken link
     try:
         if getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False):
             blob.replace(path)
         else:
             path.symlink_to(os.path.relpath(blob, path.parent))
-    except FileExistsError:  # where there are no locks, another process was faster
+    except FileExistsError:  # without locks, another process can be faster
         pass
     except OSError:
         blob.replace(path)
@@ -118,7 +118,7 @@ def _link(blob: Path, path: Path) -> None:
 
 @contextmanager
 def _turn(lock: Path, blob: Path, patience: Patience) -> Iterator[None]:
-    """Wait while another process downloads the same file, as long as its part of it grows."""
+    """Wait while another process downloads the same file, as long as its partial file grows."""
     turn = FileLock(lock)
     size = _partial_size(blob)
     while not turn.is_locked:
@@ -140,17 +140,17 @@ def _turn(lock: Path, blob: Path, patience: Patience) -> Iterator[None]:
 
 
 def _partial_size(blob: Path) -> int:
-    """Return the bytes of a file that are there so far."""
+    """Return the number of bytes downloaded so far for a blob."""
     parts = (p for p in blob.parent.iterdir() if p.name.startswith(blob.name) and p.suffix == ".incomplete")
     size = 0
     for path in parts:
-        with suppress(FileNotFoundError):  # it is whole by now
+        with suppress(FileNotFoundError):  # it is complete by now
             size += path.stat().st_size
     return size
 
 
 def _check_commit(commit: str, response: Any) -> None:
-    """Compare the commit of a response, or of what led to it, with the one whose metadata is known."""
+    """Check that a response, and the redirects before it, have the expected commit."""
     hf_raise_for_status(response)
     commits = {r.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT) for r in (*response.history, response)}
     if not commits <= {commit, None}:
@@ -159,7 +159,7 @@ def _check_commit(commit: str, response: Any) -> None:
 
 
 def _check_digest(path: Path, etag: str) -> None:
-    """Compare a file with its entity tag, which is the SHA-256 of all files of some size on the Hub."""
+    """Check the SHA-256 of a file, which the Hub uses as the entity tag of large files."""
     if re.fullmatch(r"[0-9a-f]{64}", etag):
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != etag:
@@ -168,24 +168,24 @@ def _check_digest(path: Path, etag: str) -> None:
 
 
 def quarantine(path: Path) -> str:
-    """Move a damaged file out of the cache that it is in, so that it is fetched again, and say so.
+    """Move a damaged file out of its cache, so that the next call fetches it again.
 
     Parameters
     ----------
     path
-        Moved only if it is a `CachedPath`; what a user gave by path is left alone.
+        The file. It is moved only if it is a `CachedPath`; files that users name are left alone.
 
     Returns
     -------
     str
-        A sentence for a message, after a space; empty for a file of no cache.
+        A sentence for a message, after a space; empty if the file is not in a cache.
     """
     if not isinstance(path, CachedPath):
         return ""
     try:
         blob = path.parent.resolve() / path.readlink() if path.is_symlink() else path
         aside = Path(os.path.normpath(f"{blob}.damaged"))
-        blob.replace(aside)  # kept: without a network it is the only one
+        blob.replace(aside)  # keep it: without a network it is the only copy
         if blob is not path:
             path.unlink()
     except OSError as err:
@@ -194,5 +194,5 @@ def quarantine(path: Path) -> str:
 
 
 def is_no_json(err: Exception) -> bool:
-    """Whether an error says that a file is not JSON: damaged then, whatever it was for."""
+    """Whether an error means that a file is not JSON, and so is damaged."""
     return isinstance(err, json.JSONDecodeError | UnicodeDecodeError)

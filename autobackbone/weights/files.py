@@ -1,4 +1,4 @@
-"""Checkpoints: the files that ``weights=`` names, found, fetched and read; nothing in them is run."""
+"""Checkpoint files: resolve what ``weights=`` names, download it, and read it without running code from it."""
 
 import argparse
 import collections
@@ -22,7 +22,7 @@ from autobackbone.names import REPO_RULES, is_address, repo_of, split_repo
 from autobackbone.weights.cache import quarantine
 from autobackbone.weights.hub import fetch, fetch_url, first_line
 
-# What weights are called in folders and repositories, in the order of preference; shards are named in an index.
+# Names of weights in folders and repositories, in order of preference. An index lists shards.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -30,7 +30,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-# What training scripts put beside weights, and what no code runs for.
+# Types that training scripts save beside weights, and that load without running code.
 _PLAIN_TYPES: list[Any] = [
     dict,
     list,
@@ -50,21 +50,21 @@ _LOCK = threading.Lock()
 
 
 def resolve_files(source: str, *, cache_dir: str | Path | None = None) -> list[Path]:
-    """Return the local files of what ``weights=`` names, downloaded if need be.
+    """Return the local files that ``weights=`` names, downloaded if needed.
 
     Parameters
     ----------
     source
         A file, a folder, ``hf-hub:owner/repo[@revision]``, or an ``https://`` address.
     cache_dir
-        Instead of the Hub's own cache.
+        Cache folder to use instead of the Hub's default one.
 
     Raises
     ------
     WeightsNotFoundError
         If there is no such file, or the folder or repository holds no weights.
     WeightsError
-        If it cannot be downloaded.
+        If the weights cannot be downloaded.
     """
     if source == "":
         msg = "weights='' names nothing; give a path, 'hf-hub:owner/repo', or an https:// address."
@@ -102,7 +102,10 @@ def fetch_weights(
     name: str | None = None,
     remedy: str = "",
 ) -> list[Path]:
-    """Return the local files of a repository's weights, or the one of a name, shards included; see `hub.fetch`."""
+    """Return the local files of a repository's weights, including all shards; see `hub.fetch`.
+
+    With a `name`, fetch the safetensors file of that name, or else the file itself.
+    """
     remedy = (
         f"Else: 'hf download' fills the cache, weights= takes a path, pretrained=False needs none. {remedy}".strip()
     )
@@ -110,25 +113,27 @@ def fetch_weights(
     found = fetch(repo, list(dict.fromkeys(names)), revision=revision, cache_dir=cache_dir, remedy=remedy)
     if not found.name.endswith(".index.json"):
         return [found]
-    commit = found.parent.name  # so that all are of one
+    commit = found.parent.name  # so that all shards are of one commit
     return [fetch(repo, [shard], revision=commit, cache_dir=cache_dir, remedy=remedy) for shard in _shards(found)]
 
 
 def read_checkpoint(files: Sequence[Path], source: str) -> Mapping[str, Any]:
-    """Read what files hold, on the CPU.
+    """Read the content of checkpoint files, on the CPU.
 
     Parameters
     ----------
     files
         One file that safetensors or ``torch.save`` wrote, or the shards of one state dict. A safetensors file is
-        mapped into memory. Pickles are read with ``weights_only=True``: they cannot run code.
+        mapped into memory. Pickles are read with ``weights_only=True``, so they cannot run code.
     source
-        What was asked for, for messages.
+        The value of ``weights=``, for messages.
 
     Raises
     ------
     WeightsCorruptedError
-        If a file cannot be read, or holds no tensors by name.
+        If a file is damaged, or does not hold tensors by name.
+    WeightsError
+        If a file cannot be opened.
     """
     content: dict[str, Any] = {}
     for path in files:
@@ -159,11 +164,11 @@ def _read(path: Path, source: str) -> Any:
         msg = f"The weights file {source!r} could not be read: {first_line(err)}."
         raise WeightsError(msg) from err
     try:
-        # Parameters are made of these tensors: on the CPU, and good for training whatever mode the caller is in.
+        # Parameters are made from these tensors, so they must be on the CPU and trainable in any mode of the caller.
         with torch.inference_mode(mode=False), torch.device("cpu"):
             if head[8:9] == b"{":
                 return load_file(path)
-            with _LOCK:  # what is allowed is allowed for the whole process: others' entries stay, ours do not
+            with _LOCK:  # the list of allowed types is global to the process: remove our entries, keep all others
                 ours = set(_PLAIN_TYPES) - set(torch.serialization.get_safe_globals())
                 with torch.serialization.safe_globals(list(ours)):
                     return torch.load(path, map_location="cpu", weights_only=True)
@@ -180,7 +185,7 @@ def _read(path: Path, source: str) -> Any:
 
 
 def _unreadable(path: Path, source: str, err: Exception) -> str:
-    """Say why a file is no checkpoint that can be read."""
+    """Return a message that says why a checkpoint file cannot be read."""
     try:
         objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # noqa: BLE001 - not a zip file of torch.save, or a damaged one
@@ -194,7 +199,7 @@ def _unreadable(path: Path, source: str, err: Exception) -> str:
     with path.open("rb") as file:
         if file.read(256).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
             return f"The weights file {source!r} is a web page; fetch the file itself.{quarantine(path)}"
-    cause = type(err).__name__ if "weights_only" in str(err) else first_line(err)  # torch advises to run its code
+    cause = type(err).__name__ if "weights_only" in str(err) else first_line(err)  # torch suggests running it
     return (
         f"The weights file {source!r} could not be read: it is cut off, damaged, or neither a safetensors file nor a "
         f"state dict that torch.save wrote ({cause}). Fetch or save it again.{quarantine(path)}"
@@ -202,13 +207,13 @@ def _unreadable(path: Path, source: str, err: Exception) -> str:
 
 
 def _globals_of_pickles(path: Path) -> list[str]:
-    """Return the objects that the pickles in a file name, but for torch's; none if it is not pickles and nothing else.
+    """Return the names of the objects in a file's pickles, except those of torch and collections.
 
-    Nothing is run: the file is read by its opcodes. Before there were zip files, torch.save wrote pickles, then data.
+    Only opcodes are read; nothing is run. Before it wrote zip files, torch.save wrote pickles followed by data.
     """
     names: list[str] = []
-    with path.open("rb") as file, suppress(Exception):  # what is no pickle can raise anything
-        while file.peek(1):  # one pickle after the other
+    with path.open("rb") as file, suppress(Exception):  # data that is not a pickle can raise anything
+        while file.peek(1):  # one pickle after another
             for opcode, argument, _ in pickletools.genops(file):
                 if opcode.name == "GLOBAL" and not str(argument).startswith(("torch ", "torch.", "collections ")):
                     names.append(str(argument).replace(" ", "."))

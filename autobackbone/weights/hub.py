@@ -1,4 +1,4 @@
-"""Fetching files from the Hub and the web into their caches, and saying in this package's errors why that failed."""
+"""Fetch files from the Hub and the web into their caches, and turn failures into this package's errors."""
 
 import errno
 import hashlib
@@ -43,23 +43,23 @@ def fetch(
     cache_dir: str | Path | None = None,
     remedy: str = "",
 ) -> Path:
-    """Return the first of some files that a repository on the Hub has, downloaded if the cache does not hold it.
+    """Return the first of some files that exists in a repository on the Hub, downloaded if it is not in the cache.
 
-    A file of a commit that the cache holds needs no network. Else the Hub is asked which commit it has. A failure is
-    known after `transfer.PATIENCE` seconds without a new byte, whatever the server does.
+    If `revision` is a commit and the file is in the cache, no network is needed. Otherwise the Hub is asked for the
+    current commit. A download fails after at most `transfer.PATIENCE` seconds without a new byte.
 
     Parameters
     ----------
     repo
         ``owner/repo``.
     names
-        Files in the repository; the first that exists is taken.
+        Files in the repository, in order of preference.
     revision
         Branch, tag or commit; ``None`` for the default branch.
     cache_dir
-        Instead of the Hub's own cache.
+        Cache folder to use instead of the Hub's default one.
     remedy
-        What else can be done about a failure, for its message.
+        A further remedy for the error message.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def fetch(
     WeightsNotFoundError
         If there is no such repository, revision or file.
     WeightsUnavailableError
-        If the Hub is out of reach, or the download does not come to its end.
+        If the Hub is out of reach, or the download does not finish.
     WeightsError
         If the file cannot be stored.
     """
@@ -93,7 +93,7 @@ def fetch(
                     raise
             except errors.RevisionNotFoundError:
                 raise
-            except _UNREACHABLE:  # what the cache holds, under whatever name, will do
+            except _UNREACHABLE:  # use any of the files that is in the cache
                 path = next((p for n in names if (p := cache.find(n, revision)) is not None), None)
                 if path is None:
                     raise
@@ -102,7 +102,7 @@ def fetch(
 
 
 def fetch_url(url: str) -> Path:
-    """Return the file behind a web address, downloaded if torch's cache does not hold it.
+    """Return the file at a web address, downloaded if it is not in torch's cache.
 
     Returns
     -------
@@ -114,11 +114,11 @@ def fetch_url(url: str) -> Path:
     WeightsNotFoundError
         If there is no such file.
     GatedWeightsError
-        If the server asks who wants it.
+        If the server requires a login.
     WeightsCorruptedError
         If the address leads to a web page.
     WeightsUnavailableError
-        If the server is out of reach, or the download does not come to its end.
+        If the server is out of reach, or the download does not finish.
     WeightsError
         If the file cannot be stored.
     """
@@ -163,14 +163,14 @@ def _check_file(shown: str, response: Any) -> None:
 
 @contextmanager
 def explained(doing: str, remedy: str = "") -> Iterator[None]:
-    """Turn what goes wrong with the Hub or the web into this package's errors.
+    """Turn errors of the Hub or the web into this package's errors.
 
     Parameters
     ----------
     doing
-        What is done, for messages, such as ``"Fetching 'config.json' of 'owner/repo'"``.
+        The action, for messages, such as ``"Fetching 'config.json' of 'owner/repo'"``.
     remedy
-        What else can be done about a failure.
+        A further remedy for the error message.
     """
     remedy = remedy and f" {remedy.strip()}"
     try:
@@ -189,7 +189,7 @@ def explained(doing: str, remedy: str = "") -> Iterator[None]:
             f"'hf auth login' if the repository is private.{remedy}"
         )
         raise WeightsNotFoundError(msg) from _as_shown(err)
-    except (*_UNREACHABLE, httpx.InvalidURL, ValueError, RuntimeError) as err:  # the last two: what answers is no Hub
+    except (*_UNREACHABLE, httpx.InvalidURL, ValueError, RuntimeError) as err:  # the last two: not a Hub that answers
         msg = f"{doing} failed: {_cause(err)}. Check the network, HF_HUB_OFFLINE and HF_ENDPOINT.{remedy}"
         raise WeightsUnavailableError(msg) from _as_shown(err)
     except OSError as err:
@@ -200,7 +200,7 @@ def explained(doing: str, remedy: str = "") -> Iterator[None]:
 
 
 def first_line(err: BaseException) -> str:
-    """Return the first line of an error's message without its full stop, or its type."""
+    """Return the first line of an error's message without the final period, or the error's type if it is empty."""
     return redacted_in((str(err).strip().splitlines() or [type(err).__name__])[0].rstrip("."))
 
 
@@ -213,7 +213,7 @@ def _cause(err: BaseException) -> str:
 
 
 def _as_shown(err: BaseException) -> BaseException:
-    """Return an error as a traceback may show it: itself, unless an address in it tells a secret."""
+    """Return an error that a traceback may show: the same one, unless an address in it contains a secret."""
     link: BaseException | None = err
     while link is not None:
         if redacted_in(str(link)) != str(link):

@@ -1,16 +1,16 @@
-"""Kinds of tensors: which of them are weights, and which can take the place of another."""
+"""Kinds of tensors: which are weights, and which can be loaded into another tensor."""
 
 import torch
 from torch import Tensor
 
 
 def is_code(value: Tensor) -> bool:
-    """Whether a tensor is of a type that only codes of quantized formats have, where numbers are due."""
+    """Whether a tensor has a one-byte integer dtype: codes of a quantized format, not weights."""
     return value.itemsize == 1 and value.ndim > 0 and not value.is_floating_point() and value.dtype != torch.bool
 
 
 def is_plain(value: Tensor) -> bool:
-    """Whether a tensor holds numbers, each in its place."""
+    """Whether a tensor is dense and holds its values: not sparse, meta, quantized or nested."""
     return value.layout == torch.strided and not (value.is_meta or value.is_quantized or value.is_nested)
 
 
@@ -27,12 +27,12 @@ def kind_of(value: Tensor) -> str:
 
 
 def fits(value: Tensor, own: Tensor) -> bool:
-    """Whether a tensor can be the value of another one: of its shape and kind of number."""
+    """Whether a tensor can be loaded into another one: it is plain, and has the same shape and kind of number."""
     return is_plain(value) and value.shape == own.shape and same_kind(value, own)
 
 
 def is_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, whatever their types; NaN equals NaN."""
+    """Whether two tensors hold the same numbers, even in different dtypes. NaN equals NaN."""
     if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
         return True
     if one.dtype != other.dtype:

@@ -1,4 +1,4 @@
-"""The model card of a saved backbone, in Markdown that stays what it is whatever the names in it are."""
+"""The model card of a saved backbone, in Markdown; names in it are escaped."""
 
 import json
 import re
@@ -9,9 +9,9 @@ from huggingface_hub import ModelCardData
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
 
-# Licenses that the Hub knows by their own names.
+# Licenses that the Hub knows by name.
 _HUB_LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "openrail")
-# What CommonMark, tables and the Hub's formulas give a meaning to within a line.
+# Characters with a meaning in a line of CommonMark, in tables, or in the Hub's formulas.
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>()#|~&!$^=:@])")
 
 _CARD = """---
@@ -56,15 +56,15 @@ def model_card(
     Parameters
     ----------
     loader
-        The class that loads it, ``"FeatureBackbone"`` or ``"FeaturePyramid"``.
+        The class that loads the backbone, ``"FeatureBackbone"`` or ``"FeaturePyramid"``.
     title
-        Name of the folder or repository that the backbone is loaded from.
+        Name of the folder or repository to load the backbone from.
     model_name
-        Of the architecture.
+        Name of the architecture.
     levels, input_spec
-        Of the backbone.
+        Levels and input spec of the backbone.
     license_name
-        Of the published weights, if it is known.
+        License of the published weights, if it is known.
     """
     license_name = license_name and _one_line(license_name)
     is_known = license_name in _HUB_LICENSES
@@ -94,7 +94,7 @@ def model_card(
 
 
 def _one_line(text: str) -> str:
-    """Return text without line breaks, control characters and halves of characters."""
+    """Return text without line breaks, control characters and lone surrogates."""
     return " ".join("".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text).split())
 
 
@@ -103,7 +103,7 @@ def _text(text: str) -> str:
 
 
 def _code(text: str, *, in_table: bool = False) -> str:
-    """Return text as a code span, whatever backticks are in it."""
+    """Return text as a code span; the text may contain backticks."""
     text = _one_line(text) or " "
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if text.startswith("`") or text.endswith("`") else ""

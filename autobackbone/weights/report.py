@@ -1,4 +1,4 @@
-"""The report on what was loaded into a model, and from where."""
+"""The report on the weights loaded into a model."""
 
 from dataclasses import dataclass
 
@@ -7,30 +7,30 @@ from autobackbone.addresses import redacted
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What was loaded into a model, and from where.
+    """The weights loaded into a model, and their origin.
 
     Attributes
     ----------
     source
-        What the weights were asked for by: a path, an address, a repository, or the name of published weights.
-        Passwords and signatures in an address are hidden.
+        Origin of the weights: a path, an address, a repository, or the name of published weights. Passwords and
+        signatures in an address are hidden.
     entry
-        Where in the checkpoint the state dict was, such as ``"state_dict"``; empty if it is the checkpoint.
+        Key of the state dict in the checkpoint, such as ``"state_dict"``; empty if the checkpoint is a state dict.
     prefix
-        What was stripped from its names, such as ``"module.backbone."``.
+        Prefix stripped from its names, such as ``"module.backbone."``.
     converted
-        Whether tensors were renamed or reshaped: to another library's names, another size or number of channels.
+        Whether tensors were renamed or reshaped: from another library's names, image size or number of channels.
     loaded, total
-        Numbers loaded, and numbers that the parameters and persistent buffers of the model hold.
+        How many numbers were loaded, and how many the parameters and persistent buffers of the model hold.
     missing
-        Parameters and buffers of the model that nothing was found for; they are as they were.
+        Parameters and buffers of the model that the checkpoint lacks. They are unchanged.
     unexpected
-        Names of the state dict, without the prefix, that the model has no place for. Classifiers and layers that the
-        model was made without are not counted, nor is what a library's conversion of other names leaves out.
+        Names in the state dict, without the prefix, that the model does not have. Not counted are classifiers, layers
+        that the model was created without, and names that a library's conversion leaves out.
     mismatched
-        Parameters and buffers of the model whose tensor is of another shape, or not of the same kind of number.
+        Parameters and buffers of the model for which the checkpoint has another shape or kind of number.
     nonfinite
-        Parameters and buffers of the model that were given NaN or infinity. Published weights are not searched.
+        Parameters and buffers of the model that now hold NaN or infinity. Published weights are not checked.
     """
 
     source: str
@@ -49,7 +49,7 @@ class WeightsReport:
 
     @property
     def coverage(self) -> float:
-        """Share of the model's numbers that was loaded, from 0 to 1."""
+        """Share of the model's numbers that were loaded, from 0 to 1."""
         return self.loaded / self.total if self.total else 1.0
 
     def __str__(self) -> str:

@@ -1,10 +1,15 @@
-"""The files of a saved backbone, replaced as one.
+"""The files of a saved backbone, replaced atomically.
 
-The weights file and ``config.json`` each hold an id, made from what the config says, and belong together if the two
-are equal. A save over another one replaces ``config.json`` by the old one with the new one in it, under ``next``; then
-the weights file, which is the switch; then ``config.json`` again. Killed between any two of these, a folder holds
-weights and the config that they were saved with: it loads as the old backbone or as the new. Weights need not be
-hashed for that: of one config, any weights are those of the last save.
+The weights file and ``config.json`` both contain an id, computed from the content of the config. They belong together
+if the ids are equal. A save over an older one takes three steps:
+
+1. Replace ``config.json`` by the old config with the new config in it, under ``next``.
+2. Replace the weights file. This is the switch from old to new.
+3. Replace ``config.json`` by the new config.
+
+If the process is killed between two steps, the folder still holds weights and the config that they were saved with. It
+loads as either the old or the new backbone. The id does not include the weights: with the same config, the weights in
+the folder are always those of the last save.
 """
 
 import errno
@@ -29,23 +34,24 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 _ID = "autobackbone.id"  # in the header of the weights file
-_PARTIAL = ".saving-"  # what the names of folders begin with in which files are made
-_LOCK = "lock"  # in such a folder, held while it is used
+_PARTIAL = ".saving-"  # prefix of the temporary folders in which files are written
+_LOCK = "lock"  # file in such a folder, locked while the folder is in use
 
 
 def write(folder: Path, values: Mapping[str, Any], state: Mapping[str, Tensor], card: str) -> None:
-    """Write a backbone to a folder: all of it, or nothing.
+    """Write a backbone to a folder, completely or not at all.
 
-    Killed at any moment, the folder holds what it held or what it was to hold. What killed saves left is removed.
+    If the process is killed, the folder holds either the old or the new backbone. Leftovers of killed saves are
+    removed.
 
     Parameters
     ----------
     folder
-        Made if need be. Other files in it stay as they are.
+        The folder, created if needed. Other files in it are not changed.
     values
-        What `describe` says.
+        The result of `describe`.
     state
-        What `check_state` takes.
+        A state dict that `check_state` has accepted.
     card
         The model card.
 
@@ -70,16 +76,16 @@ def write(folder: Path, values: Mapping[str, Any], state: Mapping[str, Tensor], 
             _switch(folder, made, values)
     except (OSError, SafetensorError) as err:
         with suppress(OSError):
-            for path in absent:  # the deepest first
+            for path in absent:  # deepest first
                 path.rmdir()
         msg = f"The backbone could not be saved to {os.fspath(folder)!r}: {first_line(err)}."
         raise WeightsError(msg) from err
 
 
 def belonging(values: Any, saved_id: str | None) -> dict[str, Any] | None:
-    """Return the description that weights were saved with: what a config says, or what it was to say next.
+    """Return the description that weights were saved with: the config itself, or the one under ``next``.
 
-    Weights without an id were saved by something else, and are those of the config that is there.
+    Weights without an id were saved by other software, and belong to the config itself.
     """
     if saved_id is None:
         return values if isinstance(values, dict) else None
@@ -92,7 +98,7 @@ def id_of(weights: Path) -> str | None:
     try:
         with safe_open(weights, "pt") as file:
             return (file.metadata() or {}).get(_ID)
-    except (OSError, SafetensorError):  # whoever loads it will say what is wrong with it
+    except (OSError, SafetensorError):  # loading it raises a clear error
         return None
 
 
@@ -104,7 +110,7 @@ def _switch(folder: Path, made: Path, values: Mapping[str, Any]) -> None:
         old = json.loads(before)
         old = belonging(old, id_of(weights)) or old
         is_other = isinstance(old, dict) and old.get("id") != values["id"]
-    except (OSError, ValueError, RecursionError):  # nothing was saved there, or nothing that could be loaded
+    except (OSError, ValueError, RecursionError):  # nothing is saved there, or nothing that can be loaded
         is_other = False
     if is_other:
         (made / "before").write_bytes(before)
@@ -122,9 +128,10 @@ def _switch(folder: Path, made: Path, values: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _workspace(folder: Path) -> Iterator[Path]:
-    """Make a folder within another one to make files in, and remove it; remove what killed processes left of theirs.
+    """Create a temporary folder inside another one, and remove it afterwards. Also remove those of killed processes.
 
-    Each is locked while it is used, which ends with the process: one that can be locked is nobody's.
+    Each temporary folder is locked while it is in use. A lock ends with its process, so a folder that can be locked is
+    a leftover.
     """
     for left in folder.glob(f"{_PARTIAL}*"):
         with suppress(Timeout, OSError, NotImplementedError), FileLock(left / _LOCK, blocking=False):
@@ -134,7 +141,7 @@ def _workspace(folder: Path) -> Iterator[Path]:
         lock = FileLock(made / _LOCK, blocking=False)
         try:
             lock.acquire()
-        except Timeout:  # another process took it for one that was left
+        except Timeout:  # another process considers it a leftover
             continue
         except NotImplementedError:  # the file system has no locks, so nothing is removed there either
             pass
@@ -147,7 +154,7 @@ def _workspace(folder: Path) -> Iterator[Path]:
 
 
 def _sort_metadata(weights: Path) -> None:
-    """Give a weights file the same bytes each time: safetensors writes metadata in any order.
+    """Sort the metadata of a weights file, so that its bytes are the same each time: safetensors does not sort it.
 
     The header is JSON after its length in eight bytes, padded with spaces (https://github.com/huggingface/safetensors).
     """
@@ -162,7 +169,7 @@ def _sort_metadata(weights: Path) -> None:
 
 
 def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors that share no memory, which safetensors does not take."""
+    """Return the tensors contiguous and without shared memory, as safetensors requires."""
     apart: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in state.items():

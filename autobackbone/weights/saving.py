@@ -1,4 +1,4 @@
-"""Saved backbones: what is said of them in a folder, or in a repository on the Hub, and what may be saved."""
+"""Saved backbones: their description in ``config.json``, checks before saving, and upload to the Hub."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ from autobackbone.weights.hub import explained, fetch
 from autobackbone.weights.rules import COUNTER
 from autobackbone.weights.saved_files import CONFIG_FILE, belonging, id_of
 
-# What of an InputSpec says how images are made, which the libraries may come to see otherwise.
+# Fields of an InputSpec that describe preprocessing. The libraries may change these values later.
 _IMAGES = ("size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 _DOUBLE = (torch.float64, torch.complex128)
 _LIBRARIES = ("autobackbone", "timm", "transformers", "torch")
@@ -41,18 +41,16 @@ _LIBRARIES = ("autobackbone", "timm", "transformers", "torch")
 
 @dataclass(frozen=True)
 class Saved:
-    """What a saved backbone says of itself.
+    """The description of a saved backbone.
 
     Attributes
     ----------
     config
-        Without weights.
+        Its config, without weights.
     images
-        Fields of `InputSpec` that say how its images are made.
-    where
-        What to call the file in messages.
+        Fields of `InputSpec` that describe the preprocessing of its images.
     fpn
-        What an FPN over it was made with; ``None`` if there was none.
+        Arguments of an FPN on top of it; ``None`` if there is no FPN.
     """
 
     config: FeatureBackboneConfig
@@ -67,12 +65,12 @@ def describe(
     input_spec: InputSpec,
     fpn: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what ``config.json`` says of a backbone, and of an FPN over it if there is one.
+    """Return the content of ``config.json`` for a backbone, and for an FPN on top of it if there is one.
 
     Raises
     ------
     ConfigError
-        If the config holds something that JSON cannot.
+        If the config holds something that JSON cannot represent.
     """
     values = {
         "backbone": config.to_dict(),
@@ -89,12 +87,12 @@ def describe(
 
 
 def understand(values: Any, where: str) -> Saved:
-    """Return what a ``config.json`` says of a backbone: the inverse of `describe`.
+    """Parse the content of a ``config.json``: the inverse of `describe`.
 
     Raises
     ------
     WeightsCorruptedError
-        If it is not that of a saved backbone.
+        If it is not the config of a saved backbone.
     ConfigError
         If it sets more than a saved config may.
     UnknownBackboneError
@@ -120,19 +118,19 @@ def understand(values: Any, where: str) -> Saved:
 
 
 def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
-    """Refuse weights that would not be loaded again as they are, or not all of them.
+    """Refuse weights that would not load again completely and unchanged.
 
     Parameters
     ----------
     state
         The state dict to save.
     expected
-        That of the backbone which is made from the config again.
+        The state dict of a backbone created from the config.
 
     Raises
     ------
     WeightsMismatchError
-        If there are other tensors than expected, or something that is no tensor.
+        If the tensors are not the expected ones, or a value is not a tensor.
     WeightsError
         If there are no weights, or only a shard of them.
     """
@@ -140,7 +138,7 @@ def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> Non
     if any(tensor.is_meta for tensor in tensors):
         msg = "A backbone on the meta device has no weights to save; create it on another device."
         raise WeightsError(msg)
-    if any(hasattr(tensor, "full_tensor") for tensor in tensors):  # a DTensor, whose import takes long
+    if any(hasattr(tensor, "full_tensor") for tensor in tensors):  # a DTensor, whose import is slow
         msg = (
             "The weights are sharded over processes: take the full state dict, torch.distributed.checkpoint.state_dict."
             "get_model_state_dict with full_state_dict=True, load it into a plain backbone, and save that."
@@ -167,27 +165,27 @@ def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> Non
 def read_config(
     source: str, *, revision: str | None = None, cache_dir: str | Path | None = None, with_weights: bool = True
 ) -> tuple[Saved, str]:
-    """Return what a saved backbone says of itself, and what ``weights=`` takes for its weights.
+    """Return the description of a saved backbone, and the value of ``weights=`` for its weights.
 
     Parameters
     ----------
     source
         A folder, or ``owner/repo`` on the Hub.
     revision
-        Of the repository; ``None`` for its default.
+        Revision of the repository; ``None`` for its default branch.
     cache_dir
-        Instead of the Hub's own cache.
+        Cache folder to use instead of the Hub's default one.
     with_weights
-        Take the config that its weights were saved with.
+        Return the config that the weights were saved with.
 
     Raises
     ------
     WeightsNotFoundError
         If there is no such folder or repository.
     WeightsCorruptedError
-        If it holds no config of a saved backbone, or weights that were not saved with it.
+        If it holds no config of a saved backbone, or the weights were not saved with it.
     ConfigError
-        If a revision of a folder is asked for, or the config sets more than it may.
+        If `source` is a folder and `revision` is not ``None``, or if the config sets more than it may.
     """
     folder = Path(source)
     try:
@@ -206,7 +204,7 @@ def read_config(
             msg = f"{source!r} is neither a folder, from {str(Path.cwd())!r}, nor a repository 'owner/repo' of the Hub."
             raise WeightsNotFoundError(msg)
         path = fetch(found[0], [CONFIG_FILE], revision=found[1], cache_dir=cache_dir)
-        weights = f"hf-hub:{found[0]}@{path.parent.name}"  # of the same commit
+        weights = f"hf-hub:{found[0]}@{path.parent.name}"  # at the same commit
     where = f"The {CONFIG_FILE} of {source!r}"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -217,7 +215,7 @@ def read_config(
         msg = f"{where} is not that of a saved backbone: {type(err).__name__}: {err}"
         msg += f".{quarantine(path)}" if is_no_json(err) else ""
         raise WeightsCorruptedError(msg) from err
-    is_cut_off = isinstance(values, dict) and "next" in values  # a save was, and the weights tell where
+    is_cut_off = isinstance(values, dict) and "next" in values  # a save was interrupted; the weights tell at which step
     saved = None if is_cut_off and with_weights else understand(values, where)
     if with_weights:
         saved_id = id_of(resolve_files(weights, cache_dir=cache_dir)[0])
@@ -242,16 +240,16 @@ def push(
     revision: str | None,
     message: str,
 ) -> str:
-    """Upload what `save` writes to a folder, under a title, to a repository on the Hub; return its address.
+    """Upload the folder that `save` writes to a repository on the Hub; return the address of the repository.
 
-    The repository is made if need be.
+    `save` gets the folder and a title. The repository is created if it does not exist.
 
     Raises
     ------
     WeightsNotFoundError
-        If `repo` is no name of a repository.
+        If `repo` is not the name of a repository.
     WeightsError
-        If that is not allowed, or the Hub is out of reach.
+        If the upload is not allowed, or the Hub is out of reach.
     """
     given: Any = repo
     if not isinstance(given, str) or split_repo(repo) is None or "@" in repo:
@@ -275,9 +273,9 @@ def _upload(
 
 
 def _is_like(value: Any, expected: Tensor) -> bool:
-    """Whether a value is a plain tensor of the shape and kind of number of another one, and would be loaded equal.
+    """Whether a value is a plain tensor with the expected shape and kind of number, and would load unchanged.
 
-    Weights are loaded in torch's usual type, which holds the smaller ones and not those of double precision.
+    Weights are loaded in torch's default dtype. It can represent smaller dtypes exactly, but not double precision.
     """
     if type(value) not in (Tensor, nn.Parameter) or value.layout != torch.strided or value.is_quantized:
         return False

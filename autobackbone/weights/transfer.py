@@ -1,8 +1,8 @@
-"""Bytes from the web into a file: going on where a connection breaks off, given up where nothing new arrives.
+"""Download a file from the web: resume after a broken connection, give up when nothing new arrives.
 
-Time is measured from outside. What talks to a server runs in a thread of its own, which has no file to write to, and is
-left alone when nothing new has come of it for `PATIENCE` seconds, whatever it waits for: an address, a first line, the
-next of endless header lines, or a server that asks to come back later. The calling thread alone writes.
+All talk to a server runs in a separate thread, and only the calling thread writes the file. The calling thread measures
+time: when the other thread returns nothing new for `PATIENCE` seconds, it is abandoned. It does not matter whether that
+thread waits for name resolution, a first line, endless header lines, or a server that asks to come back later.
 """
 
 import contextvars
@@ -26,44 +26,44 @@ from huggingface_hub.utils.tqdm import tqdm
 from autobackbone.addresses import redacted
 
 PATIENCE = 15.0  # seconds without anything new
-# Seconds before each further attempt as long as nothing new arrives; only the first is made where nothing ever began.
+# Seconds before each further attempt while nothing new arrives. If no download has begun, only the first is made.
 _PAUSES = (0.0, 0.5, 1.0, 2.0)
-_RESTARTS = 2  # of a file from its beginning, by servers that cannot go on in the middle
+_RESTARTS = 2  # restarts from the beginning, for servers that cannot resume
 _ANSWER = 10.0  # seconds to wait for a connection, and for each part of an answer
 _T = TypeVar("_T")
-# The HTTP library that huggingface_hub is built on: its 1.x on httpx, its 2.x on httpx2.
+# The HTTP library of huggingface_hub: httpx in its 1.x, httpx2 in its 2.x.
 _HTTP_ERROR: type[Exception] = next(e for e in errors.HfHubHTTPError.__mro__[1:] if e.__name__ == "HTTPError")
 httpx: Any = sys.modules[_HTTP_ERROR.__module__.partition(".")[0]]
 
 
 def answer_timeout() -> float:
-    """Return the seconds to wait for each part of an answer, which is what ends a thread that was left alone."""
+    """Return the seconds to wait for each part of an answer. This timeout also ends abandoned threads."""
     return min(_ANSWER, PATIENCE)
 
 
 class Patience:
-    """How long is still waited for something new: `PATIENCE` seconds since the last."""
+    """A time limit of `PATIENCE` seconds, renewed whenever something new arrives."""
 
     def __init__(self) -> None:
         self.renew()
 
     def renew(self) -> None:
-        """Something new has arrived."""
+        """Restart the time limit, because something new has arrived."""
         self._end = time.monotonic() + PATIENCE
 
     @property
     def left(self) -> float:
-        """Seconds that are left."""
+        """Seconds until the time limit."""
         return self._end - time.monotonic()
 
     def pause(self, seconds: float, reason: Exception) -> None:
-        """Wait, or raise `reason` if that would take too long."""
+        """Wait, or raise `reason` if the time limit would pass."""
         if seconds >= self.left:
             raise reason
         time.sleep(seconds)
 
     def call(self, function: Callable[..., _T], /, *args: Any, **kwargs: Any) -> _T:
-        """Return what a function returns, unless it takes too long."""
+        """Call a function, in a separate thread with the time limit, and return its result."""
 
         def once() -> _T:
             with closing(self.each(lambda: iter([function(*args, **kwargs)]))) as results:
@@ -71,16 +71,16 @@ class Patience:
 
         try:
             return once()
-        except (httpx.RemoteProtocolError, httpx.ReadError):  # of a connection that was kept open, and has been closed
+        except (httpx.RemoteProtocolError, httpx.ReadError):  # a connection that was kept open has been closed
             return once()
 
     def each(self, items: Callable[[], Iterator[_T]]) -> Generator[_T, None, None]:
-        """Yield what an iterator yields, made and run in a thread of its own.
+        """Create an iterator and run it in a separate thread; yield its items.
 
         Raises
         ------
         TimeoutError
-            If the next item takes too long; the thread ends with the item that it waits for, which is dropped.
+            If the next item takes too long. The thread ends when that item arrives, and drops it.
         """
         worker = _Worker(items)
         context = contextvars.copy_context()
@@ -102,7 +102,7 @@ class Patience:
 
 
 class _Worker:
-    """What runs in a thread: an iterator, whose items are handed over until nobody takes them."""
+    """The content of a thread: an iterator that hands over its items until it is abandoned."""
 
     def __init__(self, items: Callable[[], Iterator[Any]]) -> None:
         self.items = items
@@ -114,7 +114,7 @@ class _Worker:
             for item in self.items():
                 if not self._offer("item", item):
                     return
-        except BaseException as err:  # noqa: BLE001 - it is raised where it is waited for
+        except BaseException as err:  # noqa: BLE001 - the waiting thread raises it
             self._offer("error", err)
         else:
             self._offer("end", None)
@@ -140,25 +140,25 @@ def transfer(
     is_immutable: bool = False,
     **request: Any,
 ) -> None:
-    """Write what an address holds to a file.
+    """Download an address to a file.
 
     Parameters
     ----------
     url
-        The address, without a user's name and password.
+        The address, without user name and password.
     path
         The file to write.
     patience
-        Renewed with each new byte.
+        Time limit, renewed with each new byte.
     name
-        Of the progress bar.
+        Label of the progress bar.
     size
-        In bytes; if ``None``, what the server says.
+        Size of the file in bytes; ``None`` for the size that the server reports.
     check
-        Raises what is wrong with a response.
+        Raises an error if a response is not valid.
     is_immutable
-        The address always holds the same, so that two responses may be put together. Else that is done only where the
-        server vouches for it with an entity tag.
+        The content never changes, so a download can always be resumed. Otherwise it is resumed only if the server sends
+        an entity tag.
     request
         Headers and authentication.
 
@@ -175,7 +175,7 @@ def transfer(
             try:
                 download.take(partial(_respond, url, check, **(request | {"headers": headers})))
             except httpx.HTTPError as err:
-                if hasattr(err, "response"):  # an answer, and a clear one
+                if hasattr(err, "response"):  # the server has answered: a retry does not help
                     raise
                 failure: Exception = err
             else:
@@ -190,20 +190,22 @@ def transfer(
 
 @dataclass
 class _Download:
-    """A file that grows by one response after another.
+    """A file that grows with each response.
 
     Attributes
     ----------
     size
-        In bytes, where it is known beforehand; ``end`` is what the last response makes of it.
+        Size in bytes, if it is known beforehand.
+    end
+        Size in bytes: `size`, or else the size according to the last response.
     present
         Bytes in the file.
     failures
         Attempts since the last new byte.
     restarts
-        How often it had to begin anew.
+        How often it was restarted from the beginning.
     etag
-        The entity tag by which a server vouches for the rest being of the same file.
+        The entity tag with which a server confirms that the rest is of the same file.
     has_begun
         Whether there was ever an answer.
     """
@@ -220,14 +222,14 @@ class _Download:
     has_begun: bool = False
 
     def range(self, *, is_immutable: bool) -> dict[str, str]:
-        """Return the headers that ask for what is missing, or none where it has to be the whole file."""
+        """Return the headers that request the missing bytes; empty if the whole file is needed."""
         if self.present == 0 or not (is_immutable or self.etag):
             return {}
         headers = {"Range": f"bytes={self.present}-"}
         return headers if is_immutable or self.etag is None else headers | {"If-Range": self.etag}
 
     def take(self, respond: Callable[[], Iterator[Any]]) -> None:
-        """Write what a response brings."""
+        """Write the content of a response to the file."""
         with closing(self.patience.each(respond)) as parts:
             start, end, self.etag = next(parts)
             self.has_begun = True
@@ -256,10 +258,10 @@ class _Download:
 
 
 def _respond(url: str, check: Callable[[Any], None], **request: Any) -> Iterator[Any]:
-    """Yield where in the file a response begins, the size of the file, and its entity tag; then its bytes."""
+    """Yield first the offset of a response in the file, the size of the file and its entity tag; then the bytes."""
     session: Any = huggingface_hub.get_session()
     with session.stream("GET", url, timeout=answer_timeout(), follow_redirects=True, **request) as response:
-        if response.status_code == 416 and "Range" in request["headers"]:  # there is less than there was
+        if response.status_code == 416 and "Range" in request["headers"]:  # the file is shorter than before
             yield 0, None, None
             msg = "the file has become shorter"
             raise httpx.RemoteProtocolError(msg)
@@ -277,7 +279,7 @@ def _respond(url: str, check: Callable[[Any], None], **request: Any) -> Iterator
 
 @contextmanager
 def _addresses_hidden() -> Iterator[None]:
-    """Keep passwords and signatures of addresses out of the HTTP library's log while it is at work."""
+    """Keep passwords and signatures in addresses out of the HTTP library's log."""
 
     def hide(record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):

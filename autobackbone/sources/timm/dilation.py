@@ -1,4 +1,4 @@
-"""Building timm's models, dilated ones too where only timm's features-only form of them can be."""
+"""Create timm's models, including dilated ones that timm builds only with ``features_only=True``."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ import timm
 import torch
 from torch import nn
 
-# Arguments that say where weights come from, and what is done with features: nothing of the layers.
+# Arguments about weights and the head, which do not affect the layers.
 _NOT_OF_LAYERS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "num_classes")
 
 
 def create_model(name: str, **arguments: Any) -> Any:
-    """Create a timm model, as `timm.create_model` does, or from its features-only form if only that can be dilated.
+    """Create a timm model as `timm.create_model` does, also dilated if only its features-only form can be dilated.
 
-    MobileNetV3 and its kin have no ``output_stride``; the class that timm builds with ``features_only=True`` has. Then
-    the model takes the layers of that class, and keeps its own parameters under their own names.
+    MobileNetV3 and similar models do not accept ``output_stride``, but the class that timm builds for them with
+    ``features_only=True`` does. The model then gets the layers of that class, and keeps its parameters and their names.
     """
     try:
         return timm.create_model(name, **arguments)
@@ -25,7 +25,7 @@ def create_model(name: str, **arguments: Any) -> Any:
         with torch.device("meta"):
             try:
                 dilated = timm.create_model(name, features_only=True, **layers)
-            except Exception:  # noqa: BLE001 - whatever it is, the first error says what is wrong
+            except Exception:  # noqa: BLE001 - the first error explains the problem better
                 dilated = None
         if dilated is None:
             raise
@@ -35,7 +35,7 @@ def create_model(name: str, **arguments: Any) -> Any:
 
 
 def _take_layers(model: Any, dilated: Any) -> None:
-    """Give a model the layers of a dilated one where the two are of one type and hold the same parameters."""
+    """Move the layers of a dilated model into another one, where both have the same type and parameters."""
     for name, layers in dilated.named_children():
         own = getattr(model, name, None)
         if own is None or type(own) is not type(layers) or not _can_take(layers, own):
@@ -50,9 +50,9 @@ def _take_layers(model: Any, dilated: Any) -> None:
 
 
 def _can_take(layers: nn.Module, own: nn.Module) -> bool:
-    """Whether layers that have no values can have those of others: all that is saved, and what they need besides."""
+    """Whether layers without values can use those of `own`: the same state dict, and all their other buffers."""
     saved, taken = ({name: t.shape for name, t in m.state_dict().items()} for m in (own, layers))
-    unsaved = dict(own.named_buffers())  # more of them, perhaps: strided layers may blur
+    unsaved = dict(own.named_buffers())  # may have more buffers: strided layers may blur
     return saved == taken and all(
         name in unsaved and unsaved[name].shape == t.shape for name, t in layers.named_buffers()
     )

@@ -1,4 +1,4 @@
-"""What was measured of architectures with arguments: remembered in the process, and in the user's cache."""
+"""Cache of the facts measured for architectures with arguments: in the process, and in the user's cache folder."""
 
 import hashlib
 import json
@@ -15,17 +15,17 @@ _known: dict[Any, ModelFacts] = {}
 
 
 def cached_facts(architecture: str, arguments: Mapping[str, Any], measure: Callable[[], ModelFacts]) -> ModelFacts:
-    """Return what `measure` finds of an architecture with some arguments, which is called if that is not known.
+    """Return the facts about an architecture with some arguments; call `measure` if they are not cached.
 
     Parameters
     ----------
     architecture
-        Of timm's registry. One that the user registered is remembered in this process alone, for as long as its builder
-        is the same: it may be another one tomorrow.
+        A name in timm's registry. An architecture that the user registered is cached only in this process, and only
+        while its builder is the same, because the builder may change.
     arguments
-        For ``timm.create_model``. With any that is not plain data (a class of layers) nothing is remembered.
+        Arguments for ``timm.create_model``. If one is not plain data (a class of layers), nothing is cached.
     measure
-        Measures it.
+        Measures the facts.
     """
     text = spell(arguments)
     if text is None:
@@ -42,7 +42,7 @@ def cached_facts(architecture: str, arguments: Mapping[str, Any], measure: Calla
 
 
 def spell(value: Any) -> str | None:
-    """Return the one text of plain data, in which what Python calls equal may still differ; ``None`` for other data."""
+    """Return a unique text for plain data, ``None`` for other data. Values that compare equal, as 1 and 1.0, differ."""
     if value is None or type(value) in (bool, int, float, str):
         return repr(value)
     if isinstance(value, Mapping) and all(type(name) is str for name in value):
@@ -56,20 +56,20 @@ def spell(value: Any) -> str | None:
 
 
 def _path(version: str, architecture: str, text: str) -> Path:
-    """Return a file of its own for each, which processes can write at once without regard for each other."""
+    """Return a separate file for each architecture and arguments, so that processes can write without locks."""
     name = hashlib.sha256(f"{architecture} {text}".encode()).hexdigest()
     return store.cache_path(version).with_suffix("") / f"{name}.json"
 
 
 def _kept(path: Path, what: str, measure: Callable[[], ModelFacts]) -> ModelFacts:
-    """Return what a file holds; if that is nothing, or damaged, what is measured now, and keep it there."""
+    """Return the facts in a file. If it is missing or damaged, measure them and write the file."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         if held["of"] == what:
             check_row(held["facts"])
             return decode_facts(held["facts"])
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        pass  # what is damaged is made again
+        pass  # a missing or damaged file is written again
     facts = measure()
     store.keep(path, json.dumps({"of": what, "facts": encode_facts(facts)}))
     return facts

@@ -1,4 +1,4 @@
-"""Measuring timm's architectures on the meta device: what they do, whatever they declare."""
+"""Measure timm's architectures on the meta device, because what they declare is not always true."""
 
 import contextlib
 import itertools
@@ -16,7 +16,7 @@ from autobackbone.sources.timm.network import Levels, unused_parameters
 from autobackbone.sources.timm.shapes import quick_shapes
 from autobackbone.sources.timm.trial_sizes import closest_stride, divisors_to_try, sizes_to_try
 
-# What timm and torch raise where a size or an argument does not suit a model.
+# What timm and torch raise if a size or an argument does not suit a model.
 FAILURES = (
     AssertionError,
     RuntimeError,
@@ -30,9 +30,9 @@ FAILURES = (
 )
 
 _Size = tuple[int, int]
-_Shapes = list[tuple[int, int, int]]  # channels, height, width by level
+_Shapes = list[tuple[int, int, int]]  # channels, height, width of each level
 
-# Ways of timm's to accept any size, tried in this order.
+# timm's arguments for accepting any size, in the order to try.
 _ANY_SIZE_KWARGS: tuple[dict[str, bool], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
 
 
@@ -42,12 +42,13 @@ def measure(create: Callable[..., nn.Module]) -> ModelFacts:
     Parameters
     ----------
     create
-        Makes the headless timm model; takes further arguments for ``timm.create_model``. Called under the meta device.
+        Creates the timm model without a head, with further arguments for ``timm.create_model``. Called on the meta
+        device.
 
     Returns
     -------
     ModelFacts
-        What a forward pass at several sizes showed; declared channels and strides are not trusted.
+        Facts from forward passes at several sizes. Declared channels and strides are not trusted.
     """
     with meta_device():
         return _Measurement(create).facts()
@@ -55,13 +56,13 @@ def measure(create: Callable[..., nn.Module]) -> ModelFacts:
 
 @contextlib.contextmanager
 def meta_device() -> Iterator[None]:
-    """Build on the meta device, with gradients, whatever mode the caller is in."""
+    """Build on the meta device, with gradients, in any mode of the caller."""
     with torch.device("meta"), torch.inference_mode(mode=False), torch.enable_grad(), quick_shapes():
         yield
 
 
 class _Measurement:
-    """The measuring of one architecture; `measure` enters the meta device around it."""
+    """The measurement of one architecture. `measure` runs it on the meta device."""
 
     def __init__(self, create: Callable[..., nn.Module]) -> None:
         self.create = create
@@ -73,7 +74,7 @@ class _Measurement:
         self.divisors = divisors_to_try(self.strides, *self.grids)
         self.in_chans, height, width = model.pretrained_cfg["input_size"]
         self.default = (height, width)
-        # The deepest level of each run of equal strides: where networks are cut.
+        # Networks are cut at the deepest level of each run of equal strides.
         self.cuts = [i for i, s in enumerate(self.strides) if self.strides[i + 1 : i + 2] != [s]]
         self.nets: dict[Any, nn.Module | None] = {}
         self.shapes: dict[Any, _Shapes | None] = {}
@@ -89,7 +90,7 @@ class _Measurement:
         shapes = self._maps(self.cuts[-1], self.usual, bound=self.built) or []
         self._correct_strides()
         self.divisors = divisors_to_try(self.strides, *self.grids)
-        sizes = {cut: self._sizes(cut) for cut in reversed(self.cuts)}  # deepest first: the others reuse its maps
+        sizes = {cut: self._sizes(cut) for cut in reversed(self.cuts)}  # deepest first, since the others reuse its maps
         levels = []
         for i, shape in enumerate(shapes):
             divisor, bound, exact = sizes[next(c for c in self.cuts if c >= i)]
@@ -111,20 +112,20 @@ class _Measurement:
         )
 
     def _find_usual(self) -> tuple[_Size, bool]:
-        """Return a size that works, the default one if it does, and whether to build for it; settle on a format."""
+        """Return a size that works, if possible the default, and whether to build for it; also choose the format."""
         height, width = self.default
         for scale, d in itertools.product((1, 2, 4), self.divisors):
             size = (round_up(scale * height, d), round_up(scale * width, d))
             for patch, bound in itertools.product((None, self.strides[-1]), (True, False)):
                 self.patch = patch
                 if self._maps(self.cuts[-1], size, bound=bound) is not None:
-                    self.scale = round(size[0] / height)  # with larger strides than declared, more than the default
+                    self.scale = round(size[0] / height)  # above 1 if the strides are larger than declared
                     return size, bound
         msg = f"timm's {self.kind} ran at no size that was tried, from {self.default} on."
         raise UnsupportedError(msg)
 
     def _find_any_size_kwargs(self) -> tuple[dict[str, bool], _Size | None]:
-        """Return the first way of timm's by which the whole network takes any of several sizes, and such a size."""
+        """Return the first of timm's arguments with which the network accepts several sizes, and the last such size."""
         for any_size_kwargs in _ANY_SIZE_KWARGS:
             self.any_size_kwargs = any_size_kwargs
             for divisor in reversed(self.divisors):
@@ -133,7 +134,7 @@ class _Measurement:
         return {}, None
 
     def _correct_strides(self) -> None:
-        """Put right the strides that the maps of a large image contradict; a larger one says by how much."""
+        """Correct declared strides that contradict the maps of a large image; measure them on a still larger image."""
         declared = self.strides
         for times in (1, 4):
             size = self.usual if self.large is None else (times * self.large[0], times * self.large[1])
@@ -150,29 +151,29 @@ class _Measurement:
         return sizes_to_try(divisor, least=200 * self.scale)
 
     def _follows(self, cut: int, divisor: int) -> bool:
-        """Whether maps grow and shrink with the image; CrossViT takes any size, and resizes it to its own."""
+        """Whether the maps scale with the image. CrossViT accepts any size, but resizes images to a fixed size."""
         sizes = self._trials(divisor)
         small, large = (self._maps(cut, size) for size in (sizes[0], sizes[-1]))
         return small is not None and large is not None and small != large
 
     def _sizes(self, cut: int) -> tuple[int, bool, list[bool]]:
-        """Return divisor, whether bound, and exactness by level, of the network that ends at `cut`."""
+        """Return the divisor, whether the size is fixed, and exactness by level, of the network cut at `cut`."""
         for bound, square in ((False, False), (True, False), (True, True)):
             found = self._finest(cut, self.divisors, bound=bound, square=square)
             if found is None:
                 continue
             if not bound and found[0] > self.strides[cut]:
-                # MaxViT takes multiples of 224, but can be built for multiples of 32: then it counts as bound.
+                # MaxViT accepts multiples of 224, but can be built for multiples of 32: its size counts as fixed.
                 finer = [d for d in self.divisors if d < found[0]]
                 built = self._finest(cut, finer, bound=True, square=False)
                 if built is not None and built[1] == found[1]:
                     return built[0], True, built[1]
             self.square |= square
             return found[0], bound, found[1]
-        return 0, True, [True] * (cut + 1)  # at its default size alone
+        return 0, True, [True] * (cut + 1)  # works only at its default size
 
     def _finest(self, cut: int, divisors: Sequence[int], *, bound: bool, square: bool) -> tuple[int, list[bool]] | None:
-        """Return the first divisor that makes as many levels exact as any of them does, and exactness by level."""
+        """Return the first divisor that makes the most levels exact, and exactness by level."""
         ran = {}
         for divisor in divisors:
             exact = self._exactness(cut, divisor, bound=bound, square=square, first_only=True)
@@ -184,12 +185,12 @@ class _Measurement:
                     return divisor, exact
         everywhere = ((d, self._exactness(cut, d, bound=bound, square=square)) for d in ran)
         taken = [(d, exact) for d, exact in everywhere if exact is not None]
-        return max(taken, key=lambda pair: sum(pair[1]), default=None)  # the first of those that make the most exact
+        return max(taken, key=lambda pair: sum(pair[1]), default=None)  # the first of equals
 
     def _exactness(
         self, cut: int, divisor: int, *, bound: bool, square: bool, first_only: bool = False
     ) -> list[bool] | None:
-        """Return exactness by level at multiples of `divisor`; ``None`` if those are not taken."""
+        """Return exactness by level at multiples of `divisor`; ``None`` if the network does not accept them."""
         if not bound and not self._follows(cut, divisor):
             return None
         exact = [True] * (cut + 1)
@@ -206,7 +207,7 @@ class _Measurement:
         return shape[1:] == (ceil_div(size[0], stride), ceil_div(size[1], stride))
 
     def _min_size(self, levels: Sequence[NativeLevel]) -> int:
-        """Return the smallest square that gives every level at least one cell, by bisection over the divisor."""
+        """Return the side of the smallest square that gives every level a cell, by bisection over the divisor."""
         free = [level for level in levels if not level.bound]
         if not free:
             return 0
@@ -214,7 +215,7 @@ class _Measurement:
 
         def works(side: int) -> bool:
             size = (side, side)
-            shapes = self._maps(free[-1].index, size, batch=1)  # group norms of one cell need a second image
+            shapes = self._maps(free[-1].index, size, batch=1)  # group norms of one cell fail for one image
             return shapes is not None and all(
                 min(s[1:]) > 0 and (not level.exact or self._is_exact(level.index, s, size))
                 for level, s in zip(free, shapes, strict=True)
@@ -234,7 +235,7 @@ class _Measurement:
         return low * divisor
 
     def _pooled(self, levels: Sequence[NativeLevel]) -> tuple[int, int]:
-        """Return divisor and smallest square of the whole model, where they are not those of the levels; else 0.
+        """Return the divisor and the smallest side of the pooled model; 0 where it is the same as for the levels.
 
         Its last layers may need more: those of GhostNetV2 pool maps by two, and others merge cells.
         """
@@ -252,27 +253,27 @@ class _Measurement:
         divisors = (d for d in self.divisors if d % deepest.divisor == 0)
         divisor = next((d for d in divisors if all(map(takes, self._trials(d)[:2]))), None)
         if divisor is None:
-            return 0, 0  # it may pool images of its own size alone
+            return 0, 0  # it may pool only images of its default size
         first = round_up(self._min_size(levels), divisor)
         smallest = self._smallest(first, divisor, lambda side: takes((side, side)))
         return (0 if divisor == deepest.divisor else divisor), (0 if smallest == first else smallest)
 
     def _takes_any_channels(self, shapes: _Shapes) -> bool:
-        """Whether the network takes images of another number of channels; transforms of colors may not."""
+        """Whether the network accepts images with another number of channels; color transforms may not."""
         channels = self.in_chans + 1
         images = torch.empty(2, channels, *self.usual)
         arguments = self.any_size_kwargs | (
             {"img_size": self.usual} if self.built and self.usual != self.default else {}
         )
         with warnings.catch_warnings(), contextlib.suppress(*FAILURES), torch.no_grad():
-            warnings.simplefilter("ignore")  # what timm only warns of may work
+            warnings.simplefilter("ignore")  # timm warns of cases that may still work
             model = self.create(**arguments, in_chans=channels)
             net = Levels(model, range(len(shapes)), patch=self.patch).eval()
             return [tuple(m.shape[1:]) for m in net(images)] == shapes
         return False
 
     def _norm_channels(self, x: Tensor) -> int:
-        """Return the channels after ``norm=True``, if that puts parameters to use that are not there without it."""
+        """Return the channels with ``norm=True``, or 0 if it does not use parameters that are absent without it."""
         net = self._net(self.cuts[-1])
         assert net is not None, "the network was built before"
         without = {name for name, _ in net.named_parameters()}
@@ -280,18 +281,18 @@ class _Measurement:
         try:
             unused = unused_parameters(normed, x)
             channels = normed(x)[0].shape[1]
-        except FAILURES:  # some say so themselves
+        except FAILURES:  # some models refuse it
             return 0
         used = any(name not in without and name not in unused for name, _ in normed.named_parameters())
         return channels if used else 0
 
     def _has_unused_params(self, x: Tensor) -> bool:
-        """Whether the deepest map of some network leaves a parameter of it without a gradient."""
+        """Whether in any of the cut networks a parameter gets no gradient from the deepest map."""
         nets = [self._net(cut) for cut in self.cuts]
         return any(net is not None and unused_parameters(net.train(), x, last_only=True) for net in nets)
 
     def _net(self, cut: int, img_size: _Size | None = None) -> nn.Module | None:
-        """Return the network that ends at `cut` and gives every level up to there; ``None`` if it cannot be."""
+        """Return the network cut at `cut`, with all its levels; ``None`` if it cannot be built."""
         key = (cut, tuple(self.any_size_kwargs), self.patch, img_size)
         if key not in self.nets:
             arguments = self.any_size_kwargs | ({} if img_size is None else {"img_size": img_size})
@@ -303,8 +304,11 @@ class _Measurement:
         return self.nets[key]
 
     def _maps(self, cut: int, size: _Size, *, bound: bool = False, batch: int = 2) -> _Shapes | None:
-        """Return the shapes of the maps up to `cut`, from a network built for `size` if `bound`; ``None``: refused."""
-        for deeper in (c for c in reversed(self.cuts) if c >= cut):  # its first levels are the same network
+        """Return the shapes of the maps up to `cut`, or ``None`` if the network does not accept `size`.
+
+        If `bound`, the network is built for `size`.
+        """
+        for deeper in (c for c in reversed(self.cuts) if c >= cut):  # a deeper network has the same first levels
             shapes = self.shapes.get((deeper, tuple(self.any_size_kwargs), self.patch, size, bound, batch))
             if shapes is not None:
                 return shapes[: cut + 1]
@@ -322,6 +326,6 @@ class _Measurement:
 
 
 def _sides(model: nn.Module, name: str) -> set[int]:
-    """Return the heights and widths that modules of a model have by an attribute: of patches, or windows."""
+    """Return the sides in an attribute of a model's modules, such as those of patches or windows."""
     values = (getattr(module, name, None) for module in model.modules())
     return {n for v in values for n in (v if isinstance(v, tuple | list) else (v,)) if isinstance(n, int) and n > 0}

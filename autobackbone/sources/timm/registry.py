@@ -1,4 +1,4 @@
-"""timm's registry: its architectures, those that the user registered among them, and what it says of them."""
+"""timm's registry: its architectures, including those that users register, and what timm declares about them."""
 
 import functools
 import importlib.metadata
@@ -23,28 +23,28 @@ def timm_version() -> str:
 
 
 def is_released(version: str) -> bool:
-    """Whether a version stays what it is: what is measured of a development version may not hold tomorrow."""
+    """Whether a version is a release. Facts measured for a development version may soon be wrong."""
     return "dev" not in version
 
 
 def registered_by_user() -> dict[str, Callable[..., Any]]:
-    """Return the builders that the user registered in this process, by name; none if timm is not imported."""
+    """Return the builders that the user registered in this process, by name; empty if timm is not imported."""
     if "timm" not in sys.modules:
         return {}
-    from timm.models._registry import _model_entrypoints as builders  # its list takes longer than everything else here
+    from timm.models._registry import _model_entrypoints as builders  # timm's list is slow
 
     return {name: build for name, build in builders.items() if not build.__module__.startswith("timm.models")}
 
 
 class _Registry(Mapping[str, tuple[str, ...]]):
-    """timm's registry: architectures, each with the tags of its published weights."""
+    """timm's registry: every architecture, with the tags of its published weights."""
 
     @property
     def _tags(self) -> Mapping[str, tuple[str, ...]]:
         return _tags(tuple(registered_by_user().items()))
 
     def __contains__(self, name: object) -> bool:
-        # without listing them all, which takes timm a while; timm ignores a tag
+        # Do not list all architectures, which is slow. timm would ignore a tag.
         import timm
 
         return isinstance(name, str) and "." not in name and timm.is_model(name)
@@ -71,12 +71,12 @@ def _tags(_mine: tuple[tuple[str, Callable[..., Any]], ...]) -> dict[str, tuple[
 
 
 def architectures() -> Mapping[str, tuple[str, ...]]:
-    """Return every architecture of timm's registry with the tags of its published weights."""
+    """Return every architecture in timm's registry, with the tags of its published weights."""
     return _Registry()
 
 
 def declared_record(architecture: str) -> ModelRecord:
-    """Return what timm says of an architecture: its module, and the published weights."""
+    """Return the record of what timm declares about an architecture: its module, and its published weights."""
     default = published_cfg(architecture)
     tags = sorted(architectures()[architecture], key=lambda tag: tag != default.get("tag"))
     weights = []
@@ -88,22 +88,22 @@ def declared_record(architecture: str) -> ModelRecord:
 
 
 def published_cfg(name: str) -> dict[str, Any]:
-    """Return what timm says of published weights, with its defaults for what it does not say."""
+    """Return timm's config of published weights, with defaults for absent fields."""
     import timm
 
-    cfg = timm.get_pretrained_cfg(name)  # none for architectures of a user's own
+    cfg = timm.get_pretrained_cfg(name)  # None for architectures that users register
     return {**timm.models.PretrainedCfg().to_dict(), **({} if cfg is None else cfg.to_dict())}
 
 
 def family(architecture: str) -> str:
-    """Return the timm module that an architecture is of."""
+    """Return the timm module that defines an architecture."""
     import timm
 
     return str(timm.model_entrypoint(architecture).__module__).rpartition(".")[2]
 
 
 def input_of(cfg: Mapping[str, Any]) -> PublishedInput:
-    """Return the input of published weights."""
+    """Return the input of published weights, from their config."""
     in_chans, height, width = cfg["input_size"]
     return PublishedInput(
         in_chans=in_chans,

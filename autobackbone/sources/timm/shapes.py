@@ -1,4 +1,4 @@
-"""Passes over models on the meta device without torch's slower ways of telling shapes."""
+"""Faster shape inference for forward and backward passes on the meta device."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,10 +11,11 @@ aten: Any = torch.ops.aten
 
 
 def quick_shapes() -> TorchDispatchMode:
-    """Return a context in which common operators on meta tensors are told at once; any other runs as ever.
+    """Return a context that computes the output shapes of common operators on meta tensors directly.
 
-    torch tells the shapes of these operators by Python code that plays each of them through, which takes up to a
-    millisecond: most of the time of a pass on the meta device. What they refuse is left to them to refuse.
+    torch infers these shapes with Python code that takes up to a millisecond per operator: most of the time of a pass
+    on the meta device. All other operators, and arguments that a shortcut does not handle, go to torch, which also
+    raises its own errors.
     """
     return _QuickShapes()  # type: ignore[no-untyped-call]  # torch's own
 
@@ -31,7 +32,7 @@ def _like(x: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 def _alike(x: Tensor, y: Any, *_: Any, **__: Any) -> Tensor | None:
-    """Tell `x` and what can be spread over it: of its type, and of its shape but for ones."""
+    """Return the result for `x` and a `y` of the same dtype that broadcasts to the shape of `x`."""
     if isinstance(y, int | float):
         return torch.empty_like(x) if x.is_floating_point() else None
     fits = x.dtype == y.dtype and x.ndim == y.ndim and all(b in (1, a) for a, b in zip(x.shape, y.shape, strict=True))
@@ -65,7 +66,7 @@ def _addmm(bias: Tensor, x: Tensor, y: Tensor, **_: Any) -> Tensor | None:
 def _batch_norm(x: Tensor, weight: Any, _: Any, mean: Any, *rest: Any) -> tuple[Tensor, ...] | None:
     if any(t is not None and t.shape != x.shape[1:2] for t in (weight, mean)):
         return None
-    channels = x.shape[1] if rest[1] else 0  # statistics of the batch, in training
+    channels = x.shape[1] if rest[1] else 0  # batch statistics, only in training
     return torch.empty_like(x), x.new_empty(channels), x.new_empty(channels)
 
 
@@ -88,7 +89,7 @@ def _layer_norm_backward(_: Tensor, x: Tensor, shape: Sequence[int], *rest: Any)
 
 _RULES: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((aten.gelu.default, aten.relu.default, aten.sigmoid.default, aten.tanh.default), _like),
-    **dict.fromkeys((aten._softmax.default, aten._safe_softmax.default, aten.mul.Scalar), _like),  # noqa: SLF001 - so torch names them
+    **dict.fromkeys((aten._softmax.default, aten._safe_softmax.default, aten.mul.Scalar), _like),  # noqa: SLF001 - torch's names
     **dict.fromkeys((aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor), _alike),
     **dict.fromkeys((aten.silu_.default, aten.hardswish_.default), _same),
     **dict.fromkeys((aten.sigmoid_.default, aten.tanh_.default), _same),

@@ -1,4 +1,4 @@
-"""The sizes that architectures are tried at, to find out which of them they take. Pure."""
+"""The sizes at which architectures are tried, to learn which sizes they accept. Pure functions."""
 
 import itertools
 import math
@@ -6,16 +6,16 @@ from collections.abc import Collection, Iterable, Sequence
 
 from autobackbone.levels import ceil_div
 
-# What height and width may have to be multiples of, whatever an architecture declares.
+# Divisors of height and width to try for every architecture.
 _USUAL = (1, 2, 4, 7, 8, 12, 14, 16, 28, 32, 48, 56, 64, 96, 112, 120, 128, 204, 224, 240, 256)
 
 
 def divisors_to_try(strides: Iterable[int], patches: Collection[int], windows: Iterable[int]) -> tuple[int, ...]:
-    """Return what height and width may have to be multiples of, in the order to try.
+    """Return candidates for the divisor of height and width, in the order to try.
 
-    Beside the usual numbers: whatever divides a stride, or what the strides would be with the first that of a patch;
-    and the sides of windows, in cells and in pixels at the coarsest stride. Unequal sides of patches are also tried
-    together.
+    Candidates are the usual divisors, the divisors of every stride, and the divisors of the strides scaled so that the
+    smallest is the side of a patch (for unequal sides, also their least common multiple). The sides of windows are
+    candidates too, in cells and in pixels at the coarsest stride.
     """
     strides, both = tuple(strides), math.lcm(*patches)
     sides = {*patches, both} if both < 1000 else set(patches)
@@ -27,17 +27,17 @@ def divisors_to_try(strides: Iterable[int], patches: Collection[int], windows: I
 def sizes_to_try(divisor: int, least: int = 200) -> list[tuple[int, int]]:
     """Return four sizes, H != W, from `least` up, that are multiples of a divisor and have no other common factor.
 
-    Their quotients by it take every remainder by 8, and spread over many by 64. Nor have the first two heights, or
-    widths; so what takes them takes multiples of the divisor, and not of more.
+    Divided by the divisor, they have every remainder modulo 8, and many modulo 64. The first two heights, and the first
+    two widths, also have no other common factor. So an architecture that accepts them needs no larger divisor.
     """
-    step = 11 if divisor < 8 else 5 if divisor < 32 else 3  # odd, so that eight of them take every remainder by 8
+    step = 11 if divisor < 8 else 5 if divisor < 32 else 3  # odd, so that eight steps have every remainder modulo 8
     first = next(n for n in itertools.count(ceil_div(least, divisor)) if math.gcd(n, step) == 1)
     quotients = [(first + step * i) * divisor for i in range(8)]
     return [(quotients[i], quotients[j]) for i, j in ((0, 5), (1, 6), (2, 7), (3, 4))]
 
 
 def closest_stride(size: Sequence[int], cells: Sequence[int], declared: int, finer: int) -> int:
-    """Return the stride of a map: the declared one if it is near the truth, else the nearest.
+    """Return the stride of a map: the declared one if it nearly fits, else the one that fits best.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ def closest_stride(size: Sequence[int], cells: Sequence[int], declared: int, fin
     cells
         Height and width of its map.
     declared
-        What the architecture says. A map may miss a cell, or, without padding, a tenth of its cells.
+        The stride that the architecture declares. A map may lack a cell, or a tenth of its cells without padding.
     finer
-        The stride of the level before; of two that would do, a multiple of it is taken.
+        The stride of the level before. If several strides nearly fit, its multiples are preferred.
     """
 
     def misses(stride: int) -> float:
