@@ -10,15 +10,15 @@ _SAFE_VALUE = re.compile(r"[0-9]{1,4}|true|false|yes|no|raw|file|main", re.IGNOR
 _SECRET_NAME = re.compile(r"auth|code|cred|key|pass|pin|pwd|secret|sig|token", re.IGNORECASE)
 
 
-def redacted(source: str) -> str:
-    """Return the source of weights in a form that is safe for messages, reports and logs.
+def redacted(origin: str) -> str:
+    """Return the origin of weights in a form that is safe for messages, reports and logs.
 
     In an address, the user name and password are hidden, and so are the values in its query and fragment. Short values
-    that are not secret stay visible. A source that is not an address is returned unchanged.
+    that are not secret stay visible. A origin that is not an address is returned unchanged.
 
     Parameters
     ----------
-    source
+    origin
         A path, a repository, or an address.
 
     Examples
@@ -28,11 +28,11 @@ def redacted(source: str) -> str:
     >>> redacted("hf-hub:owner/repo")
     'hf-hub:owner/repo'
     """
-    start = _ADDRESS.match(source)
+    start = _ADDRESS.match(origin)
     if start is None:
-        return source
+        return origin
     try:
-        parts = urlsplit(source)
+        parts = urlsplit(origin)
         userinfo, at, host = parts.netloc.rpartition("@")
         _ = parts.port
     except ValueError:  # not a valid address; a password with a slash in it ends up here

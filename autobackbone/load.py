@@ -20,7 +20,7 @@ from autobackbone.wrappers import backbone_names, find_backbones, is_flattened, 
 
 
 def load_weights(
-    model: nn.Module, source: str | os.PathLike[str], strict: bool = True, *, name: str | None = None
+    model: nn.Module, weights: str | os.PathLike[str], strict: bool = True, *, name: str | None = None
 ) -> WeightsReport:
     """Load a checkpoint into a model.
 
@@ -28,7 +28,7 @@ def load_weights(
     ----------
     model
         A backbone of either kind, compiled or wrapped. Any other module is matched by the names of its own state dict.
-    source
+    weights
         A file, a folder, ``hf-hub:owner/repo[@revision]``, or an ``https://`` address. The state dict in it, and the
         prefix of its names, are those that fit the model best. Names are those of the model's library. Other formats
         that the library can read are converted, and so is DINOv3 under the names of another library. A simple pyramid
@@ -47,7 +47,7 @@ def load_weights(
     Raises
     ------
     ConfigError
-        If `source` is none of these, or there is no backbone of this name.
+        If `weights` is none of these, or there is no backbone of this name.
     WeightsNotFoundError
         If there is no such file, repository or revision.
     WeightsCorruptedError
@@ -69,7 +69,7 @@ def load_weights(
     >>> report.coverage, report.prefix, report.missing
     (1.0, 'body.model.', ())
     """
-    origin = _origin(source)
+    origin = _origin(weights)
     model = _loadable(model, name)
     network, rules = _target(model)
     pyramid = getattr(model, "pyramid", None) if isinstance(model, Pretrained) else None
@@ -134,12 +134,12 @@ def init_non_persistent_buffers(model: nn.Module) -> None:
         init_buffers(module.get_submodule(attachment.network_path), attachment.rules)
 
 
-def _origin(source: Any) -> str:
-    if not isinstance(source, str | os.PathLike):
-        kind = type(source).__name__
+def _origin(weights: Any) -> str:
+    if not isinstance(weights, str | os.PathLike):
+        kind = type(weights).__name__
         msg = f"load_weights() takes a path, a repository or an address, got {kind}; load_state_dict() takes tensors."
         raise ConfigError(msg)
-    return "" if source == "" else path_of(source, "source")
+    return "" if weights == "" else path_of(weights, "weights")
 
 
 def _loadable(model: Any, name: str | None) -> nn.Module:

@@ -33,7 +33,7 @@ _ALIASES = {
     "mobilenetv3small": "mobilenetv3_small_100",
     "dla46": "dla46_c",
 }
-_SOURCES = {"hf-hub": "hf-hub", "hf_hub": "hf-hub", "local-dir": "local-dir"}
+_SCHEMES = {"hf-hub": "hf-hub", "hf_hub": "hf-hub", "local-dir": "local-dir"}
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[\w#%+=,!(){}][\w#%+=,!(){}.-]*(/[\w#%+=,!(){}][\w#%+=,!(){}.-]*)*")
 REPO_RULES = (
@@ -52,7 +52,7 @@ class ModelRef:
 
     Attributes
     ----------
-    source
+    scheme
         ``"timm"`` (its registry), ``"hf-hub"`` (a repository with a timm config), ``"local-dir"`` (a folder with
         one) or ``"dinov3"`` (transformers).
     name
@@ -63,18 +63,18 @@ class ModelRef:
         Revision of the repository; ``None`` for its default.
     """
 
-    source: str
+    scheme: str
     name: str
     tag: str | None = None
     revision: str | None = None
 
     def __str__(self) -> str:
         text = self.name if self.tag is None else f"{self.name}.{self.tag}"
-        if self.source == "dinov3":
+        if self.scheme == "dinov3":
             text = self.tag or self.name
         if self.revision is not None:
             text = f"{text}@{self.revision}"
-        return text if self.source in ("timm", "dinov3") else f"{self.source}:{text}"
+        return text if self.scheme in ("timm", "dinov3") else f"{self.scheme}:{text}"
 
 
 def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
@@ -149,7 +149,7 @@ def is_address(text: str) -> bool:
 def repo_of(text: str) -> str | None:
     """Return the text after ``hf-hub:``; ``None`` if it does not start with that."""
     prefix, colon, rest = text.partition(":")
-    return rest if colon and _SOURCES.get(prefix.lower()) == "hf-hub" else None
+    return rest if colon and _SCHEMES.get(prefix.lower()) == "hf-hub" else None
 
 
 def _is_revision(text: str) -> bool:
@@ -175,22 +175,22 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _parse_prefixed(text: str, prefix: str, rest: str) -> ModelRef:
-    if prefix not in _SOURCES:
+    if prefix not in _SCHEMES:
         msg = f"{text!r} has the unknown prefix {prefix!r}; the prefixes are 'hf-hub:' and 'local-dir:'."
         raise UnknownBackboneError(msg)
-    source = _SOURCES[prefix]
+    scheme = _SCHEMES[prefix]
     if not rest:
-        msg = f"{text!r} names no {'repository' if source == 'hf-hub' else 'folder'} after its prefix."
+        msg = f"{text!r} names no {'repository' if scheme == 'hf-hub' else 'folder'} after its prefix."
         raise UnknownBackboneError(msg)
-    if source == "local-dir":
-        return ModelRef(source, rest)
+    if scheme == "local-dir":
+        return ModelRef(scheme, rest)
     found = split_repo(rest)
     if found is None:
         msg = f"{text!r} is no Hub repository; {REPO_RULES}"
         raise UnknownBackboneError(msg)
     if found[0] in DINOV3_REPOS:  # its config is for transformers, not for timm
         return ModelRef("dinov3", DINOV3_REPOS[found[0]], found[0], found[1])
-    return ModelRef(source, found[0], revision=found[1])
+    return ModelRef(scheme, found[0], revision=found[1])
 
 
 def _parse_timm(name: str, text: str, known: Mapping[str, Collection[str]]) -> ModelRef:

@@ -28,7 +28,7 @@ class Pretrained:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike[str],
+        folder_or_repo: str | os.PathLike[str],
         *,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -38,7 +38,7 @@ class Pretrained:
 
         Parameters
         ----------
-        source
+        folder_or_repo
             A folder, or ``owner/repo`` on the Hub.
         revision
             Branch, tag or commit of the repository; ``None`` for its default.
@@ -66,7 +66,7 @@ class Pretrained:
             If an override cannot be honored, or the saved config sets more than an architecture and its arguments.
         """
         place = None if cache_dir is None else path_of(cache_dir, "cache_dir")
-        where = path_of(source, "source")
+        where = path_of(folder_or_repo, "folder_or_repo")
         has_own_weights = "weights" not in overrides
         saved, weights = read_config(where, revision=revision, cache_dir=place, with_weights=has_own_weights)
         return cls.from_saved(saved, {"weights": weights, **overrides}, place)

@@ -52,7 +52,7 @@ def test_pooled_transformers_take_any_size_of_whole_patches():
 def test_a_pooled_transformer_whose_size_is_not_whole_patches():
     with torch.device("meta"):
         backbone = create_backbone("vit_so400m_patch14_siglip_384", pretrained=False)
-        assert backbone.input_spec.fixed_size
+        assert get_input_spec(backbone).fixed_size
         assert backbone(torch.empty(1, 3, 384, 384)).shape == (1, backbone.num_features)
 
 

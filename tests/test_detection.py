@@ -286,7 +286,7 @@ def test_a_detector_has_the_convolutions_of_torchvisions():
     [
         (lambda: FeaturePyramid(make(strides=(16, 4, 8)), 8, "p6p7"), ["fpn"] * 5),
         (
-            lambda: FeaturePyramid(make("test_vit", (8, 16), pyramid="simple", pyramid_channels=8), None, "pool"),
+            lambda: FeaturePyramid.without_fpn(make("test_vit", (8, 16), pyramid="simple", pyramid_channels=8), "pool"),
             ["simple", "simple", "fpn"],
         ),
     ],

@@ -327,7 +327,7 @@ def test_a_classifier_is_saved_and_loaded(tmp_path, monkeypatch):
     _published("dinov3_vits16", tmp_path)
     new = create_backbone("dinov3_vits16", weights=tmp_path / "model.safetensors", **fields)
     assert 0 < float(new.head.weight.detach().std()) < 0.1
-    assert new.weights_report.missing == ("head.weight", "head.bias")
+    assert new.autobackbone.weights_report.missing == ("head.weight", "head.bias")
     built = []
     kind = vit.DINOv3ViTModel
     monkeypatch.setattr(vit, "DINOv3ViTModel", lambda config: built.append(config) or kind(config))
@@ -381,7 +381,7 @@ def test_published_weights_need_no_network_once_they_are_cached(tmp_path, monkey
     assert torch.equal(backbone.body.model.layer[3].norm1.weight, model.model.layer[3].norm1.weight)
     assert backbone.input_spec.mean == (0.1, 0.2, 0.3)
     assert backbone.input_spec.size == (256, 256)
-    assert backbone.weights_report.source == "facebook/dinov3-vits16-pretrain-lvd1689m"
+    assert backbone.weights_report.origin == "facebook/dinov3-vits16-pretrain-lvd1689m"
     for wrong in (
         {"image_mean": ["a", "b", "c"]},
         {"image_std": [0, 1, 1]},

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autobackbone import create_backbone, create_feature_backbone
-from autobackbone.sources.timm.source import TimmPlan
-from autobackbone.weights.building import SkipInit, build_loaded
+from autobackbone.weights.building import Built, SkipInit, build_loaded
+from autobackbone.weights.rules import CheckpointRules
 
 NESTED = {"vit_small_resnet50d_s16_224"}  # timm has it fetch the weights of its ResNet as well
 
@@ -28,14 +28,14 @@ def test_equal_to_timms_own_creation(family, tmp_path, monkeypatch):
     else:
         slow = made
     built = []
-    create = TimmPlan._create
+    create = timm.create_model
 
-    def counted(*args):
+    def counted(*args, **kwargs):
         if torch.get_default_device().type != "meta":
             built.append(args)
-        return create(*args)
+        return create(*args, **kwargs)
 
-    monkeypatch.setattr(TimmPlan, "_create", counted)
+    monkeypatch.setattr(timm, "create_model", counted)
 
     if published:
         extra = family.extra_kwargs | {"pretrained_cfg_overlay": overlay}
@@ -94,10 +94,10 @@ def test_what_is_not_loaded_is_initialized_by_its_own_code():
         with loading:
             net = _Net()
             net.load_state_dict(state, strict=False)
-        return net
+        return Built(net, net, CheckpointRules())
 
     torch.manual_seed(5)
-    net = build_loaded(create)
+    net = build_loaded(create).module
     assert net.scale.tolist() == [3, 3, 3, 3]
     assert 0 < float(net.linear.weight.detach().abs().max()) < 0.2
     assert bool(net.linear.bias.isfinite().all())

@@ -97,7 +97,7 @@ def test_bad_anchors(arguments):
     [
         ({"extra_blocks": LastLevelP6P7(64, 64), "out_channels": 8}, "the LastLevelP6P7 does not take these maps"),
         ({"backbone": nn.Identity()}, "got Identity; compile the pyramid rather than the backbone"),
-        ({"out_channels": 0}, "out_channels must be a positive integer, or None for no FPN, got 0"),
+        ({"out_channels": 0}, "out_channels must be a positive integer, at most 8192, got 0"),
         ({"extra_blocks": "p6"}, "extra_blocks must be 'pool', 'p6p7', a torchvision ExtraFPNBlock, or None, got 'p6'"),
     ],
 )
@@ -109,7 +109,7 @@ def test_bad_arguments(arguments, message):
 
 def test_a_simple_pyramid_without_fpn_is_vitdet():
     backbone = make("vit").eval()
-    pyramid = FeaturePyramid(backbone, None, "pool")
+    pyramid = FeaturePyramid.without_fpn(backbone, "pool")
     images = torch.randn(1, 3, 97, 130)
     with torch.no_grad():
         maps, found = backbone(images), pyramid(images)
@@ -121,9 +121,11 @@ def test_a_simple_pyramid_without_fpn_is_vitdet():
     assert all(torch.equal(found[name], y) for name, y in zip(found, maps, strict=False))
     assert torch.equal(found["p6"], maps[-1][..., ::2, ::2])
     assert list(pyramid.fpn.parameters()) == []
-    with pytest.raises(
-        ConfigError, match=r"out_channels=None leaves out the FPN, .* these are \(48, 48, 192, 96\)|leaves out"
-    ):
+    with pytest.raises(ConfigError, match=r"needs levels of equal channels, and these are \(32, 48, 192, 96\)"):
+        FeaturePyramid.without_fpn(make())
+    with pytest.raises(ConfigError, match="takes a FeatureBackbone as create_feature_backbone"):
+        FeaturePyramid.without_fpn(torch.nn.Identity())
+    with pytest.raises(ConfigError, match=r"got None; FeaturePyramid\.without_fpn\(\) leaves out the FPN"):
         FeaturePyramid(make(), None)
 
 
@@ -222,7 +224,7 @@ def test_maps_are_at_the_strides_of_their_names_whatever_extra_blocks_are_called
     if kind == "fpn":
         fpn = FeaturePyramid(make(strides=strides), 8, extra)
     else:
-        fpn = FeaturePyramid(make("vit", strides), None, "p6p7" if extra == "p6p7" else extra)
+        fpn = FeaturePyramid.without_fpn(make("vit", strides), extra)
     with torch.no_grad():
         maps = fpn.eval()(torch.randn(1, 3, 333, 257))
     assert len(set(fpn.names)) == len(fpn.names) == len(maps)

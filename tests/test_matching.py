@@ -239,7 +239,7 @@ def test_a_new_head_is_told_whatever_the_config_says_of_heads(tmp_path):
         overlay = {"file": str(tmp_path / "w.safetensors"), "classifier": classifier}
         extra = {"pretrained_cfg_overlay": overlay}
         model = create_backbone("test_resnet", num_classes=5, extra_kwargs=extra)
-        report = model.weights_report
+        report = model.autobackbone.weights_report
         sizes = {name: value.numel() for name, value in model.state_dict().items()}
         assert report.missing == ("fc.weight", "fc.bias")
         assert report.total == sum(sizes.values())
@@ -251,7 +251,7 @@ def test_a_new_head_is_told_whatever_the_config_says_of_heads(tmp_path):
 def test_what_is_counted_with_a_head(tmp_path, head):
     path = _file(tmp_path, _state("test_resnet", num_classes=5))
     model = create_backbone("test_resnet", weights=path, num_classes=head)
-    report = model.weights_report
+    report = model.autobackbone.weights_report
     fc = sum(p.numel() for p in model.fc.parameters())
     assert report.total == sum(t.numel() for t in model.state_dict().values())
     assert report.loaded == report.total - (0 if head == 5 else fc)
@@ -282,5 +282,5 @@ def test_tensors_in_the_overlay_come_before_any_file(tmp_path, where):
     extra = {"pretrained_cfg_overlay": overlay}
     for backbone in (create_feature_backbone(name, extra_kwargs=extra), create_backbone(name, extra_kwargs=extra)):
         network = backbone if isinstance(backbone, nn.Module) and hasattr(backbone, "conv1") else backbone.body.model
-        assert backbone.weights_report.source == "state_dict"
+        assert backbone.autobackbone.weights_report.origin == "state_dict"
         assert torch.equal(network.conv1[0].weight, ours["conv1.0.weight"])

@@ -47,7 +47,7 @@ def _check_same(model: nn.Module, expected: nn.Module) -> None:
 def test_meta_then_memory_then_a_state_dict(family):
     fields = {"extra_kwargs": family.extra_kwargs}
     plain = create_feature_backbone(family.name, pretrained=False, **fields).eval()
-    if plain.input_spec.fixed_size:
+    if plain.autobackbone.input_spec.fixed_size:
         fields["img_size"] = family.size
         plain = create_feature_backbone(family.name, pretrained=False, **fields).eval()
     late = _meta(create_feature_backbone, family.name, **fields).eval().to_empty(device="cpu")
@@ -76,7 +76,7 @@ def test_load_weights(name, create, empty, tmp_path):
         _poison(late.to_empty(device="cpu"))
     report = load_weights(late, tmp_path / "w.pth")
     assert report.coverage == 1
-    assert late.weights_report is report
+    assert late.autobackbone.weights_report is report
     _check_same(late, plain)
     _check_same(pickle.loads(pickle.dumps(late)), plain)  # noqa: S301 - our own
     _check_same(copy.deepcopy(late), plain)

@@ -25,7 +25,7 @@ KINDS = {
     "ViT": ({"cfg": "test_vit", "out_strides": (8, 16)}, {"out_channels": 8}),
     "ViTDet": (
         {"cfg": "test_vit", "pyramid": "simple", "pyramid_channels": 16},
-        {"out_channels": None, "extra_blocks": "pool"},
+        {"extra_blocks": "pool"},
     ),
     "ViTDet with an FPN": ({"cfg": "test_vit", "pyramid": "simple", "pyramid_channels": 16}, {"extra_blocks": "p6p7"}),
     "DINOv3": (
@@ -37,7 +37,9 @@ KINDS = {
 
 def make(kind="CNN"):
     backbone, fpn = KINDS[kind]
-    return FeaturePyramid(create_feature_backbone(**backbone, pretrained=False), **fpn).eval()
+    made = create_feature_backbone(**backbone, pretrained=False)
+    pyramid = FeaturePyramid(made, **fpn) if "out_channels" in fpn else FeaturePyramid.without_fpn(made, **fpn)
+    return pyramid.eval()
 
 
 def same(one, other):

@@ -66,7 +66,7 @@ def test_weights_beside_a_timm_config_are_those(key, tmp_path):
     )
     backbone = create_feature_backbone(ref)
     assert torch.equal(backbone.body.model.conv1[0].weight, model.conv1[0].weight)
-    assert backbone.weights_report.source == str(tmp_path / "model")
+    assert backbone.autobackbone.weights_report.origin == str(tmp_path / "model")
 
 
 def test_arguments_of_the_architecture_may_be_set(tmp_path):
@@ -102,7 +102,7 @@ def test_what_a_timm_config_says_of_fields(tmp_path):
     assert (insisting.config.in_chans, insisting.strides) == (3, (8, 16, 32))
 
     pooled = create_backbone(ref).eval()
-    assert pooled.input_spec.in_chans == 1
+    assert pooled.autobackbone.input_spec.in_chans == 1
     torch.testing.assert_close(pooled.forward_features(x), expected)
 
     deepest.save_pretrained(tmp_path / "saved")
@@ -209,7 +209,7 @@ def test_weights_beside_a_saved_config_are_those(tmp_path):
     backbone.save_pretrained(tmp_path)
     edit(tmp_path, weights="https://example.com/other.pth", pretrained=True)
     again = FeatureBackbone.from_pretrained(tmp_path)
-    assert again.weights_report.source == str(tmp_path)
+    assert again.weights_report.origin == str(tmp_path)
     assert not FeatureBackbone.from_pretrained(tmp_path, weights=None).config.pretrained
 
 

@@ -47,7 +47,7 @@ def test_features_are_those_of_raw_timm(model, checkpoint):
     expected = model.forward_intermediates(X, indices=[1, 4], intermediates_only=True)
     assert all(torch.equal(y, e) for y, e in zip(backbone(X), expected, strict=True))
     report = backbone.weights_report
-    assert (report.source, report.coverage, report.prefix, report.entry) == (str(checkpoint), 1, "", "")
+    assert (report.origin, report.coverage, report.prefix, report.entry) == (str(checkpoint), 1, "", "")
     assert report.missing == report.unexpected == report.mismatched == report.nonfinite == ()
     assert report.loaded == sum(t.numel() for t in backbone.state_dict().values())
 
@@ -55,7 +55,7 @@ def test_features_are_those_of_raw_timm(model, checkpoint):
 def test_pooled_features_are_those_of_raw_timm(model, checkpoint):
     backbone = create_backbone("test_resnet", weights=str(checkpoint)).eval()
     assert torch.equal(backbone(X), model.forward_head(model.forward_features(X), pre_logits=True))
-    assert backbone.weights_report.coverage == 1
+    assert backbone.autobackbone.weights_report.coverage == 1
 
 
 def test_a_shallow_request_takes_a_whole_checkpoint(model, checkpoint):
@@ -125,7 +125,7 @@ def test_a_state_dict_is_found_in_its_wrappers(name, model, tmp_path):
         create_feature_backbone("test_resnet", weights=path),
         create_backbone("test_resnet", weights=path),
     ):
-        report = backbone.weights_report
+        report = backbone.autobackbone.weights_report
         assert (report.entry, report.prefix, report.coverage) == (entry, prefix, 1)
         conv = getattr(backbone, "body", None).model.conv1 if isinstance(backbone, FeatureBackbone) else backbone.conv1
         assert torch.equal(conv[0].weight, model.conv1[0].weight)
@@ -153,12 +153,12 @@ def test_a_classifier_that_fits_is_loaded_and_one_that_does_not_is_new(tmp_path)
     save_file(trained.state_dict(), tmp_path / "own.safetensors")
     again = create_backbone("test_resnet", weights=tmp_path / "own.safetensors", num_classes=5).eval()
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), trained.parameters(), strict=True))
-    assert again.weights_report.coverage == 1
+    assert again.autobackbone.weights_report.coverage == 1
     other = create_backbone("test_resnet", weights=tmp_path / "own.safetensors", num_classes=4).eval()
     assert other(X).shape == (1, 4)
     assert bool(other.fc.weight.isfinite().all())
     assert float(other.fc.weight.detach().std()) > 0
-    assert other.weights_report.missing == ("fc.weight", "fc.bias")
+    assert other.autobackbone.weights_report.missing == ("fc.weight", "fc.bias")
     assert torch.equal(other.conv1[0].weight, trained.conv1[0].weight)
 
 
@@ -410,10 +410,12 @@ def test_a_classifier_survives_conversion(tmp_path, name, saved, fields):
     again = create_backbone(name, weights=tmp_path / "own.safetensors", num_classes=5, **fields)
     head = trained.get_classifier().weight
     assert torch.equal(again.get_classifier().weight, head)
-    assert again.weights_report.coverage == 1
-    assert again.weights_report.converted
+    assert again.autobackbone.weights_report.coverage == 1
+    assert again.autobackbone.weights_report.converted
     other = create_backbone(name, weights=tmp_path / "own.safetensors", num_classes=4, **fields)
-    assert set(other.weights_report.missing) == {n for n in other.state_dict() if n.startswith(("fc.", "head."))}
+    assert set(other.autobackbone.weights_report.missing) == {
+        n for n in other.state_dict() if n.startswith(("fc.", "head."))
+    }
 
 
 def test_threads_and_what_the_user_allowed(model, tmp_path):
@@ -425,7 +427,7 @@ def test_threads_and_what_the_user_allowed(model, tmp_path):
     try:
         with ThreadPoolExecutor(4) as pool:
             made = pool.map(lambda _: create_feature_backbone("test_resnet", weights=path, in_chans=1), range(12))
-            assert all(backbone.weights_report.coverage == 1 for backbone in made)
+            assert all(backbone.autobackbone.weights_report.coverage == 1 for backbone in made)
         assert set(torch.serialization.get_safe_globals()) == before
     finally:
         torch.serialization.clear_safe_globals()

@@ -50,14 +50,14 @@ def check_saved(config: FeatureBackboneConfig, where: str) -> None:
     """
     ref = parse_name(config.model_name, architectures())
     source = _source_of(ref)
-    if ref.source != source.name:
+    if ref.scheme != source.name:
         msg = f"{where} sets model_name={config.model_name!r}; a saved backbone names an architecture, and no place."
         raise ConfigError(msg)
     source.check_saved(ref, config.extra_kwargs, where)
 
 
 def _source_of(ref: ModelRef) -> Source:
-    if ref.source == "dinov3":
+    if ref.scheme == "dinov3":
         from autobackbone.sources.dinov3.source import DINOv3Source  # transformers takes seconds to import
 
         return DINOv3Source()

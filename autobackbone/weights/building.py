@@ -74,12 +74,12 @@ class SkipInit(TorchFunctionMode):
             return torch.zeros((), dtype=torch.bool, device=target.device)  # there is nothing to draw again
         return func(*args, **kwargs)
 
-    def _can_be(self, target: Tensor, source: Tensor) -> bool:
+    def _can_be(self, target: Tensor, value: Tensor) -> bool:
         """Whether a parameter can become a tensor: of the same form, and with memory that it shares with no other."""
-        if (target.shape, target.dtype, target.device) != (source.shape, source.dtype, source.device):
+        if (target.shape, target.dtype, target.device) != (value.shape, value.dtype, value.device):
             return False
-        address = source.data_ptr()
-        is_alone = source.is_contiguous() and source.untyped_storage().nbytes() == source.nbytes
+        address = value.data_ptr()
+        is_alone = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
         if not is_alone or not address or address in self._addresses:
             return False
         self._addresses.add(address)

@@ -49,12 +49,12 @@ _PLAIN_TYPES: list[Any] = [
 _LOCK = threading.Lock()
 
 
-def resolve_files(source: str, *, cache_dir: str | Path | None = None) -> list[Path]:
+def resolve_files(origin: str, *, cache_dir: str | Path | None = None) -> list[Path]:
     """Return the local files that ``weights=`` names, downloaded if needed.
 
     Parameters
     ----------
-    source
+    origin
         A file, a folder, ``hf-hub:owner/repo[@revision]``, or an ``https://`` address.
     cache_dir
         Cache folder to use instead of the Hub's default one.
@@ -66,19 +66,19 @@ def resolve_files(source: str, *, cache_dir: str | Path | None = None) -> list[P
     WeightsError
         If the weights cannot be downloaded.
     """
-    if source == "":
+    if origin == "":
         msg = "weights='' names nothing; give a path, 'hf-hub:owner/repo', or an https:// address."
         raise WeightsNotFoundError(msg)
-    if is_address(source):
-        return [fetch_url(source)]
-    repo = repo_of(source)
+    if is_address(origin):
+        return [fetch_url(origin)]
+    repo = repo_of(origin)
     if repo is not None:
         found = split_repo(repo)
         if found is None:
-            msg = f"weights={source!r} is no Hub repository; {REPO_RULES}"
+            msg = f"weights={origin!r} is no Hub repository; {REPO_RULES}"
             raise WeightsNotFoundError(msg)
         return fetch_weights(found[0], revision=found[1], cache_dir=cache_dir)
-    path = Path(source)
+    path = Path(origin)
     try:
         if path.is_dir():
             return _in_folder(path)
@@ -87,7 +87,7 @@ def resolve_files(source: str, *, cache_dir: str | Path | None = None) -> list[P
         there = False
     if not there:
         msg = (
-            f"weights={source!r}: there is no such file or folder, from {str(Path.cwd())!r}; give a path, "
+            f"weights={origin!r}: there is no such file or folder, from {str(Path.cwd())!r}; give a path, "
             "'hf-hub:owner/repo', or an https:// address."
         )
         raise WeightsNotFoundError(msg)
@@ -117,7 +117,7 @@ def fetch_weights(
     return [fetch(repo, [shard], revision=commit, cache_dir=cache_dir, remedy=remedy) for shard in _shards(found)]
 
 
-def read_checkpoint(files: Sequence[Path], source: str) -> Mapping[str, Any]:
+def read_checkpoint(files: Sequence[Path], origin: str) -> Mapping[str, Any]:
     """Read the content of checkpoint files, on the CPU.
 
     Parameters
@@ -125,7 +125,7 @@ def read_checkpoint(files: Sequence[Path], source: str) -> Mapping[str, Any]:
     files
         One file that safetensors or ``torch.save`` wrote, or the shards of one state dict. A safetensors file is
         mapped into memory. Pickles are read with ``weights_only=True``, so they cannot run code.
-    source
+    origin
         The value of ``weights=``, for messages.
 
     Raises
@@ -137,16 +137,16 @@ def read_checkpoint(files: Sequence[Path], source: str) -> Mapping[str, Any]:
     """
     content: dict[str, Any] = {}
     for path in files:
-        found = _read(path, source)
+        found = _read(path, origin)
         if not isinstance(found, Mapping):
             msg = (
-                f"The weights file {source!r} holds {type(found).__name__} and no tensors by name; save a model's "
+                f"The weights file {origin!r} holds {type(found).__name__} and no tensors by name; save a model's "
                 f"state_dict().{quarantine(path)}"
             )
             raise WeightsCorruptedError(msg)
         twice = next((key for key in found if key in content and not _is_same(found[key], content[key])), None)
         if twice is not None:
-            msg = f"Shards of {source!r} hold two different values for {twice!r}; fetch or save them again."
+            msg = f"Shards of {origin!r} hold two different values for {twice!r}; fetch or save them again."
             raise WeightsCorruptedError(msg)
         content |= found
     return content
@@ -156,12 +156,12 @@ def _is_same(one: Any, other: Any) -> bool:
     return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(one, other)
 
 
-def _read(path: Path, source: str) -> Any:
+def _read(path: Path, origin: str) -> Any:
     try:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as err:
-        msg = f"The weights file {source!r} could not be read: {first_line(err)}."
+        msg = f"The weights file {origin!r} could not be read: {first_line(err)}."
         raise WeightsError(msg) from err
     try:
         # Parameters are made from these tensors, so they must be on the CPU and trainable in any mode of the caller.
@@ -174,17 +174,17 @@ def _read(path: Path, source: str) -> Any:
                     return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as err:
         msg = (
-            f"The weights file {source!r} is damaged or cut off ({first_line(err)}); fetch or save it again."
+            f"The weights file {origin!r} is damaged or cut off ({first_line(err)}); fetch or save it again."
             f"{quarantine(path)}"
         )
         raise WeightsCorruptedError(msg) from err
     except MemoryError:
         raise
     except Exception as err:  # a damaged pickle can raise anything
-        raise WeightsCorruptedError(_unreadable(path, source, err)) from err
+        raise WeightsCorruptedError(_unreadable(path, origin, err)) from err
 
 
-def _unreadable(path: Path, source: str, err: Exception) -> str:
+def _unreadable(path: Path, origin: str, err: Exception) -> str:
     """Return a message that says why a checkpoint file cannot be read."""
     try:
         objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -193,15 +193,15 @@ def _unreadable(path: Path, source: str, err: Exception) -> str:
     if objects:
         named = ", ".join(objects[:3])
         return (
-            f"The weights file {source!r} holds Python objects ({named}) and loading them could run any code, so it "
+            f"The weights file {origin!r} holds Python objects ({named}) and loading them could run any code, so it "
             "was refused. Where you trust it, load it yourself and save the state_dict() alone."
         )
     with path.open("rb") as file:
         if file.read(256).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-            return f"The weights file {source!r} is a web page; fetch the file itself.{quarantine(path)}"
+            return f"The weights file {origin!r} is a web page; fetch the file itself.{quarantine(path)}"
     cause = type(err).__name__ if "weights_only" in str(err) else first_line(err)  # torch suggests running it
     return (
-        f"The weights file {source!r} could not be read: it is cut off, damaged, or neither a safetensors file nor a "
+        f"The weights file {origin!r} could not be read: it is cut off, damaged, or neither a safetensors file nor a "
         f"state dict that torch.save wrote ({cause}). Fetch or save it again.{quarantine(path)}"
     )
 

@@ -194,7 +194,7 @@ def is_finite(value: Tensor) -> bool:
 
 def _report(match: Match, target: StateDict, checkpoint: Checkpoint, rules: CheckpointRules) -> WeightsReport:
     return WeightsReport(
-        source=checkpoint.origin,
+        origin=checkpoint.origin,
         entry=match.entry,
         prefix=match.prefix,
         converted=match.unconverted is not None,
@@ -267,9 +267,9 @@ def _mismatch_text(model: nn.Module, match: Match, target: StateDict, report: We
         faults.append(f"{len(report.unexpected)} unexpected (first {first!r})")
     entry = f" in its entry {match.entry!r}" if match.entry else ""
     prefix = f" below the prefix {match.prefix!r}" if match.prefix else ""
-    remedy = ", or take what fits with load_weights(model, source, strict=False)" if strict else ""
+    remedy = ", or take what fits with load_weights(model, weights, strict=False)" if strict else ""
     return (
-        f"The weights in {report.source!r} are not those of this {type(model).__name__}: of its {len(target)} tensors "
+        f"The weights in {report.origin!r} are not those of this {type(model).__name__}: of its {len(target)} tensors "
         f"and the file's {len(match.original)}{entry}{prefix}, {'; '.join(faults)}. Nothing was loaded; check the "
         f"model name, in_chans and img_size{remedy}."
     )

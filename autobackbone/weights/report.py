@@ -11,7 +11,7 @@ class WeightsReport:
 
     Attributes
     ----------
-    source
+    origin
         Origin of the weights: a path, an address, a repository, or the name of published weights. Passwords and
         signatures in an address are hidden.
     entry
@@ -33,7 +33,7 @@ class WeightsReport:
         Parameters and buffers of the model that now hold NaN or infinity. Published weights are not checked.
     """
 
-    source: str
+    origin: str
     entry: str = ""
     prefix: str = ""
     converted: bool = False
@@ -45,7 +45,7 @@ class WeightsReport:
     nonfinite: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "source", redacted(self.source))
+        object.__setattr__(self, "origin", redacted(self.origin))
 
     @property
     def coverage(self) -> float:
@@ -53,7 +53,7 @@ class WeightsReport:
         return self.loaded / self.total if self.total else 1.0
 
     def __str__(self) -> str:
-        parts = [f"{self.coverage:.1%} of {self.total:,} numbers loaded from {self.source!r}"]
+        parts = [f"{self.coverage:.1%} of {self.total:,} numbers loaded from {self.origin!r}"]
         if self.entry:
             parts.append(f"entry {self.entry!r}")
         if self.prefix:

@@ -49,6 +49,8 @@ class Saved:
         Its config, without weights.
     images
         Fields of `InputSpec` that describe the preprocessing of its images.
+    where
+        What messages call the file.
     fpn
         Arguments of an FPN on top of it; ``None`` if there is no FPN.
     """
@@ -163,13 +165,13 @@ def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> Non
 
 
 def read_config(
-    source: str, *, revision: str | None = None, cache_dir: str | Path | None = None, with_weights: bool = True
+    folder_or_repo: str, *, revision: str | None = None, cache_dir: str | Path | None = None, with_weights: bool = True
 ) -> tuple[Saved, str]:
     """Return the description of a saved backbone, and the value of ``weights=`` for its weights.
 
     Parameters
     ----------
-    source
+    folder_or_repo
         A folder, or ``owner/repo`` on the Hub.
     revision
         Revision of the repository; ``None`` for its default branch.
@@ -185,31 +187,31 @@ def read_config(
     WeightsCorruptedError
         If it holds no config of a saved backbone, or the weights were not saved with it.
     ConfigError
-        If `source` is a folder and `revision` is not ``None``, or if the config sets more than it may.
+        If `folder_or_repo` is a folder and `revision` is not ``None``, or if the config sets more than it may.
     """
-    folder = Path(source)
+    folder = Path(folder_or_repo)
     try:
         is_folder = folder.is_dir()
     except OSError:  # a name that no folder can have
         is_folder = False
     if is_folder:
         if revision is not None:
-            msg = f"revision={shown(revision)}: {source!r} is a folder, and has none; leave it out."
+            msg = f"revision={shown(revision)}: {folder_or_repo!r} is a folder, and has none; leave it out."
             raise ConfigError(msg)
-        path, weights = folder / CONFIG_FILE, source
+        path, weights = folder / CONFIG_FILE, folder_or_repo
     else:
-        text = repo_of(source) or source
+        text = repo_of(folder_or_repo) or folder_or_repo
         found = split_repo(text if revision is None else f"{text}@{revision}")
         if found is None:
-            msg = f"{source!r} is neither a folder, from {str(Path.cwd())!r}, nor a repository 'owner/repo' of the Hub."
+            msg = f"{folder_or_repo!r} is neither a folder, from {str(Path.cwd())!r}, nor a repository 'owner/repo' of the Hub."
             raise WeightsNotFoundError(msg)
         path = fetch(found[0], [CONFIG_FILE], revision=found[1], cache_dir=cache_dir)
         weights = f"hf-hub:{found[0]}@{path.parent.name}"  # at the same commit
-    where = f"The {CONFIG_FILE} of {source!r}"
+    where = f"The {CONFIG_FILE} of {folder_or_repo!r}"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
-        msg = f"The folder {source!r} holds no {CONFIG_FILE}: no backbone was saved to it."
+        msg = f"The folder {folder_or_repo!r} holds no {CONFIG_FILE}: no backbone was saved to it."
         raise WeightsNotFoundError(msg) from err
     except (OSError, ValueError, RecursionError) as err:
         msg = f"{where} is not that of a saved backbone: {type(err).__name__}: {err}"
@@ -222,7 +224,7 @@ def read_config(
         own = belonging(values, saved_id)
         if own is None:
             msg = (
-                f"The {CONFIG_FILE} and the weights of {source!r} were not saved together: the ids are "
+                f"The {CONFIG_FILE} and the weights of {folder_or_repo!r} were not saved together: the ids are "
                 f"{values.get('id')!r} and {saved_id!r}. Save the backbone again, or copy both files."
             )
             raise WeightsCorruptedError(msg)

@@ -48,7 +48,7 @@ def test_weights_from_a_repository(hub, model, repo):
     assert repo.status == 200
     backbone = _create()
     assert _is_loaded(backbone, model)
-    assert backbone.weights_report.source == "hf-hub:owner/repo"
+    assert backbone.weights_report.origin == "hf-hub:owner/repo"
     assert hub.requests.count("GET /owner/repo/resolve/main/model.safetensors") == 1
     assert _is_loaded(_create(weights=f"hf-hub:owner/repo@{COMMIT}"), model)
 
@@ -59,8 +59,8 @@ def test_published_weights_of_timm(hub, weights, model):
     assert _is_loaded(create_feature_backbone("test_resnet"), model)
     backbone = create_backbone("test_resnet", num_classes=3)
     assert torch.equal(backbone.conv1[0].weight, model.conv1[0].weight)
-    assert backbone.weights_report.source == tag
-    assert backbone.weights_report.missing == ("fc.weight", "fc.bias")
+    assert backbone.autobackbone.weights_report.origin == tag
+    assert backbone.autobackbone.weights_report.missing == ("fc.weight", "fc.bias")
 
 
 def test_a_pickle_is_taken_where_there_is_no_safetensors_file(hub, model, tmp_path):
@@ -348,7 +348,7 @@ def test_a_backbone_goes_to_the_hub_and_comes_back(hub, tmp_path):
     assert again.config.weights == f"hf-hub:me/mine@{COMMIT}"
     assert FeatureBackbone.from_pretrained("hf-hub:me/mine", revision="main").strides == (4, 64)
     pinned = FeatureBackbone.from_pretrained("me/mine", revision=COMMIT, cache_dir=tmp_path / "other")
-    assert pinned.weights_report.source == f"hf-hub:me/mine@{COMMIT}"
+    assert pinned.weights_report.origin == f"hf-hub:me/mine@{COMMIT}"
     assert list((tmp_path / "other").rglob("model.safetensors"))
     assert 'from_pretrained("me/mine")' in hub.repos["me/mine"].files["README.md"].decode()
     backbone.push_to_hub("me/mine", token=TOKEN, revision="trial")

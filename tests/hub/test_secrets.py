@@ -53,7 +53,7 @@ def test_a_download(hub, repo, backbone, url, caplog):
     credentials = base64.b64encode(f"me:{PASSWORD}".encode()).decode()
     assert hub.secrets[-1] == (f"X-Amz-Signature={SIGNATURE}", f"Basic {credentials}")
     assert "HTTP Request: GET http://" in caplog.text
-    _assert_hidden(report, report.source, caplog.text)
+    _assert_hidden(report, report.origin, caplog.text)
     assert logging.getLogger(transfer.httpx.__name__).filters == []
 
 

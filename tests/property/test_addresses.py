@@ -60,7 +60,7 @@ def test_no_secret_is_shown(address):
     for text in (redacted(url), redacted_in(f"no {url!r}: {url}."), str(WeightsNotFoundError(f"weights={url!r}"))):
         assert not [secret for secret in secrets if secret in text]
     assert redacted(redacted(url)) == redacted(url)
-    assert WeightsReport(url).source == redacted(url)
+    assert WeightsReport(url).origin == redacted(url)
 
 
 @SETTINGS
@@ -75,4 +75,4 @@ def test_errors_and_reports_are_copied_as_they_are():
     assert error.args == ("https://***@host/w is absent", 5)
     assert copy.copy(error).args == pickle.loads(pickle.dumps(error)).args == error.args  # noqa: S301
     report = WeightsReport("https://me:s3cret@host/w")
-    assert dataclasses.replace(report, loaded=1).source == "https://***@host/w"
+    assert dataclasses.replace(report, loaded=1).origin == "https://***@host/w"

@@ -83,19 +83,19 @@ def test_padding_is_minimal(name, height, width):
 
 
 @given(some.native_levels(), st.data())
-def test_normalizing_indices_twice_changes_nothing(native, data):
-    count = len(native)
+def test_normalizing_indices_twice_changes_nothing(native_levels, data):
+    count = len(native_levels)
     indices = data.draw(st.lists(st.integers(-count, count - 1), min_size=1, unique_by=lambda i: i % count))
-    once = normalize_indices(indices, native)
-    assert normalize_indices(once, native) == once == tuple(i % count for i in indices)
+    once = normalize_indices(indices, native_levels)
+    assert normalize_indices(once, native_levels) == once == tuple(i % count for i in indices)
 
 
 @given(some.native_levels(), st.lists(st.integers(-40, 40), min_size=1))
-def test_indices_are_taken_or_refused(native, indices):
-    count = len(native)
+def test_indices_are_taken_or_refused(native_levels, indices):
+    count = len(native_levels)
     good = all(-count <= i < count for i in indices) and len({i % count for i in indices}) == len(indices)
     try:
-        chosen = choose_levels(native, indices, None)
+        chosen = choose_levels(native_levels, indices, None)
     except ConfigError as err:
         assert not good
         assert str(tuple(indices)) in str(err)
@@ -105,20 +105,20 @@ def test_indices_are_taken_or_refused(native, indices):
 
 
 @given(some.native_levels(), some.stride_requests)
-def test_native_strides_are_taken_natively(native, strides):
-    for level, stride in zip(choose_levels(native, None, strides), strides, strict=True):
-        native = [n.index for n in native if n.stride == stride]
+def test_native_strides_are_taken_natively(native_levels, strides):
+    for level, stride in zip(choose_levels(native_levels, None, strides), strides, strict=True):
+        native = [n.index for n in native_levels if n.stride == stride]
         assert level.stride == stride
         assert level.exact == bool(native)
         if native:
             assert level.index == max(native)
-        assert level.channels == native[level.index].channels
+        assert level.channels == native_levels[level.index].channels
 
 
 @given(some.native_levels())
-def test_level_names_are_distinct(native):
-    levels = choose_levels(native, range(len(native)), None)
-    assert len({level.name for level in levels}) == len(native)
+def test_level_names_are_distinct(native_levels):
+    levels = choose_levels(native_levels, range(len(native_levels)), None)
+    assert len({level.name for level in levels}) == len(native_levels)
 
 
 @given(st.integers(1, 12), st.integers(1, 12), some.sides, some.sides)
@@ -169,7 +169,7 @@ def test_names_survive_text(data):
     name = data.draw(st.sampled_from(sorted(known)))
     tag = data.draw(st.sampled_from([None, *known[name]]))
     ref = parse_name(name if tag is None else f"{name}.{tag}", known)
-    assert (ref.source, ref.name, ref.tag) == ("timm", name, tag)
+    assert (ref.scheme, ref.name, ref.tag) == ("timm", name, tag)
     assert parse_name(str(ref), known) == ref
     assert parse_name(f"timm/{ref}", known) == ref
 

@@ -88,7 +88,7 @@ def test_any_reference_is_parsed_or_refused(text):
         assert "\n" not in str(err)
     else:
         assert parse_name(str(ref), architectures()) == ref
-        if ref.source == "hf-hub":
+        if ref.scheme == "hf-hub":
             validate_repo_id(ref.name)
 
 
@@ -208,7 +208,7 @@ def test_any_argument_is_taken_or_refused(data):
         ("load_weights(model)", None, "takes a module, got NoneType"),
         ("load_weights", "HTTPS://", "is no address; write 'https://host/path'"),
         ("load_weights", "hf-hub:owner/my--repo", "is no Hub repository; write 'hf-hub:owner/repo'"),
-        ("from_pretrained", 5, "source must be a path, got 5"),
+        ("from_pretrained", 5, "folder_or_repo must be a path, got 5"),
         ("from_pretrained", "x" * 300, "is neither a folder"),
         ("from_config", None, "A FeatureBackboneConfig is needed, got NoneType"),
         ("list_backbones(source)", itertools.count(), r"source=count\(.*\): no backbone has that"),

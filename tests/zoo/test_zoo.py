@@ -16,8 +16,8 @@ from exceptions import ENCODERS, EXCEPTIONS, THREE_CHANNELS
 from autobackbone import InputSizeError, UnsupportedError, create_backbone, create_feature_backbone
 from autobackbone.levels import ceil_div, round_up
 from autobackbone.sources.known import facts_of
-from autobackbone.sources.timm import measure as timm_measure
 from autobackbone.sources.timm import facts as timm_facts
+from autobackbone.sources.timm import measure as timm_measure
 
 pytestmark = pytest.mark.zoo
 

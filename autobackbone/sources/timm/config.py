@@ -46,10 +46,10 @@ def resolve(ref: ModelRef, cache_dir: str | None = None) -> tuple[str, dict[str,
     ConfigError
         If it sets more than a file may.
     """
-    if ref.source == "timm":
+    if ref.scheme == "timm":
         return ref.name, published_cfg(str(ref)), {}
     folder = Path(ref.name)
-    if ref.source == "hf-hub":
+    if ref.scheme == "hf-hub":
         folder = fetch(ref.name, ["config.json"], revision=ref.revision, cache_dir=cache_dir).parent
     try:
         cfg, architecture, arguments = load_model_config_from_path(folder)
@@ -62,7 +62,7 @@ def resolve(ref: ModelRef, cache_dir: str | None = None) -> tuple[str, dict[str,
         )
         raise WeightsNotFoundError(msg) from err
     where = {"file": str(folder), "source": "local-dir"}
-    if ref.source == "hf-hub":
+    if ref.scheme == "hf-hub":
         where = {"source": "hf-hub", "hf_hub_id": str(ref).removeprefix("hf-hub:")}
     cfg = descriptive_fields(cfg) | where
     if architecture not in architectures():

@@ -125,7 +125,7 @@ class TimmPlan:
     def describe(self) -> ModelRecord:
         """Return the record of a config on the Hub or in a folder, and of the weights beside it."""
         images = input_of(self.published)
-        hub_id = self.ref.name if self.ref.source == "hf-hub" else None
+        hub_id = self.ref.name if self.ref.scheme == "hf-hub" else None
         weights = PublishedWeights(str(self.ref), "", images, self.published.get("license"), hub_id)
         return ModelRecord(self.architecture, "timm", family(self.architecture), images, (weights,), self.facts)
 
@@ -218,7 +218,7 @@ class TimmPlan:
         return (max(height, width),) * 2 if self.facts.square else (height, width)
 
     def _builder(self, built_size: tuple[int, int] | None, indices: tuple[int, ...] | None = None) -> TimmBuilder:
-        is_registered = self.ref.source == "timm"
+        is_registered = self.ref.scheme == "timm"
         arguments = {**self.saved, **self.arguments, **(self.facts.any_size_kwargs if built_size is None else {})}
         arguments |= {"in_chans": self.config.in_chans, "num_classes": self._num_classes}
         arguments |= {k: v for k in ("drop_rate", "drop_path_rate") if (v := getattr(self.config, k))}
@@ -278,7 +278,7 @@ class TimmPlan:
 
     def _portable_fields(self) -> dict[str, Any]:
         arguments = portable_arguments(self.config, self.overlay)
-        if self.ref.source == "timm":
+        if self.ref.scheme == "timm":
             return {"extra_kwargs": arguments}
         # elsewhere, the folder or repository of its config may not be there
         names = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "classifier")

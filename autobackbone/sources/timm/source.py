@@ -20,7 +20,7 @@ class TimmSource:
 
     def describe(self, ref: ModelRef) -> ModelRecord:
         """Return what timm declares of a model, with its levels and sizes as they were measured."""
-        if ref.source != self.name:
+        if ref.scheme != self.name:
             return TimmPlan.resolve(ref, FeatureBackboneConfig(str(ref), pretrained=False)).describe()
         return replace(declared_record(ref.name), facts=measured(ref.name))
 

@@ -59,7 +59,7 @@ def load_published(
     missing = tuple(name for name in not_loaded if not name.endswith(COUNTER))
     total = sum(sizes.values())
     loaded = total - sum(sizes[name] for name in not_loaded)
-    return built, WeightsReport(source=origin, loaded=loaded, total=total, missing=missing)
+    return built, WeightsReport(origin=origin, loaded=loaded, total=total, missing=missing)
 
 
 def resolve_published(
