@@ -163,12 +163,12 @@ class FeatureBackbone(Pretrained, nn.Module):
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that images are padded to at the bottom and right, in pixels."""
-        divisor = self.input_spec.divisor
+        divisor = self.input_spec.size_divisor
         return self._built_size or (round_up(height, divisor), round_up(width, divisor))
 
     @property
     def _pads(self) -> bool:
-        return self._built_size is not None or self.input_spec.divisor > 1
+        return self._built_size is not None or self.input_spec.size_divisor > 1
 
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; what is frozen stays in evaluation mode."""

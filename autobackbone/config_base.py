@@ -128,6 +128,19 @@ class Config:
             _refuse_file(path, "YAML", err)
         return cls.from_dict({} if values is None else values)
 
+    def check_argument(self, name: str, field: str) -> None:
+        """Refuse an argument in ``extra_kwargs`` that contradicts the field with the same meaning.
+
+        Raises
+        ------
+        ConfigError
+            If it does.
+        """
+        value, expected = self.extra_kwargs[name], getattr(self, field)
+        if value != (list(expected) if isinstance(expected, tuple) else expected):
+            msg = f"extra_kwargs[{name!r}]={value!r} contradicts {field}={expected!r}; set the field {field}."
+            raise ConfigError(msg)
+
     def _writable(self, kind: str) -> dict[str, Any]:
         """Return the fields as plain values. Raise ConfigError if `extra_kwargs` has classes, functions or tensors."""
         try:

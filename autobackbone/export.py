@@ -75,7 +75,7 @@ def export_onnx(
         raise ConfigError(msg)
     file = _checked_path(path)
     _check_exportable(backbone)
-    whole = 1 if isinstance(backbone, _WITH_LEVELS) else spec.divisor  # pooled backbones do not pad
+    whole = 1 if isinstance(backbone, _WITH_LEVELS) else spec.size_divisor  # pooled backbones do not pad
     size = _checked_size(input_size, spec, whole)
     if spec.fixed_size and dynamic_size:
         msg = f"dynamic_size=True: the backbone takes {spec.size[0]}x{spec.size[1]} images only; leave it out."

@@ -40,7 +40,7 @@ class InputSpec:
         Smallest height and width in pixels.
     fixed_size
         Whether the backbone accepts only images of `size`.
-    divisor
+    size_divisor
         A feature backbone pads height and width at the bottom and right to a multiple of this; 1 means it never pads.
         A pooled backbone does not pad: height and width of its images must be multiples of this.
     """
@@ -54,7 +54,7 @@ class InputSpec:
     crop_mode: str
     min_size: int
     fixed_size: bool
-    divisor: int
+    size_divisor: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values: tuples become lists."""

@@ -23,12 +23,13 @@ class NativeLevel:
         Channels of its map.
     stride
         Pixels per cell of its map.
-    divisor
-        Height and width must be multiples of this in a network cut at this level.
-    bound
+    size_divisor
+        Height and width must be multiples of this in a network cut at this level; ``None`` if the network cannot be
+        built for another size.
+    fixed_size
         Whether a network cut at this level accepts only the size it was built for.
     exact
-        Whether its map has ``ceil(size / stride)`` cells at multiples of `divisor`. If not, the map is resampled.
+        Whether its map has ``ceil(size / stride)`` cells at multiples of `size_divisor`. If not, the map is resampled.
     module
         Name of the module that returns it.
     """
@@ -36,8 +37,8 @@ class NativeLevel:
     index: int
     channels: int
     stride: int
-    divisor: int
-    bound: bool
+    size_divisor: int | None
+    fixed_size: bool
     exact: bool
     module: str
 

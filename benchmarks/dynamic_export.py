@@ -47,7 +47,7 @@ def attempt(name: str) -> str:
     backbone = create_feature_backbone(name, pretrained=False, extra_kwargs=BY_NAME[name].extra_kwargs).eval()
     if backbone.input_spec.fixed_size:
         return "bound to one size"
-    step = max(backbone.input_spec.divisor, 32)
+    step = max(backbone.input_spec.size_divisor, 32)
     height, width = 3 * step + 1, 4 * step + 2
     free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     program = export(backbone, (torch.randn(2, 3, height, width),), dynamic_shapes=(free,)).module()

@@ -19,7 +19,7 @@ from autobackbone.catalog.encoding import Records, decode_facts, encode_facts
 from autobackbone.catalog.store import Catalog
 from autobackbone.cli import main
 from autobackbone.names import DINOV3
-from autobackbone.sources import known
+from autobackbone.sources import installed
 from autobackbone.sources.dinov3.published import declared_record
 from autobackbone.sources.timm import registry
 
@@ -27,7 +27,7 @@ SHIPPED = catalog.read(catalog.FILE)
 if SHIPPED.timm != timm.__version__:
     pytest.skip(f"the catalog is of timm {SHIPPED.timm}", allow_module_level=True)
 BEGIN = (
-    '{"schema": 3, "timm": "1", "inputs": [[3, 8, 8, [0], [1], "bilinear", 1, "center"]], "backbones": '
+    '{"schema": 4, "timm": "1", "inputs": [[3, 8, 8, [0], [1], "bilinear", 1, "center"]], "backbones": '
     '{"a": {"family": "f", "input": 0, "tags": {},'
 )
 
@@ -35,7 +35,7 @@ BEGIN = (
 @pytest.fixture
 def elsewhere(monkeypatch, tmp_path):
     """Keep what is measured in a folder of the test's own, and forget it in memory."""
-    caches = (catalog.shipped, known.current, known._with_own, known._measured)
+    caches = (catalog.shipped, installed.installed_catalog, installed._with_registered, installed._measured)
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(catalog, "cache_path", lambda version: tmp_path / "cache" / f"catalog-timm-{version}.json")
@@ -53,8 +53,8 @@ def another_timm(monkeypatch, elsewhere):
 
 def forget():
     """Forget what is known of the installed timm, as a new process would."""
-    known.current.cache_clear()
-    known._measured.cache_clear()
+    installed.installed_catalog.cache_clear()
+    installed._measured.cache_clear()
 
 
 # ---- the file
@@ -71,11 +71,11 @@ def test_the_file_is_small_and_comes_back_byte_for_byte(tmp_path):
     ("text", "message"),
     [
         ("", "is damaged, or no catalog (JSONDecodeError)"),
-        ('{"schema": 3, "timm": "1", "backbones": {"a": {', "is damaged, or no catalog (JSONDecodeError)"),
+        ('{"schema": 4, "timm": "1", "backbones": {"a": {', "is damaged, or no catalog (JSONDecodeError)"),
         ("[1]", "is damaged, or no catalog (TypeError)"),
-        ('{"schema": 99}', "is a catalog of schema 99, not 3"),
-        ('{"schema": 3, "timm": "1", "inputs": [], "backbones": {"a": {"input": 0}}}', "no catalog (IndexError)"),
-        ('{"schema": 3, "timm": "1", "inputs": [], "backbones": 3}', "no catalog (AttributeError)"),
+        ('{"schema": 99}', "is a catalog of schema 99, not 4"),
+        ('{"schema": 4, "timm": "1", "inputs": [], "backbones": {"a": {"input": 0}}}', "no catalog (IndexError)"),
+        ('{"schema": 4, "timm": "1", "inputs": [], "backbones": 3}', "no catalog (AttributeError)"),
         (f'{BEGIN} "levels": "x", "min_size": 1, "params": 1, "macs": 1}}}}}}', "no catalog (IndexError)"),
         (f'{BEGIN} "levels": [[1, 2, 3, 4, 5, null, "x"]], "min_size": 1}}}}}}', "no catalog (TypeError)"),
         (f'{BEGIN} "macs": 1}}}}}}', "no catalog (TypeError)"),
@@ -158,7 +158,7 @@ def test_parameters_and_macs_are_those_that_torchvision_publishes(name, same):
 
 
 def test_facts_survive_the_way_into_the_file_and_back():
-    facts = known.measured("test_coatnet")
+    facts = installed.measured("test_coatnet")
     assert decode_facts(json.loads(json.dumps(encode_facts(facts)))) == facts
 
 
@@ -193,7 +193,7 @@ def test_a_filter_that_measures_many_says_so(caplog):
 
 def test_a_damaged_cache_is_made_again(another_timm, caplog):
     another_timm.parent.mkdir()
-    another_timm.write_text('{"schema": 3, "timm"')
+    another_timm.write_text('{"schema": 4, "timm"')
     assert list_backbones("resnet50") == list_backbones("resnet50")
     assert caplog.text.count("is damaged, or no catalog") == 1
     assert set(catalog.read(another_timm).records) == set(SHIPPED.records)
@@ -247,16 +247,16 @@ def _shipped_card(name):
     return eval(answer.stdout, {c.__name__: c for c in (BackboneCard, FeatureLevel, InputSpec)})  # noqa: S307 - ours
 
 
-def _remember(path, names):
+def _add_to_cache(path, names):
     catalog.cache_path = lambda _: path  # in a process of its own
     for name in names:
-        catalog.remember(Catalog("0.0.0", Records({name: SHIPPED.records[name]})))
+        catalog.add_to_cache(Catalog("0.0.0", Records({name: SHIPPED.records[name]})))
 
 
 def test_processes_remember_at_once(tmp_path):
     names = list(SHIPPED.records)[:40]
     context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_remember, args=(tmp_path / "catalog.json", names[i::4])) for i in range(4)]
+    writers = [context.Process(target=_add_to_cache, args=(tmp_path / "catalog.json", names[i::4])) for i in range(4)]
     for writer in writers:
         writer.start()
     for writer in writers:

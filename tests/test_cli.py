@@ -167,7 +167,7 @@ def test_info():
     card = json.loads(run("info", "test_convnext", "--json", "--strides", "4,32"))
     assert [(level["name"], level["stride"]) for level in card["request"]["levels"]] == [("c2", 4), ("c5", 32)]
     assert [level["stride"] for level in card["levels"]] == [4, 8, 16, 32]
-    assert card["request"]["input_spec"]["divisor"] == 32
+    assert card["request"]["input_spec"]["size_divisor"] == 32
     assert card["weights"][0]["name"] == card["pretrained_tags"][0]
     text = run("info", "resnet50.a1_in1k")
     for value in ("23.5 M", "4.09 G", "2, 4, 8, 16, 32", "apache-2.0", "timm/resnet50.a1_in1k", "any size from 1x1"):

@@ -104,7 +104,7 @@ def test_patches_of_another_size(patch, tmp_path):
         expected = model(x).last_hidden_state[:, 5:].transpose(1, 2).reshape(2, -1, 3, 4)
         for backbone in (ours, timms):
             assert backbone.strides == (patch,)
-            assert (backbone.input_spec.min_size, backbone.input_spec.divisor) == (1, patch)
+            assert (backbone.input_spec.min_size, backbone.input_spec.size_divisor) == (1, patch)
             for images in (x, odd):
                 _close(backbone(images)[0], expected)
 
@@ -301,7 +301,7 @@ def test_input_of_web_and_satellite_weights():
     assert web.mean == (0.485, 0.456, 0.406)
     assert satellite.mean == (0.430, 0.411, 0.296)
     assert satellite.std == (0.213, 0.156, 0.143)
-    assert (web.size, web.interpolation, web.min_size, web.divisor) == ((224, 224), "bilinear", 1, 16)
+    assert (web.size, web.interpolation, web.min_size, web.size_divisor) == ((224, 224), "bilinear", 1, 16)
     assert _features("dinov3_vitl16", img_size=(320, 256)).input_spec.size == (320, 256)
 
 

@@ -183,7 +183,7 @@ def test_a_card():
     assert (card.name, card.source, card.family) == ("resnet50", "timm", "resnet")
     assert card.params == 23_508_032
     assert (card.channels, card.strides) == ((64, 256, 512, 1024, 2048), (2, 4, 8, 16, 32))
-    assert (card.input_size, card.min_size, card.divisor) == ((224, 224), 1, 1)
+    assert (card.input_size, card.min_size, card.size_divisor) == ((224, 224), 1, 1)
     assert card.any_size
     assert card.exact
     assert card.exportable

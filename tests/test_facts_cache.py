@@ -46,9 +46,9 @@ def test_other_arguments_are_measured(monkeypatch):
         "autobackbone.sources.timm.facts.measure", lambda create: seen.append(create) or measure(create)
     )
     kinds = [1, True, 1.0, "1"]
-    texts = {facts_cache.spell({"a": value}) for value in (*kinds, kinds, tuple(kinds), None, {"b": 1})}
+    texts = {facts_cache.canonical_text({"a": value}) for value in (*kinds, kinds, tuple(kinds), None, {"b": 1})}
     assert len(texts) == 8
-    assert facts_cache.spell({"a": 1, "b": [2]}) == facts_cache.spell({"b": [2], "a": 1})
+    assert facts_cache.canonical_text({"a": 1, "b": [2]}) == facts_cache.canonical_text({"b": [2], "a": 1})
     for stride in (8, 16, 8):
         _on_meta("test_resnet", output_stride=stride)
     assert len(seen) == 2

@@ -8,7 +8,8 @@ from autobackbone.levels import FeatureInfo, NativeLevel, choose_levels
 
 def native(*strides: int) -> tuple[NativeLevel, ...]:
     return tuple(
-        NativeLevel(i, 8 * (i + 1), s, 1, bound=False, exact=True, module=f"stages.{i}") for i, s in enumerate(strides)
+        NativeLevel(i, 8 * (i + 1), s, 1, fixed_size=False, exact=True, module=f"stages.{i}")
+        for i, s in enumerate(strides)
     )
 
 

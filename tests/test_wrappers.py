@@ -87,7 +87,9 @@ def test_wrapped_backbones_are_taken_for_what_they_wrap(wrapper, tmp_path):
 
 def test_wrapped_pooled_backbones_have_an_input_spec():
     pooled = create_backbone("test_resnet", pretrained=False)
-    assert get_input_spec(DataParallel(pooled)) == get_input_spec(torch.compile(pooled)) == pooled.autobackbone.input_spec
+    assert (
+        get_input_spec(DataParallel(pooled)) == get_input_spec(torch.compile(pooled)) == pooled.autobackbone.input_spec
+    )
 
 
 def test_a_module_with_more_than_what_it_wraps_is_no_wrapper():

@@ -27,9 +27,9 @@ class BackboneCard:
         Every native level, shallow to deep.
     input_spec
         The input, for the weights of this name.
-    divisor
-        Height and width are padded to a multiple of this. A fixed-size backbone is built for a multiple of this, or
-        for no other size at all if it is 0.
+    size_divisor
+        Height and width are padded to a multiple of this. A fixed-size backbone is built for a multiple of this;
+        ``None`` if it cannot be built for another size.
     exportable
         Whether torch.export can export it at a fixed size.
     license
@@ -47,7 +47,7 @@ class BackboneCard:
     macs: int
     levels: tuple[FeatureLevel, ...]
     input_spec: InputSpec
-    divisor: int
+    size_divisor: int | None
     exportable: bool
     license: str | None
     hub_id: str | None

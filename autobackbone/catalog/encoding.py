@@ -9,12 +9,12 @@ from autobackbone.catalog.records import ModelFacts, ModelRecord, PublishedInput
 from autobackbone.levels import NativeLevel
 
 # Version of the file format and of the measurements. Caches of another version are not used.
-SCHEMA = 3
+SCHEMA = 4
 
 Encoded = dict[str, Any]
 _USUAL_SOURCE = "timm"  # of records that name no source
 _COUNTS = ("params", "macs", "exportable")
-_USUAL_FACTS = ModelFacts(levels=(), min_size=0)
+_USUAL_FACTS = ModelFacts(levels=(), min_size=None)
 _FACTS = tuple(f.name for f in fields(ModelFacts) if f.name not in ("levels", "min_size"))
 
 
@@ -106,8 +106,10 @@ def encode_facts(facts: ModelFacts) -> Encoded:
 
 def check_row(row: Encoded) -> None:
     """Raise TypeError, or the error of reading a value, if the measured values of a row are malformed."""
-    numbers = [row[key] for key in ("params", "macs", "min_size") if key in row]
-    numbers += [level[i] for level in row.get("levels", ()) for i in range(6)]
+    numbers = [row[key] for key in ("params", "macs") if key in row]
+    numbers += [level[i] for level in row.get("levels", ()) for i in (0, 1, 2, 4, 5)]
+    optional = [row.get("min_size"), *(level[3] for level in row.get("levels", ()))]
+    numbers += [value for value in optional if value is not None]
     whole = ("macs" not in row or "params" in row) and ("levels" in row) is ("min_size" in row)
     if not whole or not isinstance(row.get("family", ""), str) or not all(isinstance(n, int) for n in numbers):
         msg = "not the form of a row"
@@ -170,7 +172,7 @@ def _encode_levels(levels: tuple[NativeLevel, ...]) -> list[list[Any]]:
     rows: list[list[Any]] = []
     for level in levels:
         pattern = ".".join("{}" if p == str(level.index) else p for p in level.module.split("."))
-        row = [level.channels, level.stride, level.divisor, int(level.bound), int(level.exact), pattern]
+        row = [level.channels, level.stride, level.size_divisor, int(level.fixed_size), int(level.exact), pattern]
         if rows and rows[-1][1:] == row:
             rows[-1][0] += 1
         else:
@@ -180,8 +182,9 @@ def _encode_levels(levels: tuple[NativeLevel, ...]) -> list[list[Any]]:
 
 def _decode_levels(rows: list[list[Any]]) -> tuple[NativeLevel, ...]:
     levels: list[NativeLevel] = []
-    for count, channels, stride, divisor, bound, exact, pattern in rows:
+    for count, channels, stride, size_divisor, fixed_size, exact, pattern in rows:
         for _ in range(count):
             i = len(levels)
-            levels.append(NativeLevel(i, channels, stride, divisor, bool(bound), bool(exact), pattern.format(i)))
+            flags = {"fixed_size": bool(fixed_size), "exact": bool(exact)}
+            levels.append(NativeLevel(i, channels, stride, size_divisor, **flags, module=pattern.format(i)))
     return tuple(levels)

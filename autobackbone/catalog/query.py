@@ -13,7 +13,7 @@ from autobackbone.errors import ConfigError, UnknownBackboneError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, choose_levels
 from autobackbone.names import ModelRef, nearest, parse_name
-from autobackbone.sources.known import learn, with_own
+from autobackbone.sources.installed import add_record, full_catalog
 from autobackbone.values import shown
 
 SOURCES = ("timm", "dinov3")
@@ -72,7 +72,7 @@ def list_backbones(
     >>> list_backbones("convnext_", strides=4, max_params=4e6, any_size=True, license="apache-2.0")
     ['convnext_atto', 'convnext_atto_ols', 'convnext_zepto_rms', 'convnext_zepto_rms_ols']
     """
-    known = with_own()
+    known = full_catalog()
     check_kinds(pattern, pretrained_only, any_size)
     sources = choose("source", source, lambda: SOURCES)
     families = choose("family", family, lambda: known.families)
@@ -97,7 +97,7 @@ def list_backbones(
         params = record.params or 0
         return (
             wanted.issubset(level.stride for level in record.levels)
-            and (any_size is None or record.levels[-1].bound is not any_size)
+            and (any_size is None or record.levels[-1].fixed_size is not any_size)
             and (low is None or params >= low)
             and (high is None or params <= high)
         )
@@ -159,7 +159,7 @@ def summarize(name: str) -> dict[str, Any]:
 
     Values that would have to be measured first are ``None``.
     """
-    known = with_own()
+    known = full_catalog()
     ref = _parse(known, name)
     record = known.records[ref.name]
     weights = record.weights_of(ref.tag)
@@ -172,7 +172,7 @@ def summarize(name: str) -> dict[str, Any]:
         "macs": record.macs,
         "strides": levels and sorted({level.stride for level in levels}),
         "size": list((record if weights is None else weights).input.size),
-        "any_size": levels and not levels[-1].bound,
+        "any_size": levels and not levels[-1].fixed_size,
         "license": weights and weights.license,
         "hub_id": weights and weights.hub_id,
         "weights": 1 if ref.tag is not None else len(record.weights),
@@ -181,12 +181,12 @@ def summarize(name: str) -> dict[str, Any]:
 
 def nearest_names(text: str) -> list[str]:
     """Return the names that are most like `text`."""
-    return nearest(text, with_own().tags)
+    return nearest(text, full_catalog().tags)
 
 
 def _resolve(name: str) -> tuple[ModelRef, ModelRecord, PublishedWeights | None]:
     """Parse a name; return the reference, the complete record, and the weights that the name means."""
-    known = with_own()
+    known = full_catalog()
     ref = _parse(known, name)
     if ref.name in known.records:
         record = _whole(known, ref.name)
@@ -217,7 +217,7 @@ def _card(ref: ModelRef, record: ModelRecord, weights: PublishedWeights | None) 
         macs=record.macs,
         levels=choose_levels(record.levels, range(count), None),
         input_spec=_input_spec(record, weights, count - 1),
-        divisor=record.levels[-1].divisor,
+        size_divisor=record.levels[-1].size_divisor,
         exportable=record.exportable,
         license=weights and weights.license,
         hub_id=weights and weights.hub_id,
@@ -232,9 +232,9 @@ def _input_spec(record: ModelRecord, weights: PublishedWeights | None, deepest: 
     images: PublishedInput = record.input if weights is None else weights.input
     return InputSpec(
         **images._asdict(),
-        min_size=min(images.size) if level.bound else record.facts.min_size,
-        fixed_size=level.bound,
-        divisor=level.divisor or 1,
+        min_size=min(images.size) if level.fixed_size else record.facts.min_size or 1,
+        fixed_size=level.fixed_size,
+        size_divisor=level.size_divisor or 1,
     )
 
 
@@ -245,7 +245,7 @@ def _measured(known: Catalog, name: str) -> ModelRecord:
         return record
     from autobackbone.catalog.survey import measure
 
-    return learn(measure(name))
+    return add_record(measure(name))
 
 
 def _whole(known: Catalog, name: str) -> ModelRecord:
@@ -255,7 +255,7 @@ def _whole(known: Catalog, name: str) -> ModelRecord:
         return record
     from autobackbone.catalog.survey import is_exportable
 
-    return learn(replace(record, exportable=is_exportable(name)))
+    return add_record(replace(record, exportable=is_exportable(name)))
 
 
 def _announce(known: Catalog, names: Sequence[str]) -> None:

@@ -63,7 +63,7 @@ class ModelFacts:
     levels
         Every native level, by index.
     min_size
-        Smallest height and width in pixels for the levels without a fixed size; 0 if all have a fixed size.
+        Smallest height and width in pixels for the levels without a fixed size; ``None`` if all have a fixed size.
     square
         Whether a fixed size must be a square.
     any_size_kwargs
@@ -71,27 +71,28 @@ class ModelFacts:
     output_fmt
         The format to request intermediates in: ``"NCHW"``, or ``"NLC"`` where the library's own reshape needs data.
     norm_channels
-        Channels of the maps after the final norm; 0 if the maps cannot be passed through a final norm.
+        Channels of the maps after the final norm; ``None`` if the maps cannot be passed through a final norm.
     has_unused_params
         Whether a parameter can lack a gradient, depending on the requested levels.
     any_channels
         Whether it accepts images with any number of channels, not only that of its published weights.
-    pooled_divisor
-        Height and width must be multiples of this in the pooled form; 0 if it is the divisor of the deepest level.
+    pooled_size_divisor
+        Height and width must be multiples of this in the pooled form; ``None`` if it is the
+        divisor of the deepest level.
     pooled_min_size
-        Smallest height and width in pixels of the pooled form; 0 if it is `min_size`, rounded up to the divisor.
+        Smallest height and width in pixels of the pooled form; ``None`` if it is `min_size`, rounded up to the divisor.
     """
 
     levels: tuple[NativeLevel, ...]
-    min_size: int
+    min_size: int | None
     square: bool = False
     any_size_kwargs: dict[str, bool] = field(default_factory=dict)
     output_fmt: str = "NCHW"
-    norm_channels: int = 0
+    norm_channels: int | None = None
     has_unused_params: bool = False
     any_channels: bool = True
-    pooled_divisor: int = 0
-    pooled_min_size: int = 0
+    pooled_size_divisor: int | None = None
+    pooled_min_size: int | None = None
 
 
 @dataclass(frozen=True)

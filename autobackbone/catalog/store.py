@@ -137,7 +137,7 @@ def cache_path(version: str) -> Path:
     return user_cache_path("autobackbone") / f"catalog-{SCHEMA}-timm-{safe}.json"
 
 
-def cached(version: str) -> Catalog | None:
+def read_cache(version: str) -> Catalog | None:
     """Return the cached catalog for a version of timm; ``None`` if there is none, or it cannot be read."""
     path = cache_path(version)
     try:
@@ -150,7 +150,7 @@ def cached(version: str) -> Catalog | None:
     return found if found.timm == version and found.records else None
 
 
-def remember(catalog: Catalog) -> None:
+def add_to_cache(catalog: Catalog) -> None:
     """Add the records of `catalog` to the cache. Log a warning if that fails."""
     from filelock import FileLock
 
@@ -161,13 +161,13 @@ def remember(catalog: Catalog) -> None:
             held = Records()
             with contextlib.suppress(OSError, ValueError):
                 held = read(path).records
-            both = {name: joined(held.get(name), record) for name, record in catalog.records.items()}
+            both = {name: merged(held.get(name), record) for name, record in catalog.records.items()}
             write(path, Catalog(catalog.timm, held | Records(both)))
     except OSError as err:  # also the timeout of the lock
         _warn_once(path.parent, err.strerror or "another process holds its lock")
 
 
-def joined(old: ModelRecord | None, new: ModelRecord) -> ModelRecord:
+def merged(old: ModelRecord | None, new: ModelRecord) -> ModelRecord:
     """Return the new record, with the older one's measured values where it has none."""
     if old is None:
         return new
@@ -175,7 +175,7 @@ def joined(old: ModelRecord | None, new: ModelRecord) -> ModelRecord:
     return replace(new, **{name: getattr(old, name) for name in measured if getattr(new, name) is None})
 
 
-def keep(path: Path, text: str) -> None:
+def write_to_cache(path: Path, text: str) -> None:
     """Write a file of the cache, and create its folder if needed. Log a warning if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from autobackbone.create import create_backbone, create_feature_backbone
 from autobackbone.errors import ConfigError, UnsupportedError
 from autobackbone.inspection import get_input_spec
 from autobackbone.sources.choose import describe
-from autobackbone.sources.known import declared
+from autobackbone.sources.installed import declared
 from autobackbone.sources.timm.measure import meta_device
 from autobackbone.sources.timm.registry import input_of, timm_version
 
@@ -118,7 +118,7 @@ def build(path: Path | None = None, *, fresh: bool = False, progress: _Progress 
     if not fresh:
         for name, held in _held(path, version).items():
             if name in made.records:
-                made.records.put(store.joined(held, made.records[name]))
+                made.records.put(store.merged(held, made.records[name]))
     _complete(made, path, progress or (lambda *_: None))
     store.write(path, made)
     return path
@@ -144,7 +144,7 @@ def _complete(made: Catalog, path: Path, progress: _Progress) -> None:
     missing = [name for name, record in made.records.items() if record.macs is None]
     total = len(made.records)
     for i, (name, record) in enumerate(_in_parallel(measure, missing), 1):
-        made.records.put(store.joined(record, made.records[name]))
+        made.records.put(store.merged(record, made.records[name]))
         progress(total - len(missing) + i, total, name)
         if i % 50 == 0:
             store.write(path, made)
@@ -164,7 +164,7 @@ def kinds(made: Catalog) -> list[list[str]]:
     """Group the backbones by family and strides. The cheapest backbone of each group comes first."""
     names_by_kind: dict[Any, list[str]] = {}
     for record in sorted(made.records.values(), key=lambda record: (record.macs or 0, record.name)):
-        strides = tuple(dict.fromkeys((level.stride, level.bound) for level in record.levels))
+        strides = tuple(dict.fromkeys((level.stride, level.fixed_size) for level in record.levels))
         names_by_kind.setdefault((record.family, strides), []).append(record.name)
     return list(names_by_kind.values())
 

@@ -38,6 +38,6 @@ def facts(card: "BackboneCard") -> dict[str, str]:
 def sizes(card: "BackboneCard", spec: Any) -> str:
     """Return the accepted image sizes of a backbone as text."""
     if not spec.fixed_size:
-        padded = f", padded to multiples of {spec.divisor}" if spec.divisor > 1 else ""
+        padded = f", padded to multiples of {spec.size_divisor}" if spec.size_divisor > 1 else ""
         return f"{by(spec.size)} by default, any size from {spec.min_size}x{spec.min_size}{padded}"
-    return f"{by(spec.size)} only" + (" (another with img_size)" if card.divisor else "")
+    return f"{by(spec.size)} only" + (" (another with img_size)" if card.size_divisor else "")

@@ -81,7 +81,7 @@ def fetch(
     patience = Patience()
     where = repo if revision is None else f"{repo}@{revision}"
     what = f"{names[0]!r}{' or the like' if len(names) > 1 else ''} of {where!r}"
-    with explained(f"Fetching {what}", remedy):
+    with translated_errors(f"Fetching {what}", remedy):
         for name in names:
             try:
                 if constants.HF_HUB_OFFLINE:
@@ -138,7 +138,7 @@ def fetch_url(url: str) -> Path:
     name = (Path(parts.path).name or "weights").encode()[-200:].decode(errors="ignore")
     path = CachedPath(torch.hub.get_dir(), "checkpoints", f"{digest}-{name}")
     if not path.is_file():
-        with explained(f"Fetching {shown!r}"):
+        with translated_errors(f"Fetching {shown!r}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 part = Path(folder, path.name)
@@ -162,7 +162,7 @@ def _check_file(shown: str, response: Any) -> None:
 
 
 @contextmanager
-def explained(doing: str, remedy: str = "") -> Iterator[None]:
+def translated_errors(doing: str, remedy: str = "") -> Iterator[None]:
     """Turn errors of the Hub or the web into this package's errors.
 
     Parameters

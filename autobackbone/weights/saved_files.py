@@ -69,7 +69,7 @@ def write(folder: Path, values: Mapping[str, Any], state: Mapping[str, Tensor], 
                 msg = f"{name} is a folder in it"
                 raise IsADirectoryError(errno.EISDIR, msg)
         with _workspace(folder) as made:
-            save_file(_apart(state), made / WEIGHTS_FILE, {"format": "pt", _ID: values["id"]})
+            save_file(_without_shared_memory(state), made / WEIGHTS_FILE, {"format": "pt", _ID: values["id"]})
             _sort_metadata(made / WEIGHTS_FILE)
             (made / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
             (made / CARD_FILE).write_text(card, encoding="utf-8")
@@ -168,7 +168,7 @@ def _sort_metadata(weights: Path) -> None:
             file.write(text.ljust(size))
 
 
-def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_shared_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors contiguous and without shared memory, as safetensors requires."""
     apart: dict[str, Tensor] = {}
     seen: set[int] = set()

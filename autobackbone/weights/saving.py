@@ -29,7 +29,7 @@ from autobackbone.sources.published import check_published
 from autobackbone.values import shown
 from autobackbone.weights.cache import is_no_json, quarantine
 from autobackbone.weights.files import resolve_files
-from autobackbone.weights.hub import explained, fetch
+from autobackbone.weights.hub import fetch, translated_errors
 from autobackbone.weights.rules import COUNTER
 from autobackbone.weights.saved_files import CONFIG_FILE, belonging, id_of
 
@@ -203,7 +203,8 @@ def read_config(
         text = repo_of(folder_or_repo) or folder_or_repo
         found = split_repo(text if revision is None else f"{text}@{revision}")
         if found is None:
-            msg = f"{folder_or_repo!r} is neither a folder, from {str(Path.cwd())!r}, nor a repository 'owner/repo' of the Hub."
+            place = str(Path.cwd())
+            msg = f"{folder_or_repo!r} is neither a folder, from {place!r}, nor a repository 'owner/repo' of the Hub."
             raise WeightsNotFoundError(msg)
         path = fetch(found[0], [CONFIG_FILE], revision=found[1], cache_dir=cache_dir)
         weights = f"hf-hub:{found[0]}@{path.parent.name}"  # at the same commit
@@ -266,7 +267,7 @@ def _upload(
     folder: str, repo: str, *, private: bool | None, token: str | None, revision: str | None, message: str
 ) -> str:
     api = huggingface_hub.HfApi(token=token, library_name="autobackbone")
-    with explained(f"Uploading to {repo!r}", "A token that may write is needed."):
+    with translated_errors(f"Uploading to {repo!r}", "A token that may write is needed."):
         api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)

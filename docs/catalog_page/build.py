@@ -53,7 +53,18 @@ def _row(card: Any) -> dict[str, Any]:
 
     alike = itertools.groupby(card.levels, key=lambda level: (level.channels, level.stride))
     runs = [(channels, stride, [level.index for level in run]) for (channels, stride), run in alike]
-    same = ("name", "source", "family", "params", "macs", "min_size", "fixed_size", "divisor", "exact", "exportable")
+    same = (
+        "name",
+        "source",
+        "family",
+        "params",
+        "macs",
+        "min_size",
+        "fixed_size",
+        "size_divisor",
+        "exact",
+        "exportable",
+    )
     return {key: getattr(card, key) for key in same} | {
         "input_size": list(card.input_size),
         "license": card.license,

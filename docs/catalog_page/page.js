@@ -26,9 +26,9 @@ function human(value) {
 }
 
 function sizes(row) {
-  if (row.fixed_size) return `${size(row.input_size)} only${row.divisor ? "; img_size builds it for another" : ""}`;
+  if (row.fixed_size) return `${size(row.input_size)} only${row.size_divisor ? "; img_size builds it for another" : ""}`;
   const smallest = row.min_size > 1 ? `from ${row.min_size} × ${row.min_size} up` : "any";
-  return row.divisor > 1 ? `${smallest}, padded to multiples of ${row.divisor}` : smallest;
+  return row.size_divisor > 1 ? `${smallest}, padded to multiples of ${row.size_divisor}` : smallest;
 }
 
 function snippet(row) {
@@ -37,7 +37,7 @@ function snippet(row) {
   if (!row.tags.length) options.push("pretrained=False");
   if (strides.length) options.push(`out_strides=(${strides.join(", ")}${strides.length === 1 ? "," : ""})`);
   const only = `# It takes ${row.input_size.join("x")} images only`;
-  const other = row.divisor ? "; img_size=(h, w) builds it for another size." : ".";
+  const other = row.size_divisor ? "; img_size=(h, w) builds it for another size." : ".";
   return [
     "from autobackbone import create_feature_backbone",
     "",

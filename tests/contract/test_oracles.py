@@ -52,7 +52,7 @@ def test_dilated_equal_to_raw_timm(family, stride):
     _copy(raw, ours)
     assert list(ours.strides) == raw.feature_info.reduction()
     assert ours.strides[-1] == stride
-    divisor = ours.input_spec.divisor
+    divisor = ours.input_spec.size_divisor
     size = ours.input_spec.size if ours.input_spec.fixed_size else (round_up(64, divisor), round_up(96, divisor))
     x = torch.randn(1, 3, *size)
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_equal_to_forward_intermediates(name, norm):
 def test_padding_is_at_the_bottom_and_right(name):
     """An odd size gives the top left of what raw timm gives for the padded image."""
     ours = create_feature_backbone(name, pretrained=False, out_indices=(-1,)).eval()
-    stride, divisor = ours.strides[0], ours.input_spec.divisor
+    stride, divisor = ours.strides[0], ours.input_spec.size_divisor
     height, width = 3 * stride + 1, 5 * stride - 3
     x = torch.randn(1, 3, height, width)
     padded = nn.functional.pad(x, (0, -width % divisor, 0, -height % divisor))
@@ -128,7 +128,7 @@ def _size(raw: nn.Module, ours: nn.Module) -> tuple[int, int]:
     spec = ours.input_spec
     if spec.fixed_size:
         return spec.size
-    return tuple(round_up(s, spec.divisor) for s in raw.pretrained_cfg["input_size"][1:])
+    return tuple(round_up(s, spec.size_divisor) for s in raw.pretrained_cfg["input_size"][1:])
 
 
 def _nchw(y: torch.Tensor, raw: nn.Module) -> torch.Tensor:

@@ -173,7 +173,7 @@ def native_levels(draw):
     """Ladders of native levels with strides that do not fall."""
     rungs = sorted(draw(st.lists(st.sampled_from([1, 2, 4, 7, 8, 12, 14, 16, 17, 28, 32, 64]), min_size=1, max_size=9)))
     return tuple(
-        NativeLevel(i, draw(st.integers(1, 64)), stride, 1, bound=False, exact=True, module=f"blocks.{i}")
+        NativeLevel(i, draw(st.integers(1, 64)), stride, 1, fixed_size=False, exact=True, module=f"blocks.{i}")
         for i, stride in enumerate(rungs)
     )
 

@@ -74,7 +74,7 @@ def test_padding_is_minimal(name, height, width):
     with torch.no_grad():
         backbone(x)
     handle.remove()
-    divisor = backbone.input_spec.divisor
+    divisor = backbone.input_spec.size_divisor
     assert seen[0].shape[2:] == (round_up(height, divisor), round_up(width, divisor))
     assert torch.equal(seen[0][..., :height, :width], x)
     assert float(seen[0].sum() - x.sum()) < 1e-2

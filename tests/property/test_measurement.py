@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autobackbone import InputSizeError, UnsupportedError, create_backbone, create_feature_backbone, get_input_spec
 from autobackbone.levels import ceil_div
-from autobackbone.sources.known import facts_of
+from autobackbone.sources.installed import facts_of
 from autobackbone.sources.timm.measure import meta_device
 from autobackbone.sources.timm.trial_sizes import closest_stride, divisors_to_try, sizes_to_try
 
@@ -47,7 +47,7 @@ def test_patches_of_any_size(name, patch, data):
     assert stride % patch == 0
     assert tuple(y.shape) == (1, backbone.out_channels, ceil_div(size[0], stride), ceil_div(size[1], stride))
     if backbone.native_levels[0].stride == stride:
-        assert spec.divisor == patch
+        assert spec.size_divisor == patch
 
 
 @given(st.integers(1, 300))
@@ -92,7 +92,7 @@ def test_pooled_backbones_run_from_their_smallest_size_on(family):
         model = create_backbone(name, pretrained=False).eval()
         spec = get_input_spec(model)
         for i in range(1 if spec.fixed_size else 3):
-            size = (spec.min_size + i * spec.divisor, spec.min_size + 2 * i * spec.divisor)
+            size = (spec.min_size + i * spec.size_divisor, spec.min_size + 2 * i * spec.size_divisor)
             assert model(torch.empty(1, spec.in_chans, *size)).shape == (1, model.head_hidden_size)
 
 
@@ -120,6 +120,6 @@ def test_patches_that_are_no_squares(patch):
         ).eval()
         (y,) = backbone(torch.empty(1, 3, 97, 130))
     (level,) = backbone.levels
-    assert backbone.input_spec.divisor == math.lcm(*patch)
+    assert backbone.input_spec.size_divisor == math.lcm(*patch)
     assert not level.exact
     assert tuple(y.shape[2:]) == (ceil_div(97, level.stride), ceil_div(130, level.stride))

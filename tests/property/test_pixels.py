@@ -25,7 +25,7 @@ SPEC = InputSpec(
     crop_mode="center",
     min_size=1,
     fixed_size=False,
-    divisor=1,
+    size_divisor=1,
 )
 
 
@@ -65,7 +65,7 @@ def test_sixteen_bits_are_divided_by_257(mode, data):
 def test_transforms_keep_the_brightness(channels):
     mean, std = (0.5,) * channels, (0.25,) * channels
     for crop_mode in ("center", "squash", "border"):
-        spec = InputSpec(channels, (4, 4), mean, std, "bicubic", 1.0, crop_mode, 1, fixed_size=False, divisor=1)
+        spec = InputSpec(channels, (4, 4), mean, std, "bicubic", 1.0, crop_mode, 1, fixed_size=False, size_divisor=1)
         transform = spec.transform()
         for mode in some.PIXELS:
             x = transform(constant(mode, 1.0))

@@ -21,7 +21,7 @@ _json = st.recursive(
 )
 _numbers = st.lists(st.floats(0, 1) | st.sampled_from([0, -1, 1e400, float("nan"), True, "0.5", None]), max_size=4)
 _inputs = st.dictionaries(
-    st.sampled_from(["size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "in_chans", "divisor"]),
+    st.sampled_from(["size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "in_chans", "size_divisor"]),
     _json | _numbers | st.sampled_from(["bicubic", "center", [64, 64], [3, 64, 64], 0.9, 0, [1e9, 1e9], [-1, 5]]),
 )
 

@@ -15,7 +15,7 @@ from exceptions import ENCODERS, EXCEPTIONS, THREE_CHANNELS
 
 from autobackbone import InputSizeError, UnsupportedError, create_backbone, create_feature_backbone
 from autobackbone.levels import ceil_div, round_up
-from autobackbone.sources.known import facts_of
+from autobackbone.sources.installed import facts_of
 from autobackbone.sources.timm import facts as timm_facts
 from autobackbone.sources.timm import measure as timm_measure
 
@@ -90,7 +90,7 @@ def test_pooled(name):
             return
         assert name not in ENCODERS
         spec = backbone.input_spec
-        smallest = [(spec.min_size + i * spec.divisor,) * 2 for i in range(0 if spec.fixed_size else 3)]
+        smallest = [(spec.min_size + i * spec.size_divisor,) * 2 for i in range(0 if spec.fixed_size else 3)]
         with torch.no_grad():
             for size in (spec.size, *smallest):
                 y = backbone(torch.empty(2, 3, *size))
@@ -105,7 +105,7 @@ def _backbone(name, **arguments):
 
 def _check(backbone, size) -> set[int]:
     """Check what is delivered and what the architecture gives; return the levels that miss their grid."""
-    full = backbone._built_size or tuple(round_up(s, backbone.input_spec.divisor) for s in size)
+    full = backbone._built_size or tuple(round_up(s, backbone.input_spec.size_divisor) for s in size)
     channels = backbone.input_spec.in_chans
     native = []
     handle = backbone.body.register_forward_hook(lambda _, args, maps: native.extend([args[0], *maps]))
@@ -125,7 +125,7 @@ def _check(backbone, size) -> set[int]:
 
 def _check_that_padding_is_needed(backbone) -> None:
     """At 333x257 without padding, an architecture with a divisor must fail, or give other sizes than the contract's."""
-    if backbone.input_spec.divisor == 1 or backbone.input_spec.fixed_size:
+    if backbone.input_spec.size_divisor == 1 or backbone.input_spec.fixed_size:
         return
     native = None
     with contextlib.suppress(*timm_measure.FAILURES), torch.no_grad():

@@ -35,11 +35,8 @@ def hf_arguments(variant: Variant, model: str, config: BackboneConfig | FeatureB
     arguments = variant.published_arguments(model)
     for name, value in config.extra_kwargs.items():
         field = _FIELDS_OF.get(name, name)
-        own = getattr(config, field, None)
-        if field in ours and value != (list(own) if isinstance(own, tuple) else own):
-            contradicted = f"{field}={getattr(config, field)!r}"
-            msg = f"extra_kwargs[{name!r}]={value!r} contradicts {contradicted}; set the field {field}."
-            raise ConfigError(msg)
+        if field in ours:
+            config.check_argument(name, field)
         if name in known:
             arguments[name] = value
         elif field not in ours and name not in _LOADING:

@@ -88,7 +88,7 @@ def _native_levels(config: Any) -> tuple[NativeLevel, ...]:
     """Return a level for each stage."""
     strides = (4 * 2**i for i in range(len(config.hidden_sizes)))
     return tuple(
-        NativeLevel(i, channels, stride, stride, bound=False, exact=True, module=f"model.stages.{i}")
+        NativeLevel(i, channels, stride, stride, fixed_size=False, exact=True, module=f"model.stages.{i}")
         for i, (channels, stride) in enumerate(zip(config.hidden_sizes, strides, strict=True))
     )
 

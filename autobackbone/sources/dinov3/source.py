@@ -99,7 +99,7 @@ class DINOv3Plan:
         deepest = self.levels[indices[-1]]
         create = partial(self.variant.levels_network, indices=indices, norm=self._norm)
         built, report = self._build(create, indices[-1] + 1, checkpoint)
-        spec = self._input_spec(self._images(), min_size=1, divisor=deepest.divisor)
+        spec = self._input_spec(self._images(), min_size=1, size_divisor=deepest.size_divisor or 1)
         portable = {"extra_kwargs": portable_arguments(self.config.extra_kwargs)}
         return NativeModel(built.module, _attachment(built, spec, report), portable_fields=portable)
 
@@ -116,7 +116,7 @@ class DINOv3Plan:
         built, report = self._build(create, len(self.levels), checkpoint)
         module = built.module
         # after the weights, whose errors say what is wrong with the repository
-        spec = self._input_spec(self._images(), min_size=self.levels[-1].stride, divisor=1)
+        spec = self._input_spec(self._images(), min_size=self.levels[-1].stride, size_divisor=1)
         if module.num_classes != classes:
             before = module.state_dict(keep_vars=True)
             module.reset_classifier(classes)
@@ -184,12 +184,12 @@ class DINOv3Plan:
 
         return Checkpoint(self.repo, read)
 
-    def _input_spec(self, images: Any, *, min_size: int, divisor: int) -> InputSpec:
+    def _input_spec(self, images: Any, *, min_size: int, size_divisor: int) -> InputSpec:
         channels = self.config.in_chans
         size = self.config.img_size or images.size
         mean, std = repeat_to(images.mean, channels), repeat_to(images.std, channels)
         fields = images._replace(in_chans=channels, size=size, mean=mean, std=std)._asdict()
-        return InputSpec(**fields, min_size=min_size, fixed_size=False, divisor=divisor)
+        return InputSpec(**fields, min_size=min_size, fixed_size=False, size_divisor=size_divisor)
 
     def _images(self) -> Any:
         """Return what is published of the images; the repository is asked for it where weights come from there."""

@@ -108,7 +108,7 @@ def _native_levels(config: Any) -> tuple[NativeLevel, ...]:
     """Return a level for each block."""
     patch, channels = config.patch_size, config.hidden_size
     return tuple(
-        NativeLevel(i, channels, patch, patch, bound=False, exact=True, module=f"model.layer.{i}")
+        NativeLevel(i, channels, patch, patch, fixed_size=False, exact=True, module=f"model.layer.{i}")
         for i in range(config.num_hidden_layers)
     )
 

@@ -115,14 +115,10 @@ def arguments_of(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, An
         if name in _REFUSED:
             msg = f"extra_kwargs[{name!r}]: {_REFUSED[name]}."
             raise ConfigError(msg)
-        own = getattr(config, name, None)
-        if name not in names:
-            if name not in _LOADING:
-                arguments[name] = value
-        elif value != (list(own) if isinstance(own, tuple) else own):
-            field = f"{name}={getattr(config, name)!r}"
-            msg = f"extra_kwargs[{name!r}]={value!r} contradicts {field}; set the field {name}."
-            raise ConfigError(msg)
+        if name in names:
+            config.check_argument(name, name)
+        elif name not in _LOADING:
+            arguments[name] = value
     if isinstance(config, FeatureBackboneConfig) and config.output_stride != 32:
         arguments["output_stride"] = config.output_stride
     return arguments

@@ -9,7 +9,7 @@ from torch import nn
 from autobackbone.catalog.records import ModelFacts
 from autobackbone.errors import ConfigError, InputSizeError, UnsupportedError
 from autobackbone.levels import NativeLevel, round_up
-from autobackbone.sources.known import facts_of
+from autobackbone.sources.installed import facts_of
 from autobackbone.sources.timm.arguments import translated_errors, unexpected_argument
 from autobackbone.sources.timm.dilation import create_model
 from autobackbone.sources.timm.facts_cache import cached_facts
@@ -54,7 +54,7 @@ def find_facts(
     """
     facts = _measured(architecture, arguments) if arguments else facts_of(architecture)
     size_arguments: dict[str, Any] = {}
-    if (request.is_fixed or request.size != request.usual) and not any(level.bound for level in facts.levels):
+    if (request.is_fixed or request.size != request.usual) and not any(level.fixed_size for level in facts.levels):
         facts, size_arguments = _built_for(architecture, arguments, request, facts)
     stride = arguments.get("output_stride")
     if stride is not None and max(level.stride for level in facts.levels) > stride:
@@ -65,7 +65,7 @@ def find_facts(
 
 def padded(size: tuple[int, int], level: NativeLevel) -> tuple[int, int]:
     """Return the size that images are padded to when a level is the deepest one."""
-    divisor = level.divisor or 1
+    divisor = level.size_divisor or 1
     return round_up(size[0], divisor), round_up(size[1], divisor)
 
 
@@ -76,7 +76,7 @@ def _built_for(
     deepest = facts.levels[-1]
     sizes = [padded(request.size, deepest) if request.is_chosen else request.size]
     if request.is_chosen:  # XCiT is built for whole patches only, and then takes images of any size
-        sizes.append(padded(request.size, replace(deepest, divisor=deepest.stride)))
+        sizes.append(padded(request.size, replace(deepest, size_divisor=deepest.stride)))
     for size in sizes:
         size_arguments = facts.any_size_kwargs | {"img_size": size}
         try:

@@ -27,7 +27,7 @@ def cached_facts(architecture: str, arguments: Mapping[str, Any], measure: Calla
     measure
         Measures the facts.
     """
-    text = spell(arguments)
+    text = canonical_text(arguments)
     if text is None:
         return measure()
     builder = registered_by_user().get(architecture)
@@ -41,15 +41,15 @@ def cached_facts(architecture: str, arguments: Mapping[str, Any], measure: Calla
     return _known[key]
 
 
-def spell(value: Any) -> str | None:
+def canonical_text(value: Any) -> str | None:
     """Return a unique text for plain data, ``None`` for other data. Values that compare equal, as 1 and 1.0, differ."""
     if value is None or type(value) in (bool, int, float, str):
         return repr(value)
     if isinstance(value, Mapping) and all(type(name) is str for name in value):
-        parts = [(repr(name), spell(value[name])) for name in sorted(value)]
+        parts = [(repr(name), canonical_text(value[name])) for name in sorted(value)]
         return None if any(text is None for _, text in parts) else f"{{{', '.join(f'{n}: {t}' for n, t in parts)}}}"
     if type(value) in (list, tuple):
-        texts = [spell(item) for item in value]
+        texts = [canonical_text(item) for item in value]
         ends = "[]" if type(value) is list else "()"
         return None if None in texts else f"{ends[0]}{', '.join(filter(None, texts))}{ends[1]}"
     return None
@@ -71,5 +71,5 @@ def _kept(path: Path, what: str, measure: Callable[[], ModelFacts]) -> ModelFact
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         pass  # a missing or damaged file is written again
     facts = measure()
-    store.keep(path, json.dumps({"of": what, "facts": encode_facts(facts)}))
+    store.write_to_cache(path, json.dumps({"of": what, "facts": encode_facts(facts)}))
     return facts

@@ -94,7 +94,7 @@ def _check_patches(embed: Any, x: Any) -> None:
     if embed.strict_img_size:
         replace(spec, size=tuple(embed.img_size), fixed_size=True).check(x)
     elif not embed.dynamic_img_pad and (height % rows or width % columns):
-        raise InputSizeError(_refusal(height, width, replace(spec, divisor=math.lcm(rows, columns))))
+        raise InputSizeError(_refusal(height, width, replace(spec, size_divisor=math.lcm(rows, columns))))
 
 
 def _check_images(model: Any, x: Any) -> None:
@@ -142,7 +142,7 @@ def _is_graph() -> bool:
 
 
 def _is_promised(height: int, width: int, spec: InputSpec) -> bool:
-    return min(height, width) >= spec.min_size and not height % spec.divisor and not width % spec.divisor
+    return min(height, width) >= spec.min_size and not height % spec.size_divisor and not width % spec.size_divisor
 
 
 def _twin(model: Any, build: Any) -> nn.Module | None:
@@ -167,10 +167,10 @@ def _fault(twin: nn.Module, shape: tuple[int, ...]) -> Exception | None:
 
 
 def _refusal(height: int, width: int, spec: InputSpec) -> str:
-    least = round_up(max(spec.min_size, 1), spec.divisor)
-    below = [max(n // spec.divisor * spec.divisor, least) for n in (height, width)]
-    above = [max(round_up(n, spec.divisor), least) for n in (height, width)]
+    least = round_up(max(spec.min_size, 1), spec.size_divisor)
+    below = [max(n // spec.size_divisor * spec.size_divisor, least) for n in (height, width)]
+    above = [max(round_up(n, spec.size_divisor), least) for n in (height, width)]
     return (
-        f"This backbone has a pooled output and does not pad: it takes multiples of {spec.divisor}, got "
+        f"This backbone has a pooled output and does not pad: it takes multiples of {spec.size_divisor}, got "
         f"{height}x{width}; resize or pad to {above[0]}x{above[1]}, or crop to {below[0]}x{below[1]}."
     )

@@ -87,17 +87,17 @@ class _Measurement:
         self.usual, self.built = self._find_usual()
 
     def facts(self) -> ModelFacts:
-        shapes = self._maps(self.cuts[-1], self.usual, bound=self.built) or []
+        shapes = self._maps(self.cuts[-1], self.usual, fixed_size=self.built) or []
         self._correct_strides()
         self.divisors = divisors_to_try(self.strides, *self.grids)
         sizes = {cut: self._sizes(cut) for cut in reversed(self.cuts)}  # deepest first, since the others reuse its maps
         levels = []
         for i, shape in enumerate(shapes):
-            divisor, bound, exact = sizes[next(c for c in self.cuts if c >= i)]
-            exact_here = exact[i] and (not bound or self._is_exact(i, shape, self.default))
+            divisor, fixed_size, exact = sizes[next(c for c in self.cuts if c >= i)]
+            exact_here = exact[i] and (not fixed_size or self._is_exact(i, shape, self.default))
             module = self.declared[i]["module"]
-            levels.append(NativeLevel(i, shape[0], self.strides[i], divisor, bound, exact_here, module))
-        pooled_divisor, pooled_min_size = self._pooled(levels)
+            levels.append(NativeLevel(i, shape[0], self.strides[i], divisor, fixed_size, exact_here, module))
+        pooled_size_divisor, pooled_min_size = self._pooled(levels)
         return ModelFacts(
             levels=tuple(levels),
             min_size=self._min_size(levels),
@@ -107,7 +107,7 @@ class _Measurement:
             norm_channels=self._norm_channels(self._images(self.usual)),
             has_unused_params=self._has_unused_params(self._images(self.usual)),
             any_channels=self._takes_any_channels(shapes),
-            pooled_divisor=pooled_divisor,
+            pooled_size_divisor=pooled_size_divisor,
             pooled_min_size=pooled_min_size,
         )
 
@@ -116,11 +116,11 @@ class _Measurement:
         height, width = self.default
         for scale, d in itertools.product((1, 2, 4), self.divisors):
             size = (round_up(scale * height, d), round_up(scale * width, d))
-            for patch, bound in itertools.product((None, self.strides[-1]), (True, False)):
+            for patch, fixed_size in itertools.product((None, self.strides[-1]), (True, False)):
                 self.patch = patch
-                if self._maps(self.cuts[-1], size, bound=bound) is not None:
+                if self._maps(self.cuts[-1], size, fixed_size=fixed_size) is not None:
                     self.scale = round(size[0] / height)  # above 1 if the strides are larger than declared
-                    return size, bound
+                    return size, fixed_size
         msg = f"timm's {self.kind} ran at no size that was tried, from {self.default} on."
         raise UnsupportedError(msg)
 
@@ -138,7 +138,7 @@ class _Measurement:
         declared = self.strides
         for times in (1, 4):
             size = self.usual if self.large is None else (times * self.large[0], times * self.large[1])
-            shapes = self._maps(self.cuts[-1], size, bound=self.large is None and self.built)
+            shapes = self._maps(self.cuts[-1], size, fixed_size=self.large is None and self.built)
             if shapes is None:
                 return
             self.strides = []
@@ -156,47 +156,49 @@ class _Measurement:
         small, large = (self._maps(cut, size) for size in (sizes[0], sizes[-1]))
         return small is not None and large is not None and small != large
 
-    def _sizes(self, cut: int) -> tuple[int, bool, list[bool]]:
+    def _sizes(self, cut: int) -> tuple[int | None, bool, list[bool]]:
         """Return the divisor, whether the size is fixed, and exactness by level, of the network cut at `cut`."""
-        for bound, square in ((False, False), (True, False), (True, True)):
-            found = self._finest(cut, self.divisors, bound=bound, square=square)
+        for fixed_size, square in ((False, False), (True, False), (True, True)):
+            found = self._finest(cut, self.divisors, fixed_size=fixed_size, square=square)
             if found is None:
                 continue
-            if not bound and found[0] > self.strides[cut]:
+            if not fixed_size and found[0] > self.strides[cut]:
                 # MaxViT accepts multiples of 224, but can be built for multiples of 32: its size counts as fixed.
                 finer = [d for d in self.divisors if d < found[0]]
-                built = self._finest(cut, finer, bound=True, square=False)
+                built = self._finest(cut, finer, fixed_size=True, square=False)
                 if built is not None and built[1] == found[1]:
                     return built[0], True, built[1]
             self.square |= square
-            return found[0], bound, found[1]
-        return 0, True, [True] * (cut + 1)  # works only at its default size
+            return found[0], fixed_size, found[1]
+        return None, True, [True] * (cut + 1)  # works only at its default size
 
-    def _finest(self, cut: int, divisors: Sequence[int], *, bound: bool, square: bool) -> tuple[int, list[bool]] | None:
+    def _finest(
+        self, cut: int, divisors: Sequence[int], *, fixed_size: bool, square: bool
+    ) -> tuple[int, list[bool]] | None:
         """Return the first divisor that makes the most levels exact, and exactness by level."""
         ran = {}
         for divisor in divisors:
-            exact = self._exactness(cut, divisor, bound=bound, square=square, first_only=True)
+            exact = self._exactness(cut, divisor, fixed_size=fixed_size, square=square, first_only=True)
             if exact is not None and all(exact):
-                exact = self._exactness(cut, divisor, bound=bound, square=square)
+                exact = self._exactness(cut, divisor, fixed_size=fixed_size, square=square)
             if exact is not None:
                 ran[divisor] = exact
                 if all(exact):
                     return divisor, exact
-        everywhere = ((d, self._exactness(cut, d, bound=bound, square=square)) for d in ran)
+        everywhere = ((d, self._exactness(cut, d, fixed_size=fixed_size, square=square)) for d in ran)
         taken = [(d, exact) for d, exact in everywhere if exact is not None]
         return max(taken, key=lambda pair: sum(pair[1]), default=None)  # the first of equals
 
     def _exactness(
-        self, cut: int, divisor: int, *, bound: bool, square: bool, first_only: bool = False
+        self, cut: int, divisor: int, *, fixed_size: bool, square: bool, first_only: bool = False
     ) -> list[bool] | None:
         """Return exactness by level at multiples of `divisor`; ``None`` if the network does not accept them."""
-        if not bound and not self._follows(cut, divisor):
+        if not fixed_size and not self._follows(cut, divisor):
             return None
         exact = [True] * (cut + 1)
-        for height, width in self._trials(divisor)[: 1 if first_only else 2 if bound else None]:
+        for height, width in self._trials(divisor)[: 1 if first_only else 2 if fixed_size else None]:
             size = (height, height if square else width)
-            shapes = self._maps(cut, size, bound=bound)
+            shapes = self._maps(cut, size, fixed_size=fixed_size)
             if shapes is None:
                 return None
             exact = [e and self._is_exact(i, shapes[i], size) for i, e in enumerate(exact)]
@@ -206,12 +208,13 @@ class _Measurement:
         stride = self.strides[index]
         return shape[1:] == (ceil_div(size[0], stride), ceil_div(size[1], stride))
 
-    def _min_size(self, levels: Sequence[NativeLevel]) -> int:
+    def _min_size(self, levels: Sequence[NativeLevel]) -> int | None:
         """Return the side of the smallest square that gives every level a cell, by bisection over the divisor."""
-        free = [level for level in levels if not level.bound]
+        free = [level for level in levels if not level.fixed_size]
         if not free:
-            return 0
-        divisor = free[-1].divisor
+            return None
+        divisor = free[-1].size_divisor
+        assert divisor is not None, "only a fixed size may lack one"
 
         def works(side: int) -> bool:
             size = (side, side)
@@ -234,15 +237,15 @@ class _Measurement:
             low, high = (low, middle) if works(middle * divisor) else (middle + 1, high)
         return low * divisor
 
-    def _pooled(self, levels: Sequence[NativeLevel]) -> tuple[int, int]:
-        """Return the divisor and the smallest side of the pooled model; 0 where it is the same as for the levels.
+    def _pooled(self, levels: Sequence[NativeLevel]) -> tuple[int | None, int | None]:
+        """Return the divisor and the smallest side of the pooled model; ``None`` where they are those of the levels.
 
         Its last layers may need more: those of GhostNetV2 pool maps by two, and others merge cells.
         """
         deepest = levels[-1]
         model = self.create(**self.any_size_kwargs).eval()
-        if deepest.bound or not hasattr(model, "get_classifier"):
-            return 0, 0
+        if deepest.fixed_size or not hasattr(model, "get_classifier"):
+            return None, None
 
         def takes(size: _Size) -> bool:
             with contextlib.suppress(*FAILURES), torch.no_grad():
@@ -250,13 +253,16 @@ class _Measurement:
                 return True
             return False
 
-        divisors = (d for d in self.divisors if d % deepest.divisor == 0)
+        least = self._min_size(levels)
+        assert least is not None, "its deepest level takes any size"
+        assert deepest.size_divisor is not None, "as above"
+        divisors = (d for d in self.divisors if d % deepest.size_divisor == 0)
         divisor = next((d for d in divisors if all(map(takes, self._trials(d)[:2]))), None)
         if divisor is None:
-            return 0, 0  # it may pool only images of its default size
-        first = round_up(self._min_size(levels), divisor)
+            return None, None  # it may pool only images of its default size
+        first = round_up(least, divisor)
         smallest = self._smallest(first, divisor, lambda side: takes((side, side)))
-        return (0 if divisor == deepest.divisor else divisor), (0 if smallest == first else smallest)
+        return (None if divisor == deepest.size_divisor else divisor), (None if smallest == first else smallest)
 
     def _takes_any_channels(self, shapes: _Shapes) -> bool:
         """Whether the network accepts images with another number of channels; color transforms may not."""
@@ -272,7 +278,7 @@ class _Measurement:
             return [tuple(m.shape[1:]) for m in net(images)] == shapes
         return False
 
-    def _norm_channels(self, x: Tensor) -> int:
+    def _norm_channels(self, x: Tensor) -> int | None:
         """Return the channels with ``norm=True``, or 0 if it does not use parameters that are absent without it."""
         net = self._net(self.cuts[-1])
         assert net is not None, "the network was built before"
@@ -282,9 +288,9 @@ class _Measurement:
             unused = unused_parameters(normed, x)
             channels = normed(x)[0].shape[1]
         except FAILURES:  # some models refuse it
-            return 0
+            return None
         used = any(name not in without and name not in unused for name, _ in normed.named_parameters())
-        return channels if used else 0
+        return channels if used else None
 
     def _has_unused_params(self, x: Tensor) -> bool:
         """Whether in any of the cut networks a parameter gets no gradient from the deepest map."""
@@ -303,18 +309,18 @@ class _Measurement:
             self.nets[key] = net
         return self.nets[key]
 
-    def _maps(self, cut: int, size: _Size, *, bound: bool = False, batch: int = 2) -> _Shapes | None:
+    def _maps(self, cut: int, size: _Size, *, fixed_size: bool = False, batch: int = 2) -> _Shapes | None:
         """Return the shapes of the maps up to `cut`, or ``None`` if the network does not accept `size`.
 
-        If `bound`, the network is built for `size`.
+        If `fixed_size`, the network is built for `size`.
         """
         for deeper in (c for c in reversed(self.cuts) if c >= cut):  # a deeper network has the same first levels
-            shapes = self.shapes.get((deeper, tuple(self.any_size_kwargs), self.patch, size, bound, batch))
+            shapes = self.shapes.get((deeper, tuple(self.any_size_kwargs), self.patch, size, fixed_size, batch))
             if shapes is not None:
                 return shapes[: cut + 1]
-        key = (cut, tuple(self.any_size_kwargs), self.patch, size, bound, batch)
+        key = (cut, tuple(self.any_size_kwargs), self.patch, size, fixed_size, batch)
         if key not in self.shapes:
-            net = self._net(cut, size if bound and size != self.default else None)
+            net = self._net(cut, size if fixed_size and size != self.default else None)
             self.shapes[key] = None
             if net is not None:
                 with contextlib.suppress(*FAILURES), torch.no_grad():

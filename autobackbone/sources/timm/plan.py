@@ -118,7 +118,7 @@ class TimmPlan:
     def levels(self) -> tuple[NativeLevel, ...]:
         """Every native level, by index."""
         channels = self.facts.norm_channels
-        if not self._has_norm or channels == self.facts.levels[-1].channels:
+        if not self._has_norm or channels is None or channels == self.facts.levels[-1].channels:
             return self.facts.levels
         return tuple(replace(level, channels=channels) for level in self.facts.levels)
 
@@ -166,8 +166,8 @@ class TimmPlan:
         built_size = self._built_size(deepest)
         if built_size is not None and built_size != self._size:
             msg = (
-                f"img_size={self._size}: {self.architecture!r} is built for multiples of {deepest.divisor} and its "
-                f"pooled form does not pad; use img_size={built_size}."
+                f"img_size={self._size}: {self.architecture!r} is built for multiples of {deepest.size_divisor} and "
+                f"its pooled form does not pad; use img_size={built_size}."
             )
             raise InputSizeError(msg)
         if self.facts.any_size_kwargs and self.config.img_size is None and padded(self._size, deepest) != self._size:
@@ -183,9 +183,9 @@ class TimmPlan:
             report = report and with_new_head(report, model, before)
         spec = self._input_spec(model, deepest, built_size)
         if built_size is None:  # nothing is padded here
-            divisor = self.facts.pooled_divisor or spec.divisor
-            min_size = self.facts.pooled_min_size or round_up(spec.min_size, divisor)
-            spec = replace(spec, divisor=divisor, min_size=min_size)
+            size_divisor = self.facts.pooled_size_divisor or spec.size_divisor
+            min_size = self.facts.pooled_min_size or round_up(spec.min_size, size_divisor)
+            spec = replace(spec, size_divisor=size_divisor, min_size=min_size)
         native = self._native(built, spec, report, _intermediates, built_size)
         native.attachment.input_checks = check_pooled_input(model, spec)
         return native
@@ -204,11 +204,11 @@ class TimmPlan:
 
     def _built_size(self, deepest: NativeLevel) -> tuple[int, int] | None:
         """Return the size to build for if a network that ends at `deepest` has a fixed size."""
-        if not deepest.bound:
+        if not deepest.fixed_size:
             return None
         if self._size == self.default_size:
             return self._size
-        if not deepest.divisor:
+        if deepest.size_divisor is None:
             msg = (
                 f"img_size={self._size}: {self.architecture!r} takes {self.default_size} images only; leave img_size "
                 "out, or ask for shallower levels."
@@ -263,9 +263,9 @@ class TimmPlan:
             interpolation=cfg["interpolation"],
             crop_pct=cfg["crop_pct"],
             crop_mode=cfg.get("crop_mode") or "center",
-            min_size=self.facts.min_size if built_size is None else min(self._size),
+            min_size=min(self._size) if built_size is not None else self.facts.min_size or 1,
             fixed_size=built_size is not None,
-            divisor=deepest.divisor or 1,
+            size_divisor=deepest.size_divisor or 1,
         )
 
     def _native(

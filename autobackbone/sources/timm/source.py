@@ -7,7 +7,7 @@ from typing import Any
 from autobackbone.catalog.records import ModelRecord
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.names import ModelRef
-from autobackbone.sources.known import measured
+from autobackbone.sources.installed import measured
 from autobackbone.sources.timm.config import check_saved_arguments
 from autobackbone.sources.timm.plan import TimmPlan
 from autobackbone.sources.timm.registry import declared_record

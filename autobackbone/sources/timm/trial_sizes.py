@@ -1,4 +1,4 @@
-"""The sizes at which architectures are tried, to learn which sizes they accept. Pure functions."""
+"""The sizes at which architectures are tried, to add_record which sizes they accept. Pure functions."""
 
 import itertools
 import math

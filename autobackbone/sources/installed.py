@@ -1,0 +1,91 @@
+"""The catalog of the installed libraries: the shipped one where it holds, measured where it does not."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from autobackbone.catalog import store
+from autobackbone.catalog.encoding import Records
+from autobackbone.catalog.records import ModelFacts, ModelRecord
+from autobackbone.catalog.store import Catalog, natural_key
+from autobackbone.names import DINOV3
+from autobackbone.sources.dinov3 import published as dinov3
+from autobackbone.sources.timm import registry
+from autobackbone.sources.timm.registry import architectures, declared_record, is_released, registered_by_user
+
+
+@functools.cache
+def installed_catalog() -> Catalog:
+    """Return the catalog of the installed timm: the shipped one, or the cached one of another version."""
+    version = registry.timm_version()
+    shipped = store.shipped()
+    if shipped is not None and shipped.timm == version:
+        return shipped
+    catalog = store.read_cache(version) if is_released(version) else None
+    if catalog is None:
+        catalog = Catalog(version, Records(declared()))
+        _add_to_cache(catalog)
+    return catalog
+
+
+def full_catalog() -> Catalog:
+    """Return the catalog of the installed timm, with the architectures that the user registered in this process."""
+    builders = registered_by_user()
+    return _with_registered(tuple(builders.items())) if builders else installed_catalog()
+
+
+def add_record(record: ModelRecord) -> ModelRecord:
+    """Add a measured record to the catalog, and to the cache for later processes; return it."""
+    full_catalog().records.put(record)
+    catalog = installed_catalog()
+    if record.name not in registered_by_user():  # a user may register another one under this name tomorrow
+        catalog.records.put(record)
+        if catalog is not store.shipped():
+            _add_to_cache(Catalog(catalog.timm, Records({record.name: record})))
+    return record
+
+
+def facts_of(architecture: str) -> ModelFacts:
+    """Return the facts of an architecture in its plain form; measure them if they are not known."""
+    record = full_catalog().records.get(architecture)
+    if record is None:
+        return measured(architecture)
+    if record.facts is None:
+        record = add_record(replace(record, facts=measured(architecture)))
+    assert record.facts is not None
+    return record.facts
+
+
+def measured(architecture: str) -> ModelFacts:
+    """Measure an architecture in its plain form, once in a process."""
+    return _measured(architecture, registered_by_user().get(architecture))
+
+
+def declared() -> dict[str, ModelRecord]:
+    """Return a record for every backbone, with what its library declares."""
+    builders = registered_by_user()
+    records = {name: declared_record(name) for name in architectures() if name not in builders}
+    records |= {name: dinov3.declared_record(name) for name in DINOV3}
+    return {name: records[name] for name in sorted(records, key=natural_key)}
+
+
+@functools.lru_cache(maxsize=1)
+def _with_registered(builders: tuple[tuple[str, Callable[..., Any]], ...]) -> Catalog:
+    catalog = installed_catalog()
+    records = catalog.records | Records({name: declared_record(name) for name, _ in builders})
+    return Catalog(catalog.timm, records.sorted_by(natural_key))
+
+
+@functools.cache
+def _measured(architecture: str, _builder: Callable[..., Any] | None) -> ModelFacts:
+    import timm
+
+    from autobackbone.sources.timm.measure import measure
+
+    return measure(functools.partial(timm.create_model, architecture, num_classes=0))
+
+
+def _add_to_cache(catalog: Catalog) -> None:
+    if is_released(catalog.timm):
+        store.add_to_cache(catalog)
