@@ -16,9 +16,15 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from autobackbone.anchors import anchor_generator, roi_align
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
-from autobackbone.fpn_layers import extra_strides, from_torchvision, make_extra_levels, make_fpn, map_key
+from autobackbone.fpn_layers import (
+    describe_levels,
+    extra_strides,
+    from_torchvision,
+    make_extra_levels,
+    make_fpn,
+    map_key,
+)
 from autobackbone.input_spec import InputSpec
-from autobackbone.levels import FeatureLevel
 from autobackbone.pretrained import Pretrained
 from autobackbone.values import MAX_CHANNELS, as_integer, shown
 from autobackbone.weights.checkpoint import Checkpoint
@@ -31,7 +37,7 @@ from autobackbone.weights.saving import Saved, check_state
 
 
 class FeaturePyramid(Pretrained, nn.Module):
-    """A feature pyramid network over a backbone: torchvision's, with names and strides.
+    """torchvision's feature pyramid network (FPN) over a backbone, with names and strides.
 
     torchvision's detectors take it as their backbone. T.-Y. Lin et al., "Feature Pyramid Networks for Object
     Detection", 2017, https://arxiv.org/abs/1612.03144.
@@ -39,13 +45,12 @@ class FeaturePyramid(Pretrained, nn.Module):
     Parameters
     ----------
     backbone
-        Its levels, of any strides, in any order.
+        A backbone with levels of different strides, in any order.
     out_channels
-        Channels of every map; ``None`` leaves out the FPN, and gives the backbone's maps as they are, by name. They
-        must have as many channels as each other: those of a simple pyramid do, and ViTDet puts no FPN on it.
+        Channels of every map.
     extra_blocks
-        Coarser levels: ``"pool"``, every second cell of the coarsest (Faster R-CNN); ``"p6p7"``, two strided
-        convolutions on it (RetinaNet, FCOS); a torchvision ``ExtraFPNBlock``, whose levels halve; ``None``: none.
+        Coarser levels. ``"pool"`` takes every second cell of the coarsest map (Faster R-CNN). ``"p6p7"`` puts two
+        strided convolutions on it (RetinaNet, FCOS). A torchvision ``ExtraFPNBlock`` adds its own.
 
     Attributes
     ----------
@@ -56,15 +61,12 @@ class FeaturePyramid(Pretrained, nn.Module):
     out_channels : int
         Channels of every map.
     levels : tuple of FeatureLevel
-        Name, channels, stride and exactness of every map, and the native level that it is made of.
-    weights_report : WeightsReport or None
-        What `from_pretrained` or `load_weights` loaded; ``None`` if neither did.
+        Name, channels, stride and exactness of every map, and the native level that it is made from.
 
     Raises
     ------
     ConfigError
-        If two levels have the same stride, if channels differ and there is to be no FPN, or if an argument is none of
-        these.
+        If two levels have the same stride, or if an argument is not one of these.
 
     Examples
     --------
@@ -149,7 +151,7 @@ class FeaturePyramid(Pretrained, nn.Module):
         self.strides: tuple[int, ...] = (*strides, *extra)
         self._backbone_names = tuple(_name(lv.stride) if lv.stride.bit_count() == 1 else lv.name for lv in levels)
         self.names: tuple[str, ...] = (*self._backbone_names, *map(_name, extra))
-        self.levels = self._describe_levels(levels, has_fpn=has_fpn)
+        self.levels = describe_levels(self.names, self.strides, levels, channels if has_fpn else None)
         path = f"backbone.{backbone.autobackbone.network_path}."
         self._rules = CheckpointRules(converters=(partial(from_torchvision, path),))
 
@@ -325,19 +327,6 @@ class FeaturePyramid(Pretrained, nn.Module):
         except ConfigError as err:
             msg = f"{fault}: {err}"
             raise WeightsCorruptedError(msg) from err
-
-    def _describe_levels(self, levels: list[FeatureLevel], *, has_fpn: bool) -> tuple[FeatureLevel, ...]:
-        """Return the levels of the pyramid. The backbone's, fine to coarse, are what they are made of."""
-        described = []
-        for i, (name, stride) in enumerate(zip(self.names, self.strides, strict=True)):
-            origin = levels[min(i, len(levels) - 1)]
-            is_extra = i >= len(levels)
-            module = "fpn.extra_blocks" if is_extra else f"fpn.layer_blocks.{i}"
-            method = "fpn"
-            if not has_fpn and not is_extra:
-                module, method = origin.module, origin.method
-            described.append(FeatureLevel(name, origin.index, self.out_channels, stride, module, origin.exact, method))
-        return tuple(described)
 
 
 def _name(stride: int) -> str:

@@ -13,7 +13,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from autobackbone.errors import ConfigError
-from autobackbone.levels import ceil_div
+from autobackbone.levels import FeatureLevel, ceil_div
 from autobackbone.values import shown
 from autobackbone.weights.rules import StateDict
 
@@ -74,6 +74,33 @@ def extra_strides(
         msg = f"extra_blocks: the {kind} calls two of its levels by one name; each needs a name of its own."
         raise ConfigError(msg)
     return [strides[-1] * cells // size for size in sizes[len(strides) :]]
+
+
+def describe_levels(
+    names: Sequence[str], strides: Sequence[int], origins: Sequence[FeatureLevel], out_channels: int | None
+) -> tuple[FeatureLevel, ...]:
+    """Return the levels of a pyramid.
+
+    Parameters
+    ----------
+    names, strides
+        Of its maps, fine to coarse.
+    origins
+        The backbone's levels, fine to coarse. Extra levels are made from the last one.
+    out_channels
+        Of the FPN; ``None`` if there is none.
+    """
+    levels = []
+    for i, (name, stride) in enumerate(zip(names, strides, strict=True)):
+        origin = origins[min(i, len(origins) - 1)]
+        channels = out_channels or origin.channels
+        module, method = f"fpn.layer_blocks.{i}", "fpn"
+        if i >= len(origins):
+            module = "fpn.extra_blocks"
+        elif out_channels is None:
+            module, method = origin.module, origin.method
+        levels.append(FeatureLevel(name, origin.index, channels, stride, module, origin.exact, method))
+    return tuple(levels)
 
 
 class _ExtraLevels(nn.Module):

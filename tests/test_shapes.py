@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autobackbone.sources.timm.shapes import quick_shapes
+from autobackbone.sources.shapes import quick_shapes
 
 X = {"device": "meta", "requires_grad": True}
 

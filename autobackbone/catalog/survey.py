@@ -23,7 +23,7 @@ from autobackbone.errors import ConfigError, UnsupportedError
 from autobackbone.inspection import get_input_spec
 from autobackbone.sources.choose import describe
 from autobackbone.sources.installed import declared
-from autobackbone.sources.timm.measure import meta_device
+from autobackbone.sources.meta import meta_device
 from autobackbone.sources.timm.registry import input_of, timm_version
 
 _Progress = Callable[[int, int, str], None]

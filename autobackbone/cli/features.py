@@ -3,50 +3,40 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from autobackbone.cli import options
-from autobackbone.cli.options import by, level_fields, new_console, print_levels, weights_fields
+from autobackbone.cli.options import by, new_console, print_levels
 from autobackbone.errors import InputError
 
 
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
-@options.model
+@options.backbone
 @click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="Folder for the picture.")
-@options.random_weights
-@options.weights
-@options.strides
-@options.indices
-@options.img_size
 @click.option("--max-side", type=click.IntRange(min=32), default=1024, show_default=True, help="Shrink larger images.")
 @options.as_json
 def features(
     image: Path,
     model: str,
     out: Path,
-    random_weights: bool,
-    weights: str | None,
-    strides: str | None,
-    indices: str | None,
-    img_size: str | None,
     max_side: int,
     as_json: bool,
+    random_weights: bool,
+    **backbone_options: Any,
 ) -> None:
     """Run a backbone on an image: print the levels, and draw the features of each level."""
     from autobackbone.cli.picture import draw, load_image, load_tensor
 
     pixels = load_image(image)
-    import torch
-
-    from autobackbone.create import create_feature_backbone
-
-    loading = weights_fields(weights, random_weights)
     if out.exists() and not out.is_dir():
         msg = f"--out {str(out)!r} is a file; name a folder."
         raise InputError(msg)
-    backbone = create_feature_backbone(model, **loading, **level_fields(strides, indices, img_size)).eval()
+    backbone = options.create(model, **backbone_options, random_weights=random_weights).eval()
+    import torch
+
     spec = backbone.input_spec
     x, shown = load_tensor(pixels, spec, max_side)
     with torch.no_grad():

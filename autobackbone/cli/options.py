@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
@@ -13,6 +13,8 @@ from autobackbone.levels import FeatureLevel
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from autobackbone.backbone import FeatureBackbone
 
     class _Build(Protocol):
         def __call__(self, shown: Sequence[str], *, framed: bool) -> Table: ...
@@ -33,6 +35,31 @@ weights = click.option("--weights", help="A weights file.")
 strides = click.option("--strides", help="Strides of the levels, such as 4,8,16,32.")
 indices = click.option("--indices", help="Native levels, such as 1,2,3 or -1.")
 img_size = click.option("--img-size", help="Size to build for: 224 or 333x257 (height x width).")
+
+
+def backbone(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which backbone to create."""
+    for option in reversed((model, random_weights, weights, strides, indices, img_size)):
+        command = option(command)
+    return command
+
+
+def create(
+    model: str,
+    *,
+    random_weights: bool,
+    weights: str | None,
+    strides: str | None,
+    indices: str | None,
+    img_size: str | None,
+) -> "FeatureBackbone":
+    """Create the backbone that the options of `backbone` say."""
+    loading = _weights_fields(weights, random_weights)
+    levels = level_fields(strides, indices, img_size)
+    from autobackbone.create import create_feature_backbone  # torch takes seconds to import; options are checked first
+
+    return create_feature_backbone(model, **loading, **levels)
+
 
 _FOLDED = 24  # minimum width of a folded name on a narrow terminal
 _LESSER_OF_LEVELS = ("module", "exact", "index", "shape")
@@ -172,7 +199,7 @@ def print_levels(
     print_fitted(console, build, columns, [column for column in _LESSER_OF_LEVELS if column in columns])
 
 
-def weights_fields(weights: str | None, random_weights: bool) -> dict[str, Any]:
+def _weights_fields(weights: str | None, random_weights: bool) -> dict[str, Any]:
     """Return the config fields for the weights to load. Raise ConfigError if both options are used."""
     if random_weights and weights is not None:
         msg = "--random-weights and --weights exclude each other; give one of them."

@@ -8,7 +8,7 @@ from torch import nn
 
 from autobackbone import UnsupportedError, create_feature_backbone
 from autobackbone.levels import ceil_div, round_up
-from autobackbone.sources.timm.measure import FAILURES
+from autobackbone.sources.meta import FAILURES
 
 
 @pytest.mark.parametrize("family", spread(FAMILIES))

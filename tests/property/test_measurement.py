@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from autobackbone import InputSizeError, UnsupportedError, create_backbone, create_feature_backbone, get_input_spec
 from autobackbone.levels import ceil_div
 from autobackbone.sources.installed import facts_of
-from autobackbone.sources.timm.measure import meta_device
+from autobackbone.sources.meta import meta_device
 from autobackbone.sources.timm.trial_sizes import closest_stride, divisors_to_try, sizes_to_try
 
 # Architectures whose patches can have any size: depth makes them quick.

@@ -17,7 +17,7 @@ import torch
 
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import BackboneError, ConfigError, UnsupportedError, WeightsMismatchError
-from autobackbone.sources.timm.measure import FAILURES, meta_device
+from autobackbone.sources.meta import FAILURES, meta_device
 from autobackbone.sources.timm.registry import registered_by_user
 from autobackbone.values import shown
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from autobackbone.sources.dinov3.names import to_timm
+from autobackbone.sources.meta import FAILURES
 from autobackbone.sources.timm.arguments import translated_errors
 from autobackbone.sources.timm.dilation import create_model
-from autobackbone.sources.timm.measure import FAILURES
 from autobackbone.sources.timm.network import Levels
 from autobackbone.sources.timm.weights import head_prefixes
 from autobackbone.weights.building import Built, SkipInit, unexpected_keys

@@ -11,9 +11,9 @@ from timm.models._hub import load_model_config_from_path
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError, UnknownBackboneError, WeightsNotFoundError
 from autobackbone.names import ModelRef
+from autobackbone.sources.meta import FAILURES
 from autobackbone.sources.published import check_published, descriptive_fields, known_fields
 from autobackbone.sources.timm.arguments import FIELDS, TRANSIENT, check_file_arguments
-from autobackbone.sources.timm.measure import FAILURES
 from autobackbone.sources.timm.registry import architectures, published_cfg
 from autobackbone.weights.cache import is_no_json, quarantine
 from autobackbone.weights.hub import fetch

@@ -13,8 +13,8 @@ from autobackbone.batch_statistics import count_batches_once, lone_value_error
 from autobackbone.errors import InputSizeError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import round_up
+from autobackbone.sources.meta import FAILURES, meta_device
 from autobackbone.sources.seam import attachment_of
-from autobackbone.sources.timm.measure import FAILURES, meta_device
 
 
 def drop_size_checks(network: nn.Module) -> None:

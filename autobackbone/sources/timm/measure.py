@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,22 +12,9 @@ from torch import Tensor, nn
 from autobackbone.catalog.records import ModelFacts
 from autobackbone.errors import UnsupportedError
 from autobackbone.levels import NativeLevel, ceil_div, round_up
+from autobackbone.sources.meta import FAILURES, meta_device
 from autobackbone.sources.timm.network import Levels, unused_parameters
-from autobackbone.sources.timm.shapes import quick_shapes
 from autobackbone.sources.timm.trial_sizes import closest_stride, divisors_to_try, sizes_to_try
-
-# What timm and torch raise if a size or an argument does not suit a model.
-FAILURES = (
-    AssertionError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    ArithmeticError,
-    AttributeError,
-    StopIteration,
-)
 
 _Size = tuple[int, int]
 _Shapes = list[tuple[int, int, int]]  # channels, height, width of each level
@@ -52,13 +39,6 @@ def measure(create: Callable[..., nn.Module]) -> ModelFacts:
     """
     with meta_device():
         return _Measurement(create).facts()
-
-
-@contextlib.contextmanager
-def meta_device() -> Iterator[None]:
-    """Build on the meta device, with gradients, in any mode of the caller."""
-    with torch.device("meta"), torch.inference_mode(mode=False), torch.enable_grad(), quick_shapes():
-        yield
 
 
 class _Measurement:

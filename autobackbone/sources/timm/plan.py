@@ -13,13 +13,13 @@ from autobackbone.errors import InputSizeError, UnsupportedError
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel, round_up
 from autobackbone.names import ModelRef
+from autobackbone.sources.meta import meta_device
 from autobackbone.sources.seam import Attachment, NativeModel
 from autobackbone.sources.timm.arguments import check_taken
 from autobackbone.sources.timm.building import TimmBuilder
 from autobackbone.sources.timm.config import arguments_of, overlay_of, portable_arguments, resolve, with_saved
 from autobackbone.sources.timm.facts import SizeRequest, find_facts, padded
 from autobackbone.sources.timm.input import check_pooled_input, drop_size_checks
-from autobackbone.sources.timm.measure import meta_device
 from autobackbone.sources.timm.network import Levels, unused_parameters
 from autobackbone.sources.timm.registry import family, input_of, published_cfg
 from autobackbone.sources.timm.weights import load_published

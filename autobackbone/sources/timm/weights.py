@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from autobackbone.errors import WeightsMismatchError, WeightsNotFoundError
-from autobackbone.sources.timm.measure import FAILURES
+from autobackbone.sources.meta import FAILURES
 from autobackbone.sources.timm.registry import published_cfg
 from autobackbone.weights.building import Built, SkipInit, build_loaded
 from autobackbone.weights.files import fetch_weights, read_checkpoint, resolve_files
