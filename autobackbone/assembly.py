@@ -57,7 +57,7 @@ def assemble_features(config: FeatureBackboneConfig) -> FeatureParts:
         pyramid = _simple_pyramid(plan.levels, levels)
         if pyramid is not None:
             _load_pyramid(pyramid, native, checkpoint)
-        return FeatureParts(native, pyramid, plan.levels, levels, _concrete(config, plan.levels, levels))
+        return FeatureParts(native, pyramid, plan.levels, levels, _with_levels(config, plan.levels, levels))
 
 
 def assemble_pooled(config: BackboneConfig) -> nn.Module:
@@ -94,7 +94,7 @@ def _load_pyramid(pyramid: SimplePyramid, native: NativeModel, checkpoint: Check
     native.attachment.weights_report = load_part(pyramid, "pyramid", values, report)
 
 
-def _concrete(
+def _with_levels(
     config: FeatureBackboneConfig, native_levels: tuple[NativeLevel, ...], levels: tuple[FeatureLevel, ...]
 ) -> FeatureBackboneConfig:
     """Return a config that asks for some levels: by index if that means the same, else by stride."""

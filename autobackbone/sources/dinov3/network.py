@@ -82,7 +82,6 @@ class Pooled(Network):
     """What timm's models have around their features, for transformers' models."""
 
     num_features: int
-
     autobackbone: Attachment  # set when it is built
 
     def add_head(self, num_classes: int, drop_rate: float) -> None:
