@@ -1,4 +1,4 @@
-"""Backbones in models: what wrappers such as torch.compile and DDP hold, and where in a model its backbones are."""
+"""Finding backbones: inside wrappers such as torch.compile and DDP, and inside larger models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from autobackbone.sources.seam import Attachment, attachment_of
 from autobackbone.values import shown
 
 _FSDP = "_fsdp_wrapped_module"
-# What wrappers call what they wrap: torch.compile; DataParallel, DDP, AveragedModel and their like; FSDP.
+# Names of the module inside: of torch.compile; of DataParallel, DDP, AveragedModel and the like; of FSDP.
 _WRAPPED = ("_orig_mod", "module", _FSDP)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return what torch.compile, DataParallel, DDP, FSDP and their like wrap; any other model as it is.
+    """Return the module inside torch.compile, DataParallel, DDP, FSDP and the like; any other model as it is.
 
-    A wrapper is a module that has no parameters of its own and one child, under the name that these give it.
+    A wrapper is a module without parameters of its own and with one child, under the name that these wrappers use.
     """
     while isinstance(model, nn.Module):
         children = dict(model.named_children())
@@ -33,29 +33,30 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def is_flattened(model: nn.Module) -> bool:
-    """Whether a model, or a part of it, is in the wrapper of FSDP, which joins parameters and renames them."""
+    """Whether a model, or a part of it, is inside FSDP's wrapper, which joins parameters and renames them."""
     return any(_FSDP in name.split(".") for name, _ in model.named_modules())
 
 
 def backbone_names(model: nn.Module) -> list[str]:
-    """Return the names of the backbones of this package in a model, without what wrappers add to them."""
+    """Return the names of the backbones in a model, without the parts that wrappers add."""
     return [_short(name) for name, module in model.named_modules() if attachment_of(module) is not None]
 
 
 def find_backbones(model: nn.Module, name: str | Sequence[str] | None = None) -> dict[str, nn.Module]:
-    """Return the backbones of this package in a model that are meant, by their full names in it.
+    """Return the requested backbones of this package in a model, by their full names.
 
     Parameters
     ----------
     model
         A backbone of either kind, or a model with some in it, compiled or wrapped.
     name
-        Of one, or of several: as `model` calls it, or something with one backbone in it. ``None`` if there is one only.
+        Name of a backbone, or of a module with one backbone in it, or a list of such names. ``None`` if the model has
+        one backbone.
 
     Raises
     ------
     ConfigError
-        If there are none, if there are several and no name says which, or if a name is not that of one.
+        If there are none, if there are several and `name` is ``None``, or if a name is not that of a backbone.
     """
     value: Any = model
     if not isinstance(value, nn.Module):
@@ -84,7 +85,7 @@ def find_backbones(model: nn.Module, name: str | Sequence[str] | None = None) ->
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a model a backbone is.
+    """The place of a backbone in a model.
 
     Attributes
     ----------
@@ -116,7 +117,7 @@ class Place:
         Raises
         ------
         ConfigError
-            Also if FSDP has joined the parameters.
+            As `find_backbones`, and if FSDP has joined the parameters.
         """
         places = find_backbones(model, name)
         if is_flattened(model):
@@ -139,7 +140,7 @@ class Place:
 
     @cached_property
     def traced(self) -> tuple[dict[str, int], list[str]]:
-        """The native level of each parameter of the body, and its modules in the order of their calls."""
+        """The native level of each parameter of the body, and the names of its modules in the order of their calls."""
         spec = self.attachment.input_spec
         size = self.owner.padded_size(*spec.size) if isinstance(self.owner, FeatureBackbone) else spec.size
         return stages(self.body, self.attachment.native_maps, (2, spec.in_chans, *size))
@@ -153,12 +154,12 @@ class Place:
         return level_of, max(level_of.values()) + 1
 
     def exempt(self) -> set[str]:
-        """Return patterns of the body's parameters that the library does not decay."""
+        """Return patterns of the names of parameters that the library excludes from weight decay."""
         return {self.inner + name for name in getattr(self.network, "no_weight_decay", set)()}
 
 
 def _short(name: str) -> str:
-    """Return a module's name without what wrappers add to it."""
+    """Return a module's name without the parts that wrappers add."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPED)
 
 

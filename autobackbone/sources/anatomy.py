@@ -1,4 +1,4 @@
-"""Anatomy: in which stage, layer and block of a model its parameters are, read off what it says and what it does."""
+"""Anatomy: the stage, layer and block that a parameter belongs to."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -15,37 +15,37 @@ _HEAD = "\0"  # no pattern matches it: it stands for what comes after the networ
 
 
 def layers(network: nn.Module) -> tuple[dict[str, int], int] | None:
-    """Return the layer of each parameter as the library counts them, the stem being 0, and that of a head.
+    """Return the layer of each parameter as the library counts them, from the stem at 0, and the layer of a head.
 
-    ``None`` if the library does not say. The head's layer is the one after the last, whether there is a head or not.
+    ``None`` if the library does not say. The head's layer is the one after the last, even if there is no head.
     """
     layer_of = _grouped(network, coarse=False)
     return None if layer_of is None else (layer_of, layer_of.pop(_HEAD))
 
 
 def stem(network: nn.Module) -> set[str]:
-    """Return the parameters of the stem; empty if the library does not tell it from the first stage."""
+    """Return the parameters of the stem; empty if the library does not separate it from the first stage."""
     layer_of = _grouped(network, coarse=True) or _grouped(network, coarse=False) or {}
     return {name for name, layer in layer_of.items() if layer == 0 and name != _HEAD}
 
 
 def stages(body: nn.Module, native_maps: NativeMaps, shape: tuple[int, ...]) -> tuple[dict[str, int], list[str]]:
-    """Return the native level that each parameter belongs to, and the modules that are called.
+    """Return the native level that each parameter belongs to, and the names of the modules that are called.
 
     Parameters
     ----------
     body
         What a source built.
     native_maps
-        Takes it and images, and returns the map of every native level.
+        Takes the body and images. Returns the map of every native level.
     shape
-        ``(B, C, H, W)`` of images that it takes.
+        Shape ``(B, C, H, W)`` of images for the body.
 
     Returns
     -------
     dict, list
-        By name of the parameter, the shallowest level whose map it has a part in; the deepest for those that have none,
-        such as a final norm's. And names of modules, in the order in which they are called first.
+        For each parameter name, the shallowest level whose map depends on it; the deepest if no map does, as for a
+        final norm. And the names of modules, in the order of their first calls.
     """
     called: dict[str, None] = {}
     muted = [(m, m._forward_hooks, m._forward_pre_hooks) for m in body.modules()]  # noqa: SLF001 - users' own
@@ -72,16 +72,16 @@ def stages(body: nn.Module, native_maps: NativeMaps, shape: tuple[int, ...]) -> 
 
 
 def list_blocks(body: nn.Module, layer_of: dict[str, int], called: list[str]) -> Iterator[nn.Module]:
-    """Yield the largest module of each layer after the stem that is called as a whole, in order.
+    """Yield the largest module of each layer after the stem, in order.
 
     Parameters
     ----------
     body
         What a source built.
     layer_of
-        Layer by name of the parameter.
+        The layer of each parameter name.
     called
-        Names of the modules that are called, rather than reached into.
+        Names of the modules that are called. The others are containers that are only reached into.
     """
     largest: dict[int, tuple[int, nn.Module]] = {}
     for name, module in body.named_modules():
@@ -119,7 +119,7 @@ class _Tracer(nn.Module):
 
 
 def _grouped(network: nn.Module, *, coarse: bool) -> dict[str, int] | None:
-    """Return what timm's ``group_matcher`` says of a network, and of what follows it."""
+    """Return the group of each parameter by timm's ``group_matcher``, and that of whatever follows the network."""
     matcher: Any = getattr(network, "group_matcher", None)
     if matcher is None:
         return None

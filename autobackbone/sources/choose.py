@@ -1,4 +1,4 @@
-"""From a name or a config to the source that has its model."""
+"""The source of a model, chosen by its name."""
 
 from autobackbone.catalog.records import ModelRecord
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
@@ -10,7 +10,7 @@ from autobackbone.sources.timm.source import TimmSource
 
 
 def make_plan(config: BackboneConfig | FeatureBackboneConfig) -> Plan:
-    """Return how the model that a config names is built.
+    """Return how the model of a config is built.
 
     Raises
     ------
@@ -19,25 +19,25 @@ def make_plan(config: BackboneConfig | FeatureBackboneConfig) -> Plan:
     ConfigError
         If `config` holds an argument that cannot be honored.
     UnsupportedError
-        If the architecture lacks an ability asked for.
+        If the architecture lacks an ability that `config` asks for.
     """
     ref = parse_name(config.model_name, architectures())
     return _source_of(ref).plan(ref, config)
 
 
 def describe(name: str) -> ModelRecord:
-    """Return what a source declares and measures of a model; see `Source.describe`."""
+    """Return the record of a model; see `Source.describe`."""
     ref = parse_name(name, architectures())
     return _source_of(ref).describe(ref)
 
 
 def check_saved(config: FeatureBackboneConfig, where: str) -> None:
-    """Refuse a saved config that says more than the architecture and its arguments.
+    """Refuse a saved config that sets more than an architecture and its arguments.
 
     Parameters
     ----------
     config
-        As it was read.
+        The saved config.
     where
         What to call the file in messages.
 
@@ -46,7 +46,7 @@ def check_saved(config: FeatureBackboneConfig, where: str) -> None:
     UnknownBackboneError
         If there is no such architecture.
     ConfigError
-        If it names a folder or another repository, or sets what a file may not.
+        If it names a folder or a repository, or sets what a file may not set.
     """
     ref = parse_name(config.model_name, architectures())
     source = _source_of(ref)

@@ -22,7 +22,7 @@ class _ConvNeXt(Network):
         self.num_features: int = model.config.hidden_sizes[-1]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return patterns that tell stages, or blocks, by the names of parameters, as timm's models do."""
+        """Return patterns that map parameter names to stages, or to blocks, as timm's models do."""
         stem = r"^model\.stages\.0\.downsample_layers"
         if coarse:
             return {"stem": stem, "blocks": [(r"^model\.stages\.(\d+)", None), (r"^layer_norm", WITH_LAST)]}
@@ -102,7 +102,7 @@ def _shallow_arguments(arguments: dict[str, Any], full_config: Any, depth: int) 
 
 
 def _tensor_names(names: Sequence[str], full_config: Any) -> Iterator[str]:
-    """Yield the names of the whole network's tensors: its stages, and their blocks, are alike."""
+    """Yield the tensor names of the full network, whose stages and blocks are alike."""
     for name in names:
         stage = re.fullmatch(r"(model\.stages\.)0(\.(?:(layers\.)0\.)?(.*))", name)
         if stage is not None and stage[3]:

@@ -1,7 +1,7 @@
 """DINOv3 under the names of three libraries: transformers, timm, and the original repository.
 
-The tensors are the same. transformers has queries, keys and values apart, the others have them in one; timm leaves out
-their biases, which are zero in the published weights, unless the architecture's name ends in ``_qkvb``.
+The tensors are the same. transformers keeps queries, keys and values apart; the others join them. timm leaves out their
+biases, which are zero in the published weights, unless the architecture's name ends in ``_qkvb``.
 """
 
 import re
@@ -72,7 +72,7 @@ def to_transformers(state: StateDict, target: StateDict) -> StateDict | None:
     state
         Tensors by name.
     target
-        The state dict of the model; empty if it is not known.
+        The model's own state dict; empty if it is not known.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def to_transformers(state: StateDict, target: StateDict) -> StateDict | None:
     Raises
     ------
     WeightsMismatchError
-        If there are biases of attention that are not zero, and the model has no place for them.
+        If attention biases are not zero, and the model has no place for them.
     """
     if _is_transformers(state):  # published files leave out the name of the encoder
         renamed = {re.sub(r"^(?=layer\.|stages\.)", "model.", k.removeprefix("model.")): v for k, v in state.items()}
@@ -106,7 +106,7 @@ def to_timm(state: StateDict, target: StateDict) -> StateDict | None:
     state
         Tensors by name.
     target
-        The state dict of the model.
+        The model's own state dict.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def to_timm(state: StateDict, target: StateDict) -> StateDict | None:
     Raises
     ------
     WeightsMismatchError
-        If there are biases of attention that are not zero, and the model has no place for them.
+        If attention biases are not zero, and the model has no place for them.
     """
     if "storage_tokens" in state:  # timm knows the original names, and drops the biases whatever they are
         state = to_transformers(state, {}) or state
@@ -144,7 +144,7 @@ def to_timm(state: StateDict, target: StateDict) -> StateDict | None:
 
 
 def _split(name: str, value: Tensor, state: StateDict) -> Iterator[tuple[str, Tensor]]:
-    """Yield what a tensor of timm or the original repository is in transformers: queries, keys and values apart."""
+    """Yield the tensors in transformers of one tensor of timm or the original repository."""
     if re.search(r"bias_mask$|^rope_embed\.|^norms\.|^local_cls_norm\.", name):
         return  # constants, and what only pretraining uses
     match = re.fullmatch(r"blocks\.(\d+)\.attn\.(qkv\.weight|qkv\.bias|[qkv]_bias)", name)
@@ -160,7 +160,7 @@ def _split(name: str, value: Tensor, state: StateDict) -> Iterator[tuple[str, Te
 
 
 def _masks_keys(mask: Tensor | None) -> bool:
-    """Whether a mask of the original repository takes away the biases of the keys, as it does in published weights."""
+    """Whether a mask of the original repository removes the biases of the keys, as in the published weights."""
     return mask is not None and mask.ndim == 1 and len(mask) % 3 == 0 and not bool((mask.chunk(3)[1] == 1).any())
 
 
@@ -179,7 +179,7 @@ def _is_original(state: StateDict) -> bool:
 
 
 def _is_needless(name: str, value: Tensor, target: StateDict) -> bool:
-    """Whether this is a bias of attention that is zero and that the model has no place for; an error if not zero."""
+    """Whether this is an attention bias of zeros that the model has no place for. Another bias is an error."""
     match = re.search(r"layer\.(\d+)\.attention\.([qkv])_proj\.bias$", name)
     if match is None or not any(f"{kind}.{match[1]}." in key for key in target for kind in ("blocks", "layer")):
         return False

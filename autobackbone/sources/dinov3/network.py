@@ -17,26 +17,26 @@ WITH_LAST = (99999,)  # in timm's patterns: belongs to the layer before
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the two kinds of network.
+    """One of the two kinds of network: ViT or ConvNeXt.
 
     Attributes
     ----------
     config_class
         transformers' config.
     create
-        Makes transformers' model of its config.
+        Creates transformers' model from its config.
     levels_network, pooled_network
-        What is made of that: maps by level, or pooled features.
+        Classes that wrap the model's parts: one returns maps by level, the other pooled features.
     has_final_norm
-        Whether maps can be taken through the final norm.
+        Whether the final norm can be applied to maps.
     published_arguments
-        A model's name to the arguments of the config that make it.
+        Takes the name of a published model. Returns the arguments of its config.
     native_levels
-        A config to its native levels.
+        Takes a config. Returns its native levels.
     shallow_arguments
-        Arguments, the whole config and a number of levels to the arguments of a network that ends there.
+        Takes arguments, the full config and a number of levels. Returns the arguments of a network with these levels.
     tensor_names
-        Names of a shallow network's tensors and the whole config to the names of the whole network's.
+        Takes the tensor names of a shallow network and the full config. Returns the tensor names of the full network.
     """
 
     config_class: Any
@@ -51,7 +51,7 @@ class Variant:
 
 
 class Network(nn.Module):
-    """A network that is run block by block, each recomputed in the backward pass if asked for."""
+    """A network that runs block by block. Blocks can be recomputed in the backward pass."""
 
     grad_checkpointing = False
 
@@ -60,7 +60,7 @@ class Network(nn.Module):
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return patterns that tell layers by the names of parameters, as timm's models do."""
+        """Return patterns that map parameter names to layers, as timm's models do."""
         raise NotImplementedError
 
     def native_maps(self, x: Tensor) -> list[Tensor]:
@@ -68,7 +68,7 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that are not to be decayed, as timm's models do."""
+        """Return the names of parameters without weight decay, as timm's models do."""
         return set()
 
     def run(self, block: nn.Module, x: Tensor, **kwargs: Any) -> Tensor:
@@ -79,7 +79,7 @@ class Network(nn.Module):
 
 
 class Pooled(Network):
-    """What timm's models have around their features, for transformers' models."""
+    """Pooling and a head around the features, with the members that timm's models have."""
 
     num_features: int
     autobackbone: Attachment  # set when it is built

@@ -1,4 +1,4 @@
-"""What is published of DINOv3: sizes, weights and images; without transformers.
+"""The published DINOv3 models: sizes, weights and images. Does not import transformers.
 
 O. Siméoni et al., "DINOv3", 2025, https://arxiv.org/abs/2508.10104.
 """
@@ -17,11 +17,11 @@ class ViTSize(NamedTuple):
     width
         Channels of a token.
     heads
-        Of the attention.
+        Number of attention heads.
     mlp_width
-        Channels inside the MLP.
+        Hidden channels of the MLP.
     depth
-        Blocks.
+        Number of blocks.
     timm_name
         timm's architecture for the same weights.
     gated
@@ -45,9 +45,9 @@ class ConvNeXtSize(NamedTuple):
     Attributes
     ----------
     width
-        Channels of the first stage; each next one has twice as many.
+        Channels of the first stage. Each next stage has twice as many.
     depth
-        Blocks of the third stage; the others have three.
+        Number of blocks of the third stage. The others have three.
     timm_name
         timm's architecture for the same weights.
     """
@@ -78,19 +78,19 @@ _SATELLITE = _WEB._replace(mean=(0.430, 0.411, 0.296), std=(0.213, 0.156, 0.143)
 
 
 def declared_record(name: str) -> ModelRecord:
-    """Return what is published of a model: the weights that the name means first."""
+    """Return the record of a model. Its first weights are the default ones."""
     repos = sorted((repo for repo, short in DINOV3_REPOS.items() if short == name), key=lambda r: r != DINOV3[name])
     weights = tuple(PublishedWeights(repo, repo, images_of(name, repo), LICENSE, repo) for repo in repos)
     return ModelRecord(name, "dinov3", _FAMILIES[name in CONVNEXTS], weights[0].input, weights)
 
 
 def images_of(name: str, repo: str) -> PublishedInput:
-    """Return the images that a repository's weights were made on: of the web for a model's own, else of satellites."""
+    """Return the images of a repository's weights: web images for the default weights, else satellite images."""
     return _WEB if repo == DINOV3[name] else _SATELLITE
 
 
 def ungated_name(name: str, repo: str) -> str:
-    """Return timm's name of the same weights, which it publishes without a gate."""
+    """Return timm's name of the same weights, which timm publishes without a gate."""
     tag = "lvd1689m" if repo == DINOV3[name] else "sat493m"
     if name in VITS:
         return f"{VITS[name].timm_name}.{tag}"

@@ -46,16 +46,16 @@ class DINOv3Source:
     name = "dinov3"
 
     def describe(self, ref: ModelRef) -> ModelRecord:
-        """Return what is known of a model without building it."""
+        """Return the record of a model, without building it."""
         levels = self.plan(ref, FeatureBackboneConfig(ref.name, pretrained=False)).levels
         return replace(declared_record(ref.name), facts=ModelFacts(levels, min_size=1))
 
     def plan(self, ref: ModelRef, config: BackboneConfig | FeatureBackboneConfig) -> "DINOv3Plan":
-        """Return how a config is built; `DINOv3Plan` says what can go wrong."""
+        """Return how a model is built; `DINOv3Plan` lists the errors."""
         return DINOv3Plan(ref, config)
 
     def check_saved(self, ref: ModelRef, extra_kwargs: Mapping[str, Any], where: str) -> None:
-        """Refuse what a saved config says beyond the arguments of an architecture."""
+        """Refuse arguments of a saved config that are not those of an architecture."""
         check_saved_arguments(_variant(ref.name), ref.name, extra_kwargs, where)
 
 
@@ -65,9 +65,9 @@ class DINOv3Plan:
     Raises
     ------
     ConfigError
-        If `config` holds an argument that the HF config does not take, or that cannot be honored.
+        If `config` has an argument that transformers' config does not accept, or that cannot be honored.
     UnsupportedError
-        If the architecture does not have what `config` asks for.
+        If the architecture lacks an ability that `config` asks for.
     """
 
     def __init__(self, ref: ModelRef, config: BackboneConfig | FeatureBackboneConfig) -> None:
@@ -192,7 +192,7 @@ class DINOv3Plan:
         return InputSpec(**fields, min_size=min_size, fixed_size=False, size_divisor=size_divisor)
 
     def _images(self) -> Any:
-        """Return what is published of the images; the repository is asked for it where weights come from there."""
+        """Return the images of the weights: as the repository says if weights come from there, else as published."""
         known = images_of(self.name, self.repo)
         if not is_loading(self.config) or self.config.weights is not None:
             return known

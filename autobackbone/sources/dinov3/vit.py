@@ -27,7 +27,7 @@ class _ViT(Network):
         self.patch: int = model.config.patch_size
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - timm's signature
-        """Return patterns that tell blocks by the names of parameters, as timm's models do."""
+        """Return patterns that map parameter names to blocks, as timm's models do."""
         return {"stem": r"^embeddings", "blocks": [(r"^model\.layer\.(\d+)", None), (r"^norm", WITH_LAST)]}
 
     def no_weight_decay(self) -> set[str]:
@@ -118,7 +118,7 @@ def _shallow_arguments(arguments: dict[str, Any], _full_config: Any, depth: int)
 
 
 def _tensor_names(names: Sequence[str], full_config: Any) -> Iterator[str]:
-    """Yield the names of the whole network's tensors: its blocks are alike."""
+    """Yield the tensor names of the full network, whose blocks are alike."""
     for name in names:
         block = re.fullmatch(r"(model\.layer\.)0(\..*)", name)
         if block is not None:

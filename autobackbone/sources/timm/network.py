@@ -1,4 +1,4 @@
-"""A timm model as levels: it ends at the deepest requested one, and returns the maps of the requested ones."""
+"""A timm model that is cut at its deepest requested level and returns the maps of the requested levels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,18 +10,18 @@ from autobackbone.errors import UnsupportedError
 
 
 class Levels(nn.Module):
-    """A timm model that ends at its deepest requested level and returns the maps of the requested ones.
+    """A timm model that is cut at its deepest requested level and returns the maps of the requested levels.
 
     Parameters
     ----------
     model
-        A timm model; it is pruned in place.
+        A timm model. It is pruned in place.
     indices
         Native levels, ascending.
     norm
         Take the maps through the model's final norm.
     patch
-        For models asked for tokens: pixels per token, by which the map is laid out; else ``None``.
+        Pixels per token, if the model is asked for tokens, which are then laid out as a map; else ``None``.
     """
 
     def __init__(
