@@ -28,8 +28,9 @@ def count_batches_once(network: nn.Module, enable: bool = True) -> None:
         for handle in module.__dict__.pop("_counting_hooks", ()):
             handle.remove()
         if enable and _has_statistics(module):
-            before = module.register_forward_pre_hook(_hold)
-            after = module.register_forward_hook(_release, always_call=True)  # an exception ends recomputation early
+            before = module.register_forward_pre_hook(_use_copies)
+            # always called, since an exception ends recomputation early
+            after = module.register_forward_hook(_restore_originals, always_call=True)
             module.__dict__["_counting_hooks"] = (before, after)
 
 
@@ -50,15 +51,15 @@ def _has_statistics(module: nn.Module) -> bool:
     return isinstance(getattr(module, "running_var", None), Tensor)
 
 
-def _hold(norm: nn.Module, _: Any) -> None:
+def _use_copies(norm: nn.Module, _: Any) -> None:
     if torch.compiler.is_compiling():  # a compiled forward pass returns the statistics, so it updates them once
         return
     if norm.training and _PASS.is_bw:
-        norm.__dict__["_held"] = held = dict(norm.named_buffers(recurse=False))
-        for name, tensor in held.items():
+        norm.__dict__["_original_statistics"] = statistics = dict(norm.named_buffers(recurse=False))
+        for name, tensor in statistics.items():
             setattr(norm, name, tensor.clone())
 
 
-def _release(norm: nn.Module, _: Any, __: Any) -> None:
-    for name, tensor in norm.__dict__.pop("_held", {}).items():
+def _restore_originals(norm: nn.Module, _: Any, __: Any) -> None:
+    for name, tensor in norm.__dict__.pop("_original_statistics", {}).items():
         setattr(norm, name, tensor)

@@ -1,7 +1,6 @@
 """The base class of both configs: it validates fields, and converts to and from dicts, JSON and YAML."""
 
 import dataclasses
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from autobackbone.values import (
     as_real,
     as_size,
     as_text,
+    did_you_mean,
     is_data,
     path_of,
     plain,
@@ -42,7 +42,8 @@ class Config:
         names = [f.name for f in dataclasses.fields(self)]  # type: ignore[arg-type]
         for name in changes:
             if name not in names:
-                msg = f"{type(self).__name__} has no field {shown(name)}{_nearest(name, names)}"
+                hint = did_you_mean(name, names, f"its fields are {', '.join(names)}.", cutoff=0.5)
+                msg = f"{type(self).__name__} has no field {shown(name)}; {hint}"
                 raise ConfigError(msg)
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
@@ -206,11 +207,6 @@ class Config:
 
 def _may_stay(where: str, value: Any) -> bool:
     return where == _TENSORS or not is_data(value)
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else f"; its fields are {', '.join(names)}."
 
 
 def _read(path: Any) -> str:

@@ -75,8 +75,8 @@ def export_onnx(
         raise ConfigError(msg)
     file = _checked_path(path)
     _check_exportable(backbone)
-    whole = 1 if isinstance(backbone, _WITH_LEVELS) else spec.size_divisor  # pooled backbones do not pad
-    size = _checked_size(input_size, spec, whole)
+    multiple = 1 if isinstance(backbone, _WITH_LEVELS) else spec.size_divisor  # pooled backbones do not pad
+    size = _checked_size(input_size, spec, multiple)
     if spec.fixed_size and dynamic_size:
         msg = f"dynamic_size=True: the backbone takes {spec.size[0]}x{spec.size[1]} images only; leave it out."
         raise UnsupportedError(msg)
@@ -86,12 +86,12 @@ def export_onnx(
         backbone.eval()
         off = torch.autocast(like.device.type, enabled=False)
         with off, tempfile.TemporaryDirectory(dir=file.parent, prefix=".exporting-") as folder:
-            made = Path(folder) / file.name
-            shapes = _other_shapes(size, whole) if dynamic_size else [(2, *size), (1, *size)]
+            draft = Path(folder) / file.name
+            shapes = _other_shapes(size, multiple) if dynamic_size else [(2, *size), (1, *size)]
             batches = [torch.rand(n, spec.in_chans, *hw, device=like.device, dtype=like.dtype) for n, *hw in shapes]
             names = _output_names(backbone)
-            _write(backbone, batches[0], made, names, dynamic_size=dynamic_size)
-            _compare(backbone, batches, made, names)
+            _write(backbone, batches[0], draft, names, dynamic_size=dynamic_size)
+            _compare(backbone, batches, draft, names)
             for part in sorted(Path(folder).iterdir(), reverse=True):  # the ONNX file after its data file
                 part.replace(file.parent / part.name)
     except OSError as err:
@@ -124,23 +124,23 @@ def _check_exportable(backbone: nn.Module) -> None:
         raise UnsupportedError(msg)
 
 
-def _checked_size(input_size: Any, spec: InputSpec, whole: int) -> tuple[int, int]:
+def _checked_size(input_size: Any, spec: InputSpec, multiple: int) -> tuple[int, int]:
     size = spec.size if input_size is None else as_size(input_size)
     if size is None:
         msg = f"input_size must be (height, width) in pixels, or one integer for a square, got {shown(input_size)}."
         raise ConfigError(msg)
     spec.check(torch.empty(1, spec.in_chans, *size, device="meta"))
-    if size != (round_up(size[0], whole), round_up(size[1], whole)):
-        msg = f"input_size={size}: this backbone has a pooled output and does not pad; give multiples of {whole}."
+    if size != (round_up(size[0], multiple), round_up(size[1], multiple)):
+        msg = f"input_size={size}: this backbone has a pooled output and does not pad; give multiples of {multiple}."
         raise InputSizeError(msg)
     return size
 
 
-def _other_shapes(size: tuple[int, int], whole: int) -> list[tuple[int, int, int]]:
+def _other_shapes(size: tuple[int, int], multiple: int) -> list[tuple[int, int, int]]:
     """Return (batch, height, width) to compare: as exported, odd, multiples of every stride, multiples of some."""
     even = [round_up(n + 1, 64) for n in size]
     shapes = [(2, *size), (1, size[1] + 17, size[0] + 30), (1, even[0], even[1] + 64), (3, even[1] + 16, even[0] + 32)]
-    return [(batch, round_up(height, whole), round_up(width, whole)) for batch, height, width in shapes]
+    return [(batch, round_up(height, multiple), round_up(width, multiple)) for batch, height, width in shapes]
 
 
 def _output_names(backbone: nn.Module) -> list[str]:
@@ -171,7 +171,7 @@ def _write(backbone: nn.Module, images: Tensor, file: Path, names: list[str], *,
         while cause.__cause__ is not None:
             cause = cause.__cause__
         remedy = " Leave dynamic_size=False." if dynamic_size else ""
-        msg = f"torch could not export {_called(backbone)}: {_ANSI.sub('', first_line(cause))}.{remedy}"
+        msg = f"torch could not export {_name_of(backbone)}: {_ANSI.sub('', first_line(cause))}.{remedy}"
         raise UnsupportedError(msg) from err
 
 
@@ -181,11 +181,11 @@ def _compare(backbone: nn.Module, batches: list[Tensor], file: Path, names: list
 
     try:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        found = [session.run(names, {"images": images.cpu().numpy()}) for images in batches]
+        results = [session.run(names, {"images": images.cpu().numpy()}) for images in batches]
     except Exception as err:  # onnxruntime's errors have no common base
-        msg = f"onnxruntime does not run {_called(backbone)} as exported: {first_line(err)}."
+        msg = f"onnxruntime does not run {_name_of(backbone)} as exported: {first_line(err)}."
         raise UnsupportedError(msg) from err
-    for images, outputs in zip(batches, found, strict=True):
+    for images, outputs in zip(batches, results, strict=True):
         with torch.no_grad():
             expected = backbone(images)
         maps = (
@@ -199,20 +199,20 @@ def _compare(backbone: nn.Module, batches: list[Tensor], file: Path, names: list
             error = _error(torch.from_numpy(output), y.cpu())
             if not error < _TOLERANCES[images.dtype]:
                 msg = (
-                    f"onnxruntime gives something else than {_called(backbone)} for {name!r} of {tuple(images.shape)} "
+                    f"onnxruntime gives something else than {_name_of(backbone)} for {name!r} of {tuple(images.shape)} "
                     f"images: {output.shape} for {tuple(y.shape)}, up to {error:.1%} of its largest value off. Nothing "
                     "was written."
                 )
                 raise UnsupportedError(msg)
 
 
-def _error(given: Tensor, expected: Tensor) -> float:
+def _error(output: Tensor, expected: Tensor) -> float:
     """Return the largest difference relative to the largest value; infinity if the shapes differ."""
-    if given.shape != expected.shape:
+    if output.shape != expected.shape:
         return math.inf
-    return float((given - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny))
+    return float((output - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny))
 
 
-def _called(backbone: nn.Module) -> str:
+def _name_of(backbone: nn.Module) -> str:
     inner = backbone.backbone if isinstance(backbone, FeaturePyramid) else backbone
     return repr(inner.config.model_name) if isinstance(inner, FeatureBackbone) else type(inner).__name__

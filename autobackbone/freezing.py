@@ -110,20 +110,20 @@ def freeze_norms(
 def _feature_backbones(
     function: str, model: nn.Module, name: str | Sequence[str] | None
 ) -> list[tuple[FeatureBackbone, Place]]:
-    found = []
+    backbones = []
     for place in Place.find(model, name):
         if not isinstance(place.owner, FeatureBackbone):
             kind = type(place.owner).__name__
             msg = f"{function}() takes a FeatureBackbone, got {kind}; freeze its modules by hand."
             raise ConfigError(msg)
-        found.append((place.owner, place))
-    return found
+        backbones.append((place.owner, place))
+    return backbones
 
 
 def _has_statistics(module: nn.Module) -> bool:
     """Whether a module keeps running statistics: batch norms, including fused ones."""
-    own = {key for key, _ in module.named_buffers(recurse=False)}
-    return not own.isdisjoint(("running_mean", "running_var"))
+    buffers = {key for key, _ in module.named_buffers(recurse=False)}
+    return not buffers.isdisjoint(("running_mean", "running_var"))
 
 
 def _first_stages(place: Place, n: int) -> set[str]:
@@ -131,27 +131,29 @@ def _first_stages(place: Place, n: int) -> set[str]:
     level_of, _ = place.traced
     stem_names = {place.inner + name for name in stem(place.network)}
     first = {name for name, level in level_of.items() if level == 0}
-    before = 1 if first <= stem_names else 0  # levels that are only the stem
-    count = max(level_of.values()) + 1 - before
+    stem_levels = 1 if first <= stem_names else 0  # levels that are only the stem
+    count = max(level_of.values()) + 1 - stem_levels
     if not -1 <= n <= count:
         msg = f"n={n}: up to its deepest level this backbone has {count} stages; freeze 0 to {count}, or -1 for all."
         raise ConfigError(msg)
     if n == 0 and not stem_names:
         msg = "n=0: this architecture does not tell its stem from its first stage; freeze 1 stage, or nothing."
         raise UnsupportedError(msg)
-    end = (count if n == -1 else n) + before
+    end = (count if n == -1 else n) + stem_levels
     return {name for name, level in level_of.items() if level < end or name in stem_names}
 
 
-def _eval_modules(body: nn.Module, frozen: set[str], called: list[str]) -> set[str]:
+def _eval_modules(body: nn.Module, frozen: set[str], call_order: list[str]) -> set[str]:
     """Return the modules whose parameters are all frozen, and those without parameters before the first trained one."""
     modules = dict(body.named_modules())
-    own = {name: {f"{name}.{k}".lstrip(".") for k, _ in module.named_parameters()} for name, module in modules.items()}
-    whole = {name for name in modules if own[name] and own[name] <= frozen}
-    for name in called:
+    parameters = {
+        name: {f"{name}.{key}".lstrip(".") for key, _ in module.named_parameters()} for name, module in modules.items()
+    }
+    roots = {name for name in modules if parameters[name] and parameters[name] <= frozen}
+    for name in call_order:
         direct = {f"{name}.{key}".lstrip(".") for key, _ in modules[name].named_parameters(recurse=False)}
         if direct - frozen:
             break
-        if not own[name]:
-            whole.add(name)
-    return {name for name in modules if any(name == top or name.startswith(f"{top}.") or not top for top in whole)}
+        if not parameters[name]:
+            roots.add(name)
+    return {name for name in modules if any(name == root or name.startswith(f"{root}.") or not root for root in roots)}

@@ -33,12 +33,12 @@ class Frozen:
     def freeze_stages(self, module: nn.Module, parameters: Iterable[str], modules: Iterable[str]) -> None:
         """Freeze stages; thaw those frozen before."""
         self.stages, self.stage_eval_modules = frozenset(parameters), frozenset(modules)
-        self._switch(module)
+        self._set_requires_grad(module)
 
     def freeze_norms(self, module: nn.Module, parameters: Iterable[str], modules: Iterable[str]) -> None:
         """Freeze norms; thaw those frozen before."""
         self.norms, self.norm_eval_modules = frozenset(parameters), frozenset(modules)
-        self._switch(module)
+        self._set_requires_grad(module)
 
     def set_eval(self, module: nn.Module) -> None:
         """Put the frozen parts of a module in training mode back into evaluation mode."""
@@ -51,15 +51,15 @@ class Frozen:
                 name not in self.stage_eval_modules or _is_thawed(name, parameters, thawed)
             )
 
-    def _switch(self, module: nn.Module) -> None:
+    def _set_requires_grad(self, module: nn.Module) -> None:
         parameters = dict(module.named_parameters())
-        wanted = self.stages | self.norms
-        for name in (self.untrained - wanted) & parameters.keys():
+        frozen = self.stages | self.norms
+        for name in (self.untrained - frozen) & parameters.keys():
             parameters[name].requires_grad = True
-        switched = {name for name in wanted & parameters.keys() if parameters[name].requires_grad}
-        for name in switched:
+        newly_frozen = {name for name in frozen & parameters.keys() if parameters[name].requires_grad}
+        for name in newly_frozen:
             parameters[name].requires_grad = False
-        self.untrained = frozenset(switched | (self.untrained & wanted))
+        self.untrained = frozenset(newly_frozen | (self.untrained & frozen))
 
 
 def _is_thawed(name: str, parameters: Iterable[str], thawed: list[str]) -> bool:

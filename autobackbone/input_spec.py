@@ -144,9 +144,9 @@ class InputSpec:
         """
         from torch import Tensor
 
-        given: Any = x
-        if not isinstance(given, Tensor):
-            msg = f"normalize() takes a tensor, got {type(given).__name__}; torch.as_tensor() makes one of an array."
+        value: Any = x
+        if not isinstance(value, Tensor):
+            msg = f"normalize() takes a tensor, got {type(value).__name__}; torch.as_tensor() makes one of an array."
             raise InputError(msg)
         if not x.is_floating_point():
             msg = f"normalize() takes floating point images in [0, 1], got {x.dtype}; divide by its maximum first."
@@ -180,14 +180,14 @@ class InputSpec:
         """
         from timm.data import create_transform
 
-        asked: Any = training
-        if not isinstance(asked, bool):
-            msg = f"training must be True or False, got {shown(asked)}."
+        value: Any = training
+        if not isinstance(value, bool):
+            msg = f"training must be True or False, got {shown(value)}."
             raise InputError(msg)
         if self.in_chans not in _PIL_MODES:
             msg = f"transform() makes 1 or 3 channels of a PIL image, this input has {self.in_chans}; use normalize()."
             raise InputError(msg)
-        made: Callable[[Any], Tensor] = create_transform(
+        transform: Callable[[Any], Tensor] = create_transform(
             input_size=(self.in_chans, *self.size),
             is_training=training,
             mean=self.mean,
@@ -196,18 +196,18 @@ class InputSpec:
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
         )
-        return _Converted(_PIL_MODES[self.in_chans], made)
+        return _PILTransform(_PIL_MODES[self.in_chans], transform)
 
 
 @dataclass(frozen=True)
-class _Converted:
+class _PILTransform:
     """A transform of PIL images of any mode. It is picklable, for the workers of a data loader."""
 
     mode: str
-    then: Callable[[Any], Tensor]
+    transform: Callable[[Any], Tensor]
 
     def __call__(self, image: Any) -> Tensor:
-        return self.then(convert(image, self.mode))
+        return self.transform(convert(image, self.mode))
 
 
 def _shape(x: Tensor) -> tuple[int, ...]:

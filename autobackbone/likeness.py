@@ -34,14 +34,14 @@ def most_like(text: str, names: Mapping[str, Iterable[str]], count: int) -> list
     count
         Maximum number of names.
     """
-    given = _words(text)
-    if not given or len(text) > _LONGEST:
+    words = _words(text)
+    if not words or len(text) > _LONGEST:
         return []
     scores = {
-        name: max(_likeness(given, _words(spelling)) for spelling in (name, *others)) for name, others in names.items()
+        name: max(_likeness(words, _words(spelling)) for spelling in (name, *others)) for name, others in names.items()
     }
-    found = sorted(scores, key=lambda name: (-round(scores[name], 6), len(name), name))[:count]
-    return [name for name in found if scores[name] >= _LEAST]
+    ranked = sorted(scores, key=lambda name: (-round(scores[name], 6), len(name), name))[:count]
+    return [name for name in ranked if scores[name] >= _LEAST]
 
 
 def nearest_tags(tag: str, tags: Iterable[str]) -> list[str]:
@@ -60,18 +60,18 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(_SIZES.get(word, word) for word in words)
 
 
-def _likeness(given: tuple[str, ...], words: tuple[str, ...]) -> float:
-    whole = _ratio("".join(given), "".join(words))
-    if len(given) == 1 and given[0].isdigit():
-        return whole
-    left = list(words)
-    fit = 0.0
-    for word in given:
-        best = max(left, key=lambda other: _ratio(word, other), default=None)
+def _likeness(words: tuple[str, ...], name_words: tuple[str, ...]) -> float:
+    by_letters = _ratio("".join(words), "".join(name_words))
+    if len(words) == 1 and words[0].isdigit():
+        return by_letters
+    unmatched = list(name_words)
+    by_words = 0.0
+    for word in words:
+        best = max(unmatched, key=lambda other: _ratio(word, other), default=None)
         if best is not None:
-            fit += _weight(word) * _ratio(word, best)
-            left.remove(best)
-    return max(whole, fit / sum(map(_weight, given)) - sum(map(_cost, left)))
+            by_words += _weight(word) * _ratio(word, best)
+            unmatched.remove(best)
+    return max(by_letters, by_words / sum(map(_weight, words)) - sum(map(_cost, unmatched)))
 
 
 def _weight(word: str) -> int:

@@ -77,14 +77,14 @@ class ModelRef:
         return text if self.scheme in ("timm", "dinov3") else f"{self.scheme}:{text}"
 
 
-def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
+def parse_name(text: str, architectures: Mapping[str, Collection[str]]) -> ModelRef:
     """Parse a model name.
 
     Parameters
     ----------
     text
         The name, in any accepted spelling.
-    known
+    architectures
         The architectures of timm's registry, each with the tags of its published weights.
 
     Raises
@@ -105,14 +105,14 @@ def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
     if colon and len(prefix) > 1:
         return _parse_prefixed(text, prefix.lower(), rest)
     if text.startswith("timm/"):
-        return _parse_timm(text.removeprefix("timm/"), text, known)
+        return _parse_timm(text.removeprefix("timm/"), text, architectures)
     if text.startswith("torchvision/"):
-        return _parse_torchvision(text, known)
+        return _parse_torchvision(text, architectures)
     repo, at, revision = text.partition("@")
     if repo in DINOV3_REPOS and bool(at) == bool(revision):
         return ModelRef("dinov3", DINOV3_REPOS[repo], repo, revision or None)
     if "/" in text or "\\" in text:
-        raise UnknownBackboneError(_about_slashes(text, known))
+        raise UnknownBackboneError(_about_slashes(text, architectures))
     short = text.lower().replace("-", "_")
     if short in DINOV3:
         return ModelRef("dinov3", short)
@@ -123,7 +123,7 @@ def parse_name(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
         dinov2 = f"; DINOv2 has patch 14: 'vit_{full}_patch14_dinov2'" if full else ""
         msg = f"There is no {text!r}: DINOv3 has patch 16{f', as {match!r}' if match in DINOV3 else ''}{dinov2}."
         raise UnknownBackboneError(msg)
-    return _parse_timm(text, text, known)
+    return _parse_timm(text, text, architectures)
 
 
 def split_repo(text: str) -> tuple[str, str | None] | None:
@@ -157,17 +157,17 @@ def _is_revision(text: str) -> bool:
     return len(text) <= _MAX_REVISION and ".." not in text and _REVISION.fullmatch(text) is not None
 
 
-def _about_slashes(text: str, known: Mapping[str, Collection[str]]) -> str:
+def _about_slashes(text: str, architectures: Mapping[str, Collection[str]]) -> str:
     """Return a message about a name with slashes: a path, an architecture as in a paper (ViT-B/16), or a repository."""
     if _PATH.match(text):
         return f"{text!r} looks like a path; write {f'local-dir:{text}'!r} for a folder with a timm config."
-    written = f"write {f'hf-hub:{text}'!r} for the Hugging Face Hub or {f'local-dir:{text}'!r} for a folder."
-    whole = nearest(text.replace("/", "_"), known)
-    if whole and likeness(text, whole[0]) >= _CLOSE:
-        return f"There is no backbone {text!r}; did you mean {_listed(whole)}? For a repository or a path, {written}"
-    last = [name for name in nearest(text, known) if likeness(text.rpartition("/")[2], name) >= _CLOSE]
-    meant = f" If timm's own is meant: {_listed(last)}." if last else ""
-    return f"{text!r} looks like a repository or a path; {written}{meant}"
+    advice = f"write {f'hf-hub:{text}'!r} for the Hugging Face Hub or {f'local-dir:{text}'!r} for a folder."
+    matches = nearest(text.replace("/", "_"), architectures)
+    if matches and likeness(text, matches[0]) >= _CLOSE:
+        return f"There is no backbone {text!r}; did you mean {_listed(matches)}? For a repository or a path, {advice}"
+    alike = [name for name in nearest(text, architectures) if likeness(text.rpartition("/")[2], name) >= _CLOSE]
+    meant = f" If timm's own is meant: {_listed(alike)}." if alike else ""
+    return f"{text!r} looks like a repository or a path; {advice}{meant}"
 
 
 def _listed(names: Collection[str]) -> str:
@@ -184,82 +184,83 @@ def _parse_prefixed(text: str, prefix: str, rest: str) -> ModelRef:
         raise UnknownBackboneError(msg)
     if scheme == "local-dir":
         return ModelRef(scheme, rest)
-    found = split_repo(rest)
-    if found is None:
+    parts = split_repo(rest)
+    if parts is None:
         msg = f"{text!r} is no Hub repository; {REPO_RULES}"
         raise UnknownBackboneError(msg)
-    if found[0] in DINOV3_REPOS:  # its config is for transformers, not for timm
-        return ModelRef("dinov3", DINOV3_REPOS[found[0]], found[0], found[1])
-    return ModelRef(scheme, found[0], revision=found[1])
+    repo, revision = parts
+    if repo in DINOV3_REPOS:  # its config is for transformers, not for timm
+        return ModelRef("dinov3", DINOV3_REPOS[repo], repo, revision)
+    return ModelRef(scheme, repo, revision=revision)
 
 
-def _parse_timm(name: str, text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
+def _parse_timm(name: str, text: str, architectures: Mapping[str, Collection[str]]) -> ModelRef:
     stem, _, tag = name.partition(".")
-    architecture = _architecture(stem, text, known)
+    architecture = _architecture(stem, text, architectures)
     if not tag:
         return ModelRef("timm", architecture)
-    if tag not in known[architecture]:
-        alike = [other for other in known[architecture] if other.lower() == tag.lower()]
+    if tag not in architectures[architecture]:
+        alike = [other for other in architectures[architecture] if other.lower() == tag.lower()]
         if len(alike) == 1:
             return ModelRef("timm", architecture, alike[0])
-        tags = [f"'{architecture}.{near}'" for near in nearest_tags(tag, known[architecture])]
+        tags = [f"'{architecture}.{near}'" for near in nearest_tags(tag, architectures[architecture])]
         have = f"it has {', '.join(tags)}" if tags else "it has no published weights"
         msg = f"{text!r}: {architecture!r} has no weights tagged {tag!r}; {have}."
         raise UnknownBackboneError(msg)
     return ModelRef("timm", architecture, tag)
 
 
-def _parse_torchvision(text: str, known: Mapping[str, Collection[str]]) -> ModelRef:
+def _parse_torchvision(text: str, architectures: Mapping[str, Collection[str]]) -> ModelRef:
     """Parse ``torchvision/...``: timm hosts torchvision's weights, the newest ones under ``tv2_in1k``."""
-    architecture = _architecture(text.removeprefix("torchvision/"), text, known)
+    architecture = _architecture(text.removeprefix("torchvision/"), text, architectures)
     for tag in ("tv2_in1k", "tv_in1k"):
-        if tag in known[architecture]:
+        if tag in architectures[architecture]:
             return ModelRef("timm", architecture, tag)
     msg = f"{text!r}: timm hosts no torchvision weights for {architecture!r}; write {architecture!r} for its own."
     raise UnknownBackboneError(msg)
 
 
-def _architecture(stem: str, text: str, known: Mapping[str, Collection[str]]) -> str:
-    if stem in known:
+def _architecture(stem: str, text: str, architectures: Mapping[str, Collection[str]]) -> str:
+    if stem in architectures:
         return stem
     key = _squash(stem)
-    if key in _ALIASES and _ALIASES[key] in known:
+    if key in _ALIASES and _ALIASES[key] in architectures:
         return _ALIASES[key]
-    matches = [name for name in known if _squash(name) == key]
+    matches = [name for name in architectures if _squash(name) == key]
     if len(matches) == 1:
         return matches[0]
     if matches:
         msg = f"{text!r} could mean {' or '.join(map(repr, matches))}; write the one that you mean."
         raise UnknownBackboneError(msg)
-    close = nearest(text, known)
+    close = nearest(text, architectures)
     remedy = f"did you mean {_listed(close)}?" if close else "list_backbones() lists the names there are."
     msg = f"There is no backbone {text!r}; {remedy}"
     raise UnknownBackboneError(msg)
 
 
-def nearest(text: str, known: Mapping[str, Collection[str]], count: int = 3) -> list[str]:
+def nearest(text: str, architectures: Mapping[str, Collection[str]], count: int = 3) -> list[str]:
     """Return the names that are most like `text`, best first; an empty list if none is.
 
     Parameters
     ----------
     text
         The text of the user.
-    known
+    architectures
         All architectures, each with the tags of its published weights.
     count
         Maximum number of names.
     """
     stem, _, tag = text.rpartition("/")[2].partition(".")
-    names: dict[str, list[str]] = {name: [] for name in (*known, *DINOV3)}
+    names: dict[str, list[str]] = {name: [] for name in (*architectures, *DINOV3)}
     for alias, name in _ALIASES.items():
         if name in names:
             names[name].append(alias)
-    found = most_like(stem, names, count)
+    matches = most_like(stem, names, count)
     if not tag:
-        return found
+        return matches
     tagged = []
-    for name in found:
-        tagged += [f"{name}.{near}" for near in nearest_tags(tag, known.get(name, ()))[:count]] or [name]
+    for name in matches:
+        tagged += [f"{name}.{near}" for near in nearest_tags(tag, architectures.get(name, ()))[:count]] or [name]
     return tagged[:count]
 
 

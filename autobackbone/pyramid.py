@@ -150,16 +150,16 @@ class SimplePyramid(nn.Module):
             One ``(B, channels, ceil(H / stride), ceil(W / stride))`` per stride.
         """
         starts: dict[tuple[int, int], Tensor] = {}
-        made: dict[int, Tensor] = {}
+        branch_maps: dict[int, Tensor] = {}
         result = []
         for x, (stride, (native, base, branch)) in zip(maps, self._plans.items(), strict=True):
-            if branch not in made:
+            if branch not in branch_maps:
                 if native != base and (native, base) not in starts:
                     starts[native, base] = resample(x, native, base, cells(size, base))
                 y = self.branches[str(branch)](starts.get((native, base), x))
-                made[branch] = crop(y, cells(size, branch))
+                branch_maps[branch] = crop(y, cells(size, branch))
             every = stride // branch
-            result.append(made[branch][..., ::every, ::every] if every > 1 else made[branch])
+            result.append(branch_maps[branch][..., ::every, ::every] if every > 1 else branch_maps[branch])
         return result
 
 

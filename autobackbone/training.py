@@ -85,10 +85,10 @@ def layer_decay_param_groups(
     layer_of: dict[str, tuple[int, int]] = {}  # full name: layer, and layer of the head
     exempt: set[str] = set()
     for place in Place.find(model, name):
-        found, head = place.layers()
-        layer_of |= {place.prefix + key: (layer, head) for key, layer in found.items()}
+        layers, head = place.layers()
+        layer_of |= {place.prefix + key: (layer, head) for key, layer in layers.items()}
         patterns = place.exempt()
-        exempt |= {place.prefix + key for key in found if any(fnmatch.fnmatch(key, each) for each in patterns)}
+        exempt |= {place.prefix + key for key in layers if any(fnmatch.fnmatch(key, each) for each in patterns)}
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for key, parameter in model.named_parameters():
         if not parameter.requires_grad and not include_frozen:

@@ -1,5 +1,6 @@
 """Values from users: parse them as plain Python, restrict them to JSON and YAML data, show them in messages."""
 
+import difflib
 import math
 import os
 import reprlib
@@ -37,6 +38,26 @@ def shown(value: object) -> str:
     except Exception:  # noqa: BLE001 - from a user's class, or an integer with too many digits for Python to print
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
+
+
+def did_you_mean(text: str, choices: Iterable[str], otherwise: str, *, count: int = 1, cutoff: float = 0.6) -> str:
+    """Return the end of a message about an unknown name: the choices that are most like it, or else `otherwise`.
+
+    Parameters
+    ----------
+    text
+        The unknown name.
+    choices
+        All valid names.
+    otherwise
+        The remedy if no choice is like `text`.
+    count
+        Maximum number of choices to suggest.
+    cutoff
+        Least similarity of a suggested choice, from 0 to 1.
+    """
+    matches = difflib.get_close_matches(text, choices, n=count, cutoff=cutoff)
+    return f"did you mean {' or '.join(map(repr, matches))}?" if matches else otherwise
 
 
 def as_python(value: Any) -> Any:
@@ -164,7 +185,7 @@ _SCALARS: tuple[tuple[Any, Callable[[Any], Any], str], ...] = (
 class _Copier:
     def __init__(self, opaque: Callable[[str, Any], bool]) -> None:
         self.opaque = opaque
-        self.left = _MAX_VALUES
+        self.remaining = _MAX_VALUES
 
     def copy(self, value: Any, where: str, depth: int) -> Any:
         self._count(where, depth)
@@ -184,15 +205,16 @@ class _Copier:
         return _checked(None, value, where, "plain: text, a number, True, False, None, a list or a mapping")
 
     def _count(self, where: str, depth: int) -> None:
-        self.left -= 1
-        if self.left < 0 or depth > _MAX_DEPTH:
-            what = f"more than {_MAX_VALUES} values" if self.left < 0 else f"more than {_MAX_DEPTH} levels, or itself"
+        self.remaining -= 1
+        is_too_large = self.remaining < 0
+        if is_too_large or depth > _MAX_DEPTH:
+            what = f"more than {_MAX_VALUES} values" if is_too_large else f"more than {_MAX_DEPTH} levels, or itself"
             msg = f"{where.partition('[')[0]} holds {what}; give plain values that can be written by hand."
             raise ConfigError(msg)
 
     def _items(self, value: Any, where: str) -> list[Any]:
         try:
-            return list(islice(value.items() if isinstance(value, Mapping) else value, self.left + 1))
+            return list(islice(value.items() if isinstance(value, Mapping) else value, self.remaining + 1))
         except Exception as err:  # from the user's mapping, such as an OmegaConf one with a missing value
             msg = f"{where} cannot be read: {type(err).__name__}: {' '.join(str(err).split())}."
             raise ConfigError(msg) from err

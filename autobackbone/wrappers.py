@@ -164,11 +164,11 @@ def _short(name: str) -> str:
 
 
 def _full_name(name: str, full_names: list[str]) -> str:
-    wanted = _short(name)
-    fits = [full for full in full_names if not wanted or f"{_short(full)}.".startswith(f"{wanted}.")]
-    if len(fits) != 1:
-        those = ", ".join(repr(_short(full)) for full in full_names)
-        fault = "names none" if not fits else f"names {len(fits)}"
-        msg = f"name={shown(name)} {fault} of the backbones in the model, which are {those}."
+    short = _short(name)
+    matches = [full for full in full_names if not short or f"{_short(full)}.".startswith(f"{short}.")]
+    if len(matches) != 1:
+        choices = ", ".join(repr(_short(full)) for full in full_names)
+        fault = "names none" if not matches else f"names {len(matches)}"
+        msg = f"name={shown(name)} {fault} of the backbones in the model, which are {choices}."
         raise ConfigError(msg)
-    return fits[0]
+    return matches[0]

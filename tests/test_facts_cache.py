@@ -19,7 +19,7 @@ from autobackbone.sources.timm import measure as timm_measure
 def elsewhere(monkeypatch, tmp_path):
     """Keep what is measured in a folder of the test's own, and forget what was; returns the folder."""
     monkeypatch.setattr("platformdirs.user_cache_path", lambda _: tmp_path / "cache")
-    monkeypatch.setattr(facts_cache, "_known", {})
+    monkeypatch.setattr(facts_cache, "_facts", {})
     return tmp_path / "cache"
 
 
@@ -31,7 +31,7 @@ def elsewhere(monkeypatch, tmp_path):
 def test_what_is_measured_with_arguments_is_remembered(arguments, monkeypatch, elsewhere):
     name = "test_vit" if "img_size" in arguments else "test_resnet"
     first = _on_meta(name, **arguments)
-    facts_cache._known.clear()  # as a new process would
+    facts_cache._facts.clear()  # as a new process would
     monkeypatch.setattr("autobackbone.sources.timm.facts.measure", lambda _: pytest.fail("it was measured again"))
     for _ in range(2):
         assert _on_meta(name, **arguments).native_levels == first.native_levels
@@ -87,7 +87,7 @@ def test_damaged_facts_are_measured_again(elsewhere, damage):
     text = path.read_text()
     assert damage(text) != text
     path.write_text(damage(text))
-    facts_cache._known.clear()
+    facts_cache._facts.clear()
     assert _on_meta("test_resnet", output_stride=8).native_levels == native
     assert path.read_text() == text
 

@@ -93,8 +93,8 @@ def encode_record(record: ModelRecord) -> Encoded:
 
 def decode_facts(row: Mapping[str, Any]) -> ModelFacts:
     """Return the facts in a row. Other values are ignored."""
-    known = {name: row[name] for name in _FACTS if name in row}
-    return ModelFacts(levels=_decode_levels(row["levels"]), min_size=row["min_size"], **known)
+    values = {name: row[name] for name in _FACTS if name in row}
+    return ModelFacts(levels=_decode_levels(row["levels"]), min_size=row["min_size"], **values)
 
 
 def encode_facts(facts: ModelFacts) -> Encoded:
@@ -110,8 +110,8 @@ def check_row(row: Encoded) -> None:
     numbers += [level[i] for level in row.get("levels", ()) for i in (0, 1, 2, 4, 5)]
     optional = [row.get("min_size"), *(level[3] for level in row.get("levels", ()))]
     numbers += [value for value in optional if value is not None]
-    whole = ("macs" not in row or "params" in row) and ("levels" in row) is ("min_size" in row)
-    if not whole or not isinstance(row.get("family", ""), str) or not all(isinstance(n, int) for n in numbers):
+    is_complete = ("macs" not in row or "params" in row) and ("levels" in row) is ("min_size" in row)
+    if not is_complete or not isinstance(row.get("family", ""), str) or not all(isinstance(n, int) for n in numbers):
         msg = "not the form of a row"
         raise TypeError(msg)
 

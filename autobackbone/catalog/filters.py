@@ -1,31 +1,29 @@
 """Filters for the list of backbones: they are parsed, or refused with the valid values."""
 
-import difflib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from autobackbone.config import MAX_STRIDE
 from autobackbone.errors import ConfigError
-from autobackbone.values import as_integer, as_items, as_python, as_real, shown
+from autobackbone.values import as_integer, as_items, as_python, as_real, did_you_mean, shown
 
 
-def choose(name: str, given: Any, list_known: Callable[[], Iterable[str]]) -> frozenset[str] | None:
+def read_choices(name: str, value: Any, list_choices: Callable[[], Iterable[str]]) -> frozenset[str] | None:
     """Return the values of a filter. Raise ConfigError if one is not a known value."""
-    if given is None:
+    if value is None:
         return None
-    items = as_items(as_python(given))
-    values = (given,) if items is None else items
+    items = as_items(as_python(value))
+    values = (value,) if items is None else items
     if not values:
-        msg = f"{name}={shown(given)} names nothing; leave it out, or name at least one."
+        msg = f"{name}={shown(value)} names nothing; leave it out, or name at least one."
         raise ConfigError(msg)
-    known = sorted(list_known())
-    for value in values:
-        if not isinstance(value, str) or value not in known:
-            close = difflib.get_close_matches(shown(value).strip("'").lower(), known, n=3)
-            some = f"{', '.join(known[:12])}{' and others' if len(known) > 12 else ''}"
-            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {some}."
-            msg = f"{name}={shown(value)}: no backbone has that; {hint}"
+    choices = sorted(list_choices())
+    for item in values:
+        if not isinstance(item, str) or item not in choices:
+            some = f"{', '.join(choices[:12])}{' and others' if len(choices) > 12 else ''}"
+            hint = did_you_mean(shown(item).strip("'").lower(), choices, f"there are {some}.", count=3)
+            msg = f"{name}={shown(item)}: no backbone has that; {hint}"
             raise ConfigError(msg)
     return frozenset(values)
 
@@ -43,14 +41,14 @@ def check_kinds(pattern: Any, pretrained_only: Any, any_size: Any) -> None:
         raise ConfigError(msg)
 
 
-def read_strides(given: Any) -> frozenset[int]:
+def read_strides(value: Any) -> frozenset[int]:
     """Return the strides as integers. Raise ConfigError if one is not a stride."""
-    items = tuple(given) if isinstance(given, str) else as_items(as_python(given))
-    values = () if given is None else (as_python(given),) if items is None else items
-    for value in values:
-        if as_integer(value, 1, MAX_STRIDE) is None:
+    items = tuple(value) if isinstance(value, str) else as_items(as_python(value))
+    values = () if value is None else (as_python(value),) if items is None else items
+    for item in values:
+        if as_integer(item, 1, MAX_STRIDE) is None:
             msg = (
-                f"strides={shown(given)}: {shown(value)} is no stride; give positive integers up to {MAX_STRIDE}, such "
+                f"strides={shown(value)}: {shown(item)} is no stride; give positive integers up to {MAX_STRIDE}, such "
                 "as (4, 8, 16, 32)."
             )
             raise ConfigError(msg)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from autobackbone.catalog.card import BackboneCard
-from autobackbone.catalog.filters import check_kinds, choose, read_bound, read_strides
+from autobackbone.catalog.filters import check_kinds, read_bound, read_choices, read_strides
 from autobackbone.catalog.records import ModelRecord, PublishedInput, PublishedWeights
 from autobackbone.catalog.store import LOG, Catalog
 from autobackbone.errors import ConfigError, UnknownBackboneError
@@ -72,43 +72,43 @@ def list_backbones(
     >>> list_backbones("convnext_", strides=4, max_params=4e6, any_size=True, license="apache-2.0")
     ['convnext_atto', 'convnext_atto_ols', 'convnext_zepto_rms', 'convnext_zepto_rms_ols']
     """
-    known = full_catalog()
+    catalog = full_catalog()
     check_kinds(pattern, pretrained_only, any_size)
-    sources = choose("source", source, lambda: SOURCES)
-    families = choose("family", family, lambda: known.families)
-    licenses = choose("license", license, lambda: known.licenses)
-    wanted = read_strides(strides)
+    sources = read_choices("source", source, lambda: SOURCES)
+    families = read_choices("family", family, lambda: catalog.families)
+    licenses = read_choices("license", license, lambda: catalog.licenses)
+    required_strides = read_strides(strides)
     low, high = read_bound("min_params", min_params), read_bound("max_params", max_params)
     if low is not None and high is not None and low > high:
         msg = f"min_params={min_params} is more than max_params={max_params}; exchange them."
         raise ConfigError(msg)
 
-    def is_declared(name: str) -> bool:
+    def matches_declared(name: str) -> bool:
         architecture, _, tag = name.partition(".")
-        record = known.records[architecture]
+        record = catalog.records[architecture]
         return (
             (sources is None or record.source in sources)
             and (families is None or record.family in families)
             and (licenses is None or _license(record, tag) in licenses)
         )
 
-    def is_measured(name: str) -> bool:
-        record = _measured(known, name.partition(".")[0])
+    def matches_measured(name: str) -> bool:
+        record = _measured_record(catalog, name.partition(".")[0])
         params = record.params or 0
         return (
-            wanted.issubset(level.stride for level in record.levels)
+            required_strides.issubset(level.stride for level in record.levels)
             and (any_size is None or record.levels[-1].fixed_size is not any_size)
             and (low is None or params >= low)
             and (high is None or params <= high)
         )
 
-    names = _matching(pattern, known, pretrained_only)
+    names = _matching(pattern, catalog, pretrained_only)
     if sources is not None or families is not None or licenses is not None:
-        names = [name for name in names if is_declared(name)]
-    if not wanted and any_size is None and low is None and high is None:
+        names = [name for name in names if matches_declared(name)]
+    if not required_strides and any_size is None and low is None and high is None:
         return names
-    _announce(known, names)
-    return [name for name in names if is_measured(name)]
+    _warn_if_slow(catalog, names)
+    return [name for name in names if matches_measured(name)]
 
 
 def describe_backbone(name: str) -> BackboneCard:
@@ -159,9 +159,9 @@ def summarize(name: str) -> dict[str, Any]:
 
     Values that would have to be measured first are ``None``.
     """
-    known = full_catalog()
-    ref = _parse(known, name)
-    record = known.records[ref.name]
+    catalog = full_catalog()
+    ref = _parse(catalog, name)
+    record = catalog.records[ref.name]
     weights = record.weights_of(ref.tag)
     levels = record.facts and record.facts.levels
     return {
@@ -186,10 +186,10 @@ def nearest_names(text: str) -> list[str]:
 
 def _resolve(name: str) -> tuple[ModelRef, ModelRecord, PublishedWeights | None]:
     """Parse a name; return the reference, the complete record, and the weights that the name means."""
-    known = full_catalog()
-    ref = _parse(known, name)
-    if ref.name in known.records:
-        record = _whole(known, ref.name)
+    catalog = full_catalog()
+    ref = _parse(catalog, name)
+    if ref.name in catalog.records:
+        record = _complete_record(catalog, ref.name)
         return ref, record, record.weights_of(ref.tag)
     from autobackbone.catalog.survey import survey
 
@@ -197,11 +197,11 @@ def _resolve(name: str) -> tuple[ModelRef, ModelRecord, PublishedWeights | None]
     return ref, replace(record, weights=()), record.weights_of(None)
 
 
-def _parse(known: Catalog, name: Any) -> ModelRef:
+def _parse(catalog: Catalog, name: Any) -> ModelRef:
     if not isinstance(name, str):
         msg = f"{shown(name)} is no model name; give text, such as 'resnet50'."
         raise UnknownBackboneError(msg)
-    return parse_name(name, known.tags)
+    return parse_name(name, catalog.tags)
 
 
 def _card(ref: ModelRef, record: ModelRecord, weights: PublishedWeights | None) -> BackboneCard:
@@ -238,9 +238,9 @@ def _input_spec(record: ModelRecord, weights: PublishedWeights | None, deepest: 
     )
 
 
-def _measured(known: Catalog, name: str) -> ModelRecord:
+def _measured_record(catalog: Catalog, name: str) -> ModelRecord:
     """Return the record of an architecture with at least levels, parameters and MACs."""
-    record = known.records[name]
+    record = catalog.records[name]
     if record.macs is not None:
         return record
     from autobackbone.catalog.survey import measure
@@ -248,9 +248,9 @@ def _measured(known: Catalog, name: str) -> ModelRecord:
     return add_record(measure(name))
 
 
-def _whole(known: Catalog, name: str) -> ModelRecord:
+def _complete_record(catalog: Catalog, name: str) -> ModelRecord:
     """Return the complete record of an architecture."""
-    record = _measured(known, name)
+    record = _measured_record(catalog, name)
     if record.exportable is not None:
         return record
     from autobackbone.catalog.survey import is_exportable
@@ -258,10 +258,10 @@ def _whole(known: Catalog, name: str) -> ModelRecord:
     return add_record(replace(record, exportable=is_exportable(name)))
 
 
-def _announce(known: Catalog, names: Sequence[str]) -> None:
+def _warn_if_slow(catalog: Catalog, names: Sequence[str]) -> None:
     """Log a warning if answering takes long."""
     missing = {name.partition(".")[0] for name in names}
-    missing = {name for name in missing if known.records[name].macs is None}
+    missing = {name for name in missing if catalog.records[name].macs is None}
     if len(missing) > 1:
         LOG.warning(
             "%d architectures are not in the catalog, and are measured now, some two seconds each. For another timm "
@@ -270,17 +270,17 @@ def _announce(known: Catalog, names: Sequence[str]) -> None:
         )
 
 
-def _matching(pattern: str, known: Catalog, tagged: bool) -> list[str]:
+def _matching(pattern: str, catalog: Catalog, tagged: bool) -> list[str]:
     """Return the names that match a glob or contain a text, in natural order."""
-    names = known.published if tagged else list(known.records)
+    names = catalog.published if tagged else list(catalog.records)
     pattern = pattern.lower()
     if not any(sign in pattern for sign in "*?["):
         return [name for name in names if pattern in name]
-    found = set(fnmatch.filter(names, pattern))
+    matches = set(fnmatch.filter(names, pattern))
     name, _, tag = pattern.partition(".")
     if tagged and not tag:  # as in timm
-        found.update(fnmatch.filter(names, f"{name}.*"))
-    return [name for name in names if name in found]
+        matches.update(fnmatch.filter(names, f"{name}.*"))
+    return [name for name in names if name in matches]
 
 
 def _license(record: ModelRecord, tag: str) -> str | None:

@@ -78,15 +78,15 @@ def read(path: Path) -> Catalog:
         If it is damaged, or has another schema.
     """
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if held["schema"] != SCHEMA:
-            msg = f"{str(path)!r} is a catalog of schema {held['schema']!r}, not {SCHEMA}"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            msg = f"{str(path)!r} is a catalog of schema {content['schema']!r}, not {SCHEMA}"
             raise ValueError(msg)
-        rows: dict[str, Encoded] = held["backbones"]
-        join_inputs(rows, held["inputs"])
+        rows: dict[str, Encoded] = content["backbones"]
+        join_inputs(rows, content["inputs"])
         for row in rows.values():
             check_row(row)
-        return Catalog(held["timm"], Records(rows))
+        return Catalog(content["timm"], Records(rows))
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as err:
         msg = f"{str(path)!r} is damaged, or no catalog ({type(err).__name__})"
         raise ValueError(msg) from err
@@ -141,13 +141,13 @@ def read_cache(version: str) -> Catalog | None:
     """Return the cached catalog for a version of timm; ``None`` if there is none, or it cannot be read."""
     path = cache_path(version)
     try:
-        found = read(path)
+        catalog = read(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as err:
         LOG.warning("%s; it is made again.", err)
         return None
-    return found if found.timm == version and found.records else None
+    return catalog if catalog.timm == version and catalog.records else None
 
 
 def add_to_cache(catalog: Catalog) -> None:
@@ -158,11 +158,11 @@ def add_to_cache(catalog: Catalog) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=10):
-            held = Records()
+            records = Records()
             with contextlib.suppress(OSError, ValueError):
-                held = read(path).records
-            both = {name: merged(held.get(name), record) for name, record in catalog.records.items()}
-            write(path, Catalog(catalog.timm, held | Records(both)))
+                records = read(path).records
+            both = {name: merged(records.get(name), record) for name, record in catalog.records.items()}
+            write(path, Catalog(catalog.timm, records | Records(both)))
     except OSError as err:  # also the timeout of the lock
         _warn_once(path.parent, err.strerror or "another process holds its lock")
 

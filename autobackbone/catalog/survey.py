@@ -38,7 +38,7 @@ def survey(name: str) -> ModelRecord:
     """Measure a complete record for a config on the Hub or in a folder."""
     record = replace(measure(name), exportable=is_exportable(name))
     with meta_device():
-        spec = _whole(name).input_spec
+        spec = _full_backbone(name).input_spec
     images = input_of(spec.to_dict() | {"input_size": (spec.in_chans, *spec.size)})
     return replace(record, input=images, weights=tuple(w._replace(input=images) for w in record.weights))
 
@@ -60,7 +60,7 @@ def count(record: ModelRecord, name: str) -> ModelRecord:
         try:
             network: Any = create_backbone(name, pretrained=False).eval()
         except UnsupportedError:  # an encoder has no pooled form: use all of its levels
-            network = _whole(name)
+            network = _full_backbone(name)
         spec = get_input_spec(network)
         images = torch.empty(1, spec.in_chans, *spec.size)
         network.requires_grad_(requires_grad=False)  # count a forward pass only, whatever the mode
@@ -114,13 +114,13 @@ def build(path: Path | None = None, *, fresh: bool = False, progress: _Progress 
     if not path.parent.is_dir():
         msg = f"There is no folder {str(path.parent)!r} to write the catalog to; make it first, or name another."
         raise ConfigError(msg)
-    made = Catalog(version, Records({name: _unmeasured(record) for name, record in declared().items()}))
+    catalog = Catalog(version, Records({name: _unmeasured(record) for name, record in declared().items()}))
     if not fresh:
-        for name, held in _held(path, version).items():
-            if name in made.records:
-                made.records.put(store.merged(held, made.records[name]))
-    _complete(made, path, progress or (lambda *_: None))
-    store.write(path, made)
+        for name, record in _saved_records(path, version).items():
+            if name in catalog.records:
+                catalog.records.put(store.merged(record, catalog.records[name]))
+    _complete(catalog, path, progress or (lambda *_: None))
+    store.write(path, catalog)
     return path
 
 
@@ -128,42 +128,42 @@ def _unmeasured(record: ModelRecord) -> ModelRecord:
     return replace(record, facts=None, params=None, macs=None, exportable=None)
 
 
-def _held(path: Path, version: str) -> Records:
+def _saved_records(path: Path, version: str) -> Records:
     if not path.exists():
         return Records()
     try:
-        held = store.read(path)
+        catalog = store.read(path)
     except ValueError as err:
         msg = f"{err}; remove it, or measure everything again."
         raise ConfigError(msg) from err
-    return held.records if held.timm == version else Records()
+    return catalog.records if catalog.timm == version else Records()
 
 
-def _complete(made: Catalog, path: Path, progress: _Progress) -> None:
+def _complete(catalog: Catalog, path: Path, progress: _Progress) -> None:
     """Measure the missing facts, and save them from time to time."""
-    missing = [name for name, record in made.records.items() if record.macs is None]
-    total = len(made.records)
+    missing = [name for name, record in catalog.records.items() if record.macs is None]
+    total = len(catalog.records)
     for i, (name, record) in enumerate(_in_parallel(measure, missing), 1):
-        made.records.put(store.merged(record, made.records[name]))
+        catalog.records.put(store.merged(record, catalog.records[name]))
         progress(total - len(missing) + i, total, name)
         if i % 50 == 0:
-            store.write(path, made)
-    alike = kinds(made)
-    unknown = [names[0] for names in alike if any(made.records[name].exportable is None for name in names)]
+            store.write(path, catalog)
+    groups = kinds(catalog)
+    unknown = [names[0] for names in groups if any(catalog.records[name].exportable is None for name in names)]
     answers: dict[str, bool] = {}
     for name, answer in _in_parallel(is_exportable, unknown):
         answers[name] = answer
         progress(len(answers), len(unknown), f"torch.export of {name}")
-    for names in alike:
+    for names in groups:
         if names[0] in answers:
             for name in names:
-                made.records.put(replace(made.records[name], exportable=answers[names[0]]))
+                catalog.records.put(replace(catalog.records[name], exportable=answers[names[0]]))
 
 
-def kinds(made: Catalog) -> list[list[str]]:
+def kinds(catalog: Catalog) -> list[list[str]]:
     """Group the backbones by family and strides. The cheapest backbone of each group comes first."""
     names_by_kind: dict[Any, list[str]] = {}
-    for record in sorted(made.records.values(), key=lambda record: (record.macs or 0, record.name)):
+    for record in sorted(catalog.records.values(), key=lambda record: (record.macs or 0, record.name)):
         strides = tuple(dict.fromkeys((level.stride, level.fixed_size) for level in record.levels))
         names_by_kind.setdefault((record.family, strides), []).append(record.name)
     return list(names_by_kind.values())
@@ -190,7 +190,7 @@ class _Named:
             raise
 
 
-def _whole(name: str) -> FeatureBackbone:
+def _full_backbone(name: str) -> FeatureBackbone:
     """Return a backbone with all its native levels."""
     first = create_feature_backbone(name, pretrained=False, out_indices=(0,))
     return create_feature_backbone(name, pretrained=False, out_indices=range(len(first.native_levels))).eval()

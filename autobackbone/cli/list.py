@@ -66,8 +66,8 @@ def list_command(
     shows = as_json or sys.stdout.isatty()
     rows = [summarize(name) for name in names] if shows or sort != "name" else [{"name": name} for name in names]
     if sort != "name":  # names are already sorted; unknown values come last
-        known = sorted((row for row in rows if row[sort] is not None), key=lambda row: row[sort], reverse=reverse)
-        rows = known + [row for row in rows if row[sort] is None]
+        sorted_rows = sorted((row for row in rows if row[sort] is not None), key=lambda row: row[sort], reverse=reverse)
+        rows = sorted_rows + [row for row in rows if row[sort] is None]
     elif reverse:
         rows.reverse()
     if as_json:

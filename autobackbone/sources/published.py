@@ -1,11 +1,10 @@
 """The fields of timm's config of published weights, and the valid values of each."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autobackbone.errors import ConfigError
-from autobackbone.values import MAX_COUNT, as_integer, as_path, as_real, as_text, shown
+from autobackbone.values import MAX_COUNT, as_integer, as_path, as_real, as_text, did_you_mean, shown
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
@@ -39,8 +38,7 @@ def check_published(values: Any, where: str) -> dict[str, Any]:
     checked = {}
     for name, value in values.items():
         if not isinstance(name, str) or name not in _FIELDS:
-            close = difflib.get_close_matches(str(name), _FIELDS, n=1)
-            remedy = f"did you mean {close[0]!r}?" if close else f"its fields are {', '.join(_FIELDS)}."
+            remedy = did_you_mean(str(name), _FIELDS, f"its fields are {', '.join(_FIELDS)}.")
             msg = f"{where} has no field {name!r}; {remedy}"
             raise ConfigError(msg)
         expected, read = _FIELDS[name]

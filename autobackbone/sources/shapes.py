@@ -23,8 +23,8 @@ def quick_shapes() -> TorchDispatchMode:
 class _QuickShapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         rule = _RULES.get(func)
-        found = None if rule is None or not args[0].is_meta else rule(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {})) if found is None else found
+        result = None if rule is None or not args[0].is_meta else rule(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {})) if result is None else result
 
 
 def _like(x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -42,8 +42,8 @@ def _alike(x: Tensor, y: Any, *_: Any, **__: Any) -> Tensor | None:
 def _mean(x: Tensor, dims: Sequence[int], keepdim: bool = False, **_: Any) -> Tensor | None:
     if not dims or not all(-x.ndim <= dim < x.ndim for dim in dims):
         return None
-    gone = {dim % x.ndim for dim in dims}
-    return x.new_empty([1 if i in gone else n for i, n in enumerate(x.shape) if keepdim or i not in gone])
+    reduced = {dim % x.ndim for dim in dims}
+    return x.new_empty([1 if i in reduced else n for i, n in enumerate(x.shape) if keepdim or i not in reduced])
 
 
 def _upsampled(x: Tensor, size: Sequence[int], *_: Any, **__: Any) -> Tensor | None:
@@ -78,13 +78,13 @@ def _layer_norm(x: Tensor, shape: Sequence[int], *_: Any) -> tuple[Tensor, ...] 
 
 
 def _batch_norm_backward(_: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
-    made = torch.empty_like(x), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
-    return tuple(t if wanted else None for t, wanted in zip(made, rest[-1], strict=True))
+    gradients = torch.empty_like(x), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
+    return tuple(t if is_needed else None for t, is_needed in zip(gradients, rest[-1], strict=True))
 
 
 def _layer_norm_backward(_: Tensor, x: Tensor, shape: Sequence[int], *rest: Any) -> tuple[Tensor | None, ...]:
-    made = torch.empty_like(x), x.new_empty(shape), x.new_empty(shape)
-    return tuple(t if wanted else None for t, wanted in zip(made, rest[-1], strict=True))
+    gradients = torch.empty_like(x), x.new_empty(shape), x.new_empty(shape)
+    return tuple(t if is_needed else None for t, is_needed in zip(gradients, rest[-1], strict=True))
 
 
 _RULES: dict[Any, Callable[..., Any]] = {

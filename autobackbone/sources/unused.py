@@ -22,14 +22,14 @@ def make_buffers(module: nn.Module, names: Iterable[str]) -> None:
     """
     unused = {id(module.get_parameter(name)) for name in names}
     for name, part in list(module.named_modules()):
-        own = {key: p for key, p in part.named_parameters(recurse=False) if id(p) in unused}
-        for key, parameter in own.items():
+        parameters = {key: p for key, p in part.named_parameters(recurse=False) if id(p) in unused}
+        for key, parameter in parameters.items():
             delattr(part, key)
             part.register_buffer(key, parameter.detach())
         is_plain = (
             isinstance(part, _BatchNorm) and part.running_mean is not None and not any(True for _ in part.children())
         )
-        if own and is_plain:
+        if parameters and is_plain:
             parent, _, last = name.rpartition(".")
             module.get_submodule(parent).add_module(last, UnusedNorm(part))
 

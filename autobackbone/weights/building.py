@@ -100,7 +100,7 @@ def unexpected_keys() -> Iterator[list[str]]:
             parent.register_load_state_dict_post_hook(collect)  # type: ignore[no-untyped-call]
 
     def collect(_module: nn.Module, keys: Any) -> None:
-        if not any(keys.unexpected_keys is known for known in collected):  # one list for a module and all in it
+        if not any(keys.unexpected_keys is other for other in collected):  # one list for a module and all in it
             collected.append(keys.unexpected_keys)
 
     handle = register_module_module_registration_hook(watch)

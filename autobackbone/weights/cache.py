@@ -55,26 +55,28 @@ class HubCache:
         if path is not None and re.fullmatch(r"[0-9a-f]{40}", revision or ""):
             return path
         url = huggingface_hub.hf_hub_url(self.repo, name, revision=revision)
-        found = patience.call(
+        metadata = patience.call(
             huggingface_hub.get_hf_file_metadata, url, timeout=answer_timeout(), library_name="autobackbone"
         )
-        commit, etag = found.commit_hash, found.etag
+        commit, etag = metadata.commit_hash, metadata.etag
         if not commit or not etag or (Path(etag).name, Path(commit).name) != (etag, commit):
             msg = f"{urlsplit(url).netloc!r} answers as no Hub does"
             raise errors.FileMetadataError(msg)
         cached = self.find(name, commit)
         if cached is None:
-            cached = CachedPath(self._place, "snapshots", commit, name)
-            self._add(cached, self._place / "blobs" / etag, url, partial(_check_commit, commit), found.size, patience)
+            cached = CachedPath(self._repo_folder, "snapshots", commit, name)
+            self._add(
+                cached, self._repo_folder / "blobs" / etag, url, partial(_check_commit, commit), metadata.size, patience
+            )
         if path != cached and revision != commit:
             with suppress(OSError):  # a read-only cache works too
-                ref = self._place / "refs" / (revision or constants.DEFAULT_REVISION)
+                ref = self._repo_folder / "refs" / (revision or constants.DEFAULT_REVISION)
                 ref.parent.mkdir(parents=True, exist_ok=True)
                 ref.write_text(commit)
         return cached
 
     @property
-    def _place(self) -> Path:
+    def _repo_folder(self) -> Path:
         return self.folder / f"models--{self.repo.replace('/', '--')}"
 
     def _add(
@@ -82,11 +84,11 @@ class HubCache:
     ) -> None:
         headers = patience.call(build_hf_headers, library_name="autobackbone")  # this may also ask the Hub
         headers |= {"Accept-Encoding": "identity"}
-        lock = self.folder / ".locks" / self._place.name / f"{blob.name}.lock"  # huggingface_hub's own
+        lock = self.folder / ".locks" / self._repo_folder.name / f"{blob.name}.lock"  # huggingface_hub's own
         for file in (blob, path, lock):
             file.parent.mkdir(parents=True, exist_ok=True)
         part = blob.with_name(f"{blob.name}.{os.urandom(4).hex()}.incomplete")
-        with _turn(lock, blob, patience):
+        with _hold_lock(lock, blob, patience):
             if path.is_file():
                 return
             if not blob.is_file():
@@ -117,18 +119,18 @@ def _link(blob: Path, path: Path) -> None:
 
 
 @contextmanager
-def _turn(lock: Path, blob: Path, patience: Patience) -> Iterator[None]:
+def _hold_lock(lock: Path, blob: Path, patience: Patience) -> Iterator[None]:
     """Wait while another process downloads the same file, as long as its partial file grows."""
-    turn = FileLock(lock)
+    file_lock = FileLock(lock)
     size = _partial_size(blob)
-    while not turn.is_locked:
+    while not file_lock.is_locked:
         try:
-            turn.acquire(timeout=0.1)
+            file_lock.acquire(timeout=0.1)
         except Timeout:
             before, size = size, _partial_size(blob)
             if size > before:
                 patience.renew()
-            if patience.left < 0:
+            if patience.remaining < 0:
                 msg = f"another process is at it, and gets nowhere; end it, or wait until it lets go of {str(lock)!r}"
                 raise TimeoutError(msg) from None
         except (OSError, NotImplementedError):  # a file system without locks
@@ -136,7 +138,7 @@ def _turn(lock: Path, blob: Path, patience: Patience) -> Iterator[None]:
     try:
         yield
     finally:
-        turn.release()
+        file_lock.release()
 
 
 def _partial_size(blob: Path) -> int:

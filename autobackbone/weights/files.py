@@ -73,19 +73,19 @@ def resolve_files(origin: str, *, cache_dir: str | Path | None = None) -> list[P
         return [fetch_url(origin)]
     repo = repo_of(origin)
     if repo is not None:
-        found = split_repo(repo)
-        if found is None:
+        parts = split_repo(repo)
+        if parts is None:
             msg = f"weights={origin!r} is no Hub repository; {REPO_RULES}"
             raise WeightsNotFoundError(msg)
-        return fetch_weights(found[0], revision=found[1], cache_dir=cache_dir)
+        return fetch_weights(parts[0], revision=parts[1], cache_dir=cache_dir)
     path = Path(origin)
     try:
         if path.is_dir():
             return _in_folder(path)
-        there = path.is_file()
+        is_file = path.is_file()
     except OSError:  # a name that no file can have
-        there = False
-    if not there:
+        is_file = False
+    if not is_file:
         msg = (
             f"weights={origin!r}: there is no such file or folder, from {str(Path.cwd())!r}; give a path, "
             "'hf-hub:owner/repo', or an https:// address."
@@ -110,11 +110,11 @@ def fetch_weights(
         f"Else: 'hf download' fills the cache, weights= takes a path, pretrained=False needs none. {remedy}".strip()
     )
     names = WEIGHT_FILES if name is None else [Path(name).with_suffix(".safetensors").name, name]
-    found = fetch(repo, list(dict.fromkeys(names)), revision=revision, cache_dir=cache_dir, remedy=remedy)
-    if not found.name.endswith(".index.json"):
-        return [found]
-    commit = found.parent.name  # so that all shards are of one commit
-    return [fetch(repo, [shard], revision=commit, cache_dir=cache_dir, remedy=remedy) for shard in _shards(found)]
+    path = fetch(repo, list(dict.fromkeys(names)), revision=revision, cache_dir=cache_dir, remedy=remedy)
+    if not path.name.endswith(".index.json"):
+        return [path]
+    commit = path.parent.name  # so that all shards are of one commit
+    return [fetch(repo, [shard], revision=commit, cache_dir=cache_dir, remedy=remedy) for shard in _shards(path)]
 
 
 def read_checkpoint(files: Sequence[Path], origin: str) -> Mapping[str, Any]:
@@ -137,18 +137,18 @@ def read_checkpoint(files: Sequence[Path], origin: str) -> Mapping[str, Any]:
     """
     content: dict[str, Any] = {}
     for path in files:
-        found = _read(path, origin)
-        if not isinstance(found, Mapping):
+        shard = _read(path, origin)
+        if not isinstance(shard, Mapping):
             msg = (
-                f"The weights file {origin!r} holds {type(found).__name__} and no tensors by name; save a model's "
+                f"The weights file {origin!r} holds {type(shard).__name__} and no tensors by name; save a model's "
                 f"state_dict().{quarantine(path)}"
             )
             raise WeightsCorruptedError(msg)
-        twice = next((key for key in found if key in content and not _is_same(found[key], content[key])), None)
+        twice = next((key for key in shard if key in content and not _is_same(shard[key], content[key])), None)
         if twice is not None:
             msg = f"Shards of {origin!r} hold two different values for {twice!r}; fetch or save them again."
             raise WeightsCorruptedError(msg)
-        content |= found
+        content |= shard
     return content
 
 

@@ -14,9 +14,9 @@ def is_plain(value: Tensor) -> bool:
     return value.layout == torch.strided and not (value.is_meta or value.is_quantized or value.is_nested)
 
 
-def same_kind(value: Tensor, own: Tensor) -> bool:
+def same_kind(value: Tensor, target: Tensor) -> bool:
     """Whether two tensors hold the same kind of number: real, complex, integer or boolean."""
-    return kind_of(value) == kind_of(own)
+    return kind_of(value) == kind_of(target)
 
 
 def kind_of(value: Tensor) -> str:
@@ -26,9 +26,9 @@ def kind_of(value: Tensor) -> str:
     return "boolean" if value.dtype == torch.bool else "integer"
 
 
-def fits(value: Tensor, own: Tensor) -> bool:
+def fits(value: Tensor, target: Tensor) -> bool:
     """Whether a tensor can be loaded into another one: it is plain, and has the same shape and kind of number."""
-    return is_plain(value) and value.shape == own.shape and same_kind(value, own)
+    return is_plain(value) and value.shape == target.shape and same_kind(value, target)
 
 
 def is_equal(one: Tensor, other: Tensor) -> bool:

@@ -61,7 +61,7 @@ class WeightsReport:
         if self.converted:
             parts.append("converted")
         for name in ("missing", "mismatched", "unexpected", "nonfinite"):
-            found = getattr(self, name)
-            if found:
-                parts.append(f"{len(found)} {name} (first {found[0]!r})")
+            names = getattr(self, name)
+            if names:
+                parts.append(f"{len(names)} {name} (first {names[0]!r})")
         return "; ".join(parts)

@@ -68,12 +68,12 @@ def write(folder: Path, values: Mapping[str, Any], state: Mapping[str, Tensor], 
             if (folder / name).is_dir():
                 msg = f"{name} is a folder in it"
                 raise IsADirectoryError(errno.EISDIR, msg)
-        with _workspace(folder) as made:
-            save_file(_without_shared_memory(state), made / WEIGHTS_FILE, {"format": "pt", _ID: values["id"]})
-            _sort_metadata(made / WEIGHTS_FILE)
-            (made / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-            (made / CARD_FILE).write_text(card, encoding="utf-8")
-            _switch(folder, made, values)
+        with _workspace(folder) as workspace:
+            save_file(_without_shared_memory(state), workspace / WEIGHTS_FILE, {"format": "pt", _ID: values["id"]})
+            _sort_metadata(workspace / WEIGHTS_FILE)
+            (workspace / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            (workspace / CARD_FILE).write_text(card, encoding="utf-8")
+            _replace_files(folder, workspace, values)
     except (OSError, SafetensorError) as err:
         with suppress(OSError):
             for path in absent:  # deepest first
@@ -82,7 +82,7 @@ def write(folder: Path, values: Mapping[str, Any], state: Mapping[str, Tensor], 
         raise WeightsError(msg) from err
 
 
-def belonging(values: Any, saved_id: str | None) -> dict[str, Any] | None:
+def description_for(values: Any, saved_id: str | None) -> dict[str, Any] | None:
     """Return the description that weights were saved with: the config itself, or the one under ``next``.
 
     Weights without an id were saved by other software, and belong to the config itself.
@@ -90,7 +90,7 @@ def belonging(values: Any, saved_id: str | None) -> dict[str, Any] | None:
     if saved_id is None:
         return values if isinstance(values, dict) else None
     candidates = (values, values.get("next")) if isinstance(values, dict) else ()
-    return next((found for found in candidates if isinstance(found, dict) and found.get("id") == saved_id), None)
+    return next((entry for entry in candidates if isinstance(entry, dict) and entry.get("id") == saved_id), None)
 
 
 def id_of(weights: Path) -> str | None:
@@ -102,28 +102,28 @@ def id_of(weights: Path) -> str | None:
         return None
 
 
-def _switch(folder: Path, made: Path, values: Mapping[str, Any]) -> None:
+def _replace_files(folder: Path, workspace: Path, values: Mapping[str, Any]) -> None:
     """Replace the files of a folder, so that after each step it loads as the old backbone or as the new one."""
     config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     try:
-        before = config.read_bytes()
-        old = json.loads(before)
-        old = belonging(old, id_of(weights)) or old
+        old_bytes = config.read_bytes()
+        old = json.loads(old_bytes)
+        old = description_for(old, id_of(weights)) or old
         is_other = isinstance(old, dict) and old.get("id") != values["id"]
     except (OSError, ValueError, RecursionError):  # nothing is saved there, or nothing that can be loaded
         is_other = False
     if is_other:
-        (made / "before").write_bytes(before)
-        (made / "both").write_text(json.dumps(old | {"next": values}, indent=2) + "\n", encoding="utf-8")
-        (made / "both").replace(config)
+        (workspace / "before").write_bytes(old_bytes)
+        (workspace / "both").write_text(json.dumps(old | {"next": values}, indent=2) + "\n", encoding="utf-8")
+        (workspace / "both").replace(config)
     try:
-        (made / WEIGHTS_FILE).replace(weights)
+        (workspace / WEIGHTS_FILE).replace(weights)
     except OSError:
         if is_other:
-            (made / "before").replace(config)
+            (workspace / "before").replace(config)
         raise
-    (made / CONFIG_FILE).replace(config)
-    (made / CARD_FILE).replace(folder / CARD_FILE)
+    (workspace / CONFIG_FILE).replace(config)
+    (workspace / CARD_FILE).replace(folder / CARD_FILE)
 
 
 @contextmanager
@@ -133,12 +133,12 @@ def _workspace(folder: Path) -> Iterator[Path]:
     Each temporary folder is locked while it is in use. A lock ends with its process, so a folder that can be locked is
     a leftover.
     """
-    for left in folder.glob(f"{_PARTIAL}*"):
-        with suppress(Timeout, OSError, NotImplementedError), FileLock(left / _LOCK, blocking=False):
-            shutil.rmtree(left)
+    for leftover in folder.glob(f"{_PARTIAL}*"):
+        with suppress(Timeout, OSError, NotImplementedError), FileLock(leftover / _LOCK, blocking=False):
+            shutil.rmtree(leftover)
     while True:
-        made = Path(tempfile.mkdtemp(dir=folder, prefix=_PARTIAL))
-        lock = FileLock(made / _LOCK, blocking=False)
+        workspace = Path(tempfile.mkdtemp(dir=folder, prefix=_PARTIAL))
+        lock = FileLock(workspace / _LOCK, blocking=False)
         try:
             lock.acquire()
         except Timeout:  # another process considers it a leftover
@@ -147,10 +147,10 @@ def _workspace(folder: Path) -> Iterator[Path]:
             pass
         break
     try:
-        yield made
+        yield workspace
     finally:
         lock.release()
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(workspace, ignore_errors=True)
 
 
 def _sort_metadata(weights: Path) -> None:
@@ -170,11 +170,11 @@ def _sort_metadata(weights: Path) -> None:
 
 def _without_shared_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors contiguous and without shared memory, as safetensors requires."""
-    apart: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in state.items():
-        whole = tensor.detach().contiguous()
-        address = whole.untyped_storage().data_ptr()
-        apart[name] = whole.clone() if address in seen else whole
+        contiguous = tensor.detach().contiguous()
+        address = contiguous.untyped_storage().data_ptr()
+        tensors[name] = contiguous.clone() if address in seen else contiguous
         seen.add(address)
-    return apart
+    return tensors

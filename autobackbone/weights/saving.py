@@ -31,7 +31,7 @@ from autobackbone.weights.cache import is_no_json, quarantine
 from autobackbone.weights.files import resolve_files
 from autobackbone.weights.hub import fetch, translated_errors
 from autobackbone.weights.rules import COUNTER
-from autobackbone.weights.saved_files import CONFIG_FILE, belonging, id_of
+from autobackbone.weights.saved_files import CONFIG_FILE, description_for, id_of
 
 # Fields of an InputSpec that describe preprocessing. The libraries may change these values later.
 _IMAGES = ("size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -201,13 +201,13 @@ def read_config(
         path, weights = folder / CONFIG_FILE, folder_or_repo
     else:
         text = repo_of(folder_or_repo) or folder_or_repo
-        found = split_repo(text if revision is None else f"{text}@{revision}")
-        if found is None:
+        parts = split_repo(text if revision is None else f"{text}@{revision}")
+        if parts is None:
             place = str(Path.cwd())
             msg = f"{folder_or_repo!r} is neither a folder, from {place!r}, nor a repository 'owner/repo' of the Hub."
             raise WeightsNotFoundError(msg)
-        path = fetch(found[0], [CONFIG_FILE], revision=found[1], cache_dir=cache_dir)
-        weights = f"hf-hub:{found[0]}@{path.parent.name}"  # at the same commit
+        path = fetch(parts[0], [CONFIG_FILE], revision=parts[1], cache_dir=cache_dir)
+        weights = f"hf-hub:{parts[0]}@{path.parent.name}"  # at the same commit
     where = f"The {CONFIG_FILE} of {folder_or_repo!r}"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -222,14 +222,14 @@ def read_config(
     saved = None if is_cut_off and with_weights else understand(values, where)
     if with_weights:
         saved_id = id_of(resolve_files(weights, cache_dir=cache_dir)[0])
-        own = belonging(values, saved_id)
-        if own is None:
+        description = description_for(values, saved_id)
+        if description is None:
             msg = (
                 f"The {CONFIG_FILE} and the weights of {folder_or_repo!r} were not saved together: the ids are "
                 f"{values.get('id')!r} and {saved_id!r}. Save the backbone again, or copy both files."
             )
             raise WeightsCorruptedError(msg)
-        saved = saved or understand(own, where)
+        saved = saved or understand(description, where)
     assert saved is not None
     return saved, weights
 
@@ -254,8 +254,8 @@ def push(
     WeightsError
         If the upload is not allowed, or the Hub is out of reach.
     """
-    given: Any = repo
-    if not isinstance(given, str) or split_repo(repo) is None or "@" in repo:
+    value: Any = repo
+    if not isinstance(value, str) or split_repo(repo) is None or "@" in repo:
         msg = f"{shown(repo)} is no Hub repository; write 'owner/repo'."
         raise WeightsNotFoundError(msg)
     with tempfile.TemporaryDirectory() as folder:

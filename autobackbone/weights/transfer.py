@@ -52,13 +52,13 @@ class Patience:
         self._end = time.monotonic() + PATIENCE
 
     @property
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds until the time limit."""
         return self._end - time.monotonic()
 
     def pause(self, seconds: float, reason: Exception) -> None:
         """Wait, or raise `reason` if the time limit would pass."""
-        if seconds >= self.left:
+        if seconds >= self.remaining:
             raise reason
         time.sleep(seconds)
 
@@ -88,7 +88,7 @@ class Patience:
         try:
             while True:
                 try:
-                    kind, item = worker.results.get(timeout=max(self.left, 0.01))
+                    kind, item = worker.results.get(timeout=max(self.remaining, 0.01))
                 except queue.Empty:
                     msg = f"timed out: nothing new arrived for {PATIENCE:g} s"
                     raise TimeoutError(msg) from None
@@ -98,7 +98,7 @@ class Patience:
                     raise item
                 yield item
         finally:
-            worker.is_left.set()
+            worker.is_abandoned.set()
 
 
 class _Worker:
@@ -107,7 +107,7 @@ class _Worker:
     def __init__(self, items: Callable[[], Iterator[Any]]) -> None:
         self.items = items
         self.results: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=16)
-        self.is_left = threading.Event()
+        self.is_abandoned = threading.Event()
 
     def run(self) -> None:
         try:
@@ -120,7 +120,7 @@ class _Worker:
             self._offer("end", None)
 
     def _offer(self, kind: str, item: Any) -> bool:
-        while not self.is_left.is_set():
+        while not self.is_abandoned.is_set():
             try:
                 self.results.put((kind, item), timeout=0.5)
             except queue.Full:
@@ -173,7 +173,7 @@ def transfer(
         while True:
             headers = dict(request.get("headers") or {}) | download.range(is_immutable=is_immutable)
             try:
-                download.take(partial(_respond, url, check, **(request | {"headers": headers})))
+                download.write(partial(_respond, url, check, **(request | {"headers": headers})))
             except httpx.HTTPError as err:
                 if hasattr(err, "response"):  # the server has answered: a retry does not help
                     raise
@@ -228,7 +228,7 @@ class _Download:
         headers = {"Range": f"bytes={self.present}-"}
         return headers if is_immutable or self.etag is None else headers | {"If-Range": self.etag}
 
-    def take(self, respond: Callable[[], Iterator[Any]]) -> None:
+    def write(self, respond: Callable[[], Iterator[Any]]) -> None:
         """Write the content of a response to the file."""
         with closing(self.patience.each(respond)) as parts:
             start, end, self.etag = next(parts)
@@ -268,8 +268,8 @@ def _respond(url: str, check: Callable[[Any], None], **request: Any) -> Iterator
         check(response)
         start = 0
         if response.status_code == 206:
-            found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-            start = int(found[1]) if found else -1
+            match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+            start = int(match[1]) if match else -1
         length = response.headers.get("Content-Length", "")
         is_plain = length.isdecimal() and response.headers.get("Content-Encoding", "identity") == "identity"
         tag = response.headers.get("ETag")

@@ -1,6 +1,5 @@
 """Arguments of transformers' configs: which there are, and which a file may set."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import ConfigError
 from autobackbone.sources.dinov3.network import Variant
-from autobackbone.values import MAX_COUNT, as_integer, shown
+from autobackbone.values import MAX_COUNT, as_integer, did_you_mean, shown
 
 # Arguments of the HF config that have a field of ours.
 _FIELDS_OF = {"num_channels": "in_chans", "image_size": "img_size"}
@@ -30,18 +29,17 @@ def hf_arguments(variant: Variant, model: str, config: BackboneConfig | FeatureB
     ConfigError
         If there is one that it does not take, or that contradicts a field.
     """
-    known = _argument_names(variant)
-    ours = {f.name for f in fields(config)}
+    names = _argument_names(variant)
+    field_names = {f.name for f in fields(config)}
     arguments = variant.published_arguments(model)
     for name, value in config.extra_kwargs.items():
         field = _FIELDS_OF.get(name, name)
-        if field in ours:
+        if field in field_names:
             config.check_argument(name, field)
-        if name in known:
+        if name in names:
             arguments[name] = value
-        elif field not in ours and name not in _LOADING:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "leave it out."
+        elif field not in field_names and name not in _LOADING:
+            hint = did_you_mean(name, names, "leave it out.")
             msg = f"extra_kwargs[{name!r}]={value!r}: {variant.config_class.__name__} takes no such argument; {hint}"
             raise ConfigError(msg)
     if not isinstance(arguments.get("patch_size", 16), int):
@@ -63,10 +61,10 @@ def hf_arguments(variant: Variant, model: str, config: BackboneConfig | FeatureB
 
 def _argument_names(variant: Variant) -> list[str]:
     """Return the arguments of an HF config that are of use here."""
-    own = [
+    names = [
         name for name in variant.config_class.__annotations__ if not name.startswith("_") and name not in _WITHOUT_USE
     ]
-    return [*own, "attn_implementation"]
+    return [*names, "attn_implementation"]
 
 
 def check_saved_arguments(variant: Variant, name: str, extra_kwargs: Mapping[str, Any], where: str) -> None:

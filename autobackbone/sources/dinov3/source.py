@@ -193,9 +193,9 @@ class DINOv3Plan:
 
     def _images(self) -> Any:
         """Return the images of the weights: as the repository says if weights come from there, else as published."""
-        known = images_of(self.name, self.repo)
+        images = images_of(self.name, self.repo)
         if not is_loading(self.config) or self.config.weights is not None:
-            return known
+            return images
         try:
             cache_dir = self.config.extra_kwargs.get("cache_dir")
             path = fetch(self.repo, ["preprocessor_config.json"], revision=self.revision, cache_dir=cache_dir)
@@ -206,10 +206,10 @@ class DINOv3Plan:
         except (WeightsError, OSError, ValueError, KeyError, TypeError) as err:  # optional: what is published is known
             if is_no_json(err):
                 quarantine(path)
-            return known
-        if not len(mean) == len(std) == known.in_chans:
-            return known
-        return known._replace(size=size, mean=tuple(checked["mean"]), std=tuple(checked["std"]))
+            return images
+        if not len(mean) == len(std) == images.in_chans:
+            return images
+        return images._replace(size=size, mean=tuple(checked["mean"]), std=tuple(checked["std"]))
 
 
 def _variant(name: str) -> Variant:

@@ -85,7 +85,7 @@ def _nested_names(value: Any) -> set[str]:
     return set().union(*map(_nested_names, value)) if isinstance(value, list | tuple) else set()
 
 
-def check_taken(architecture: str, arguments: Mapping[str, Any]) -> None:
+def check_none_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
     """Refuse an argument that is ``None`` and that an architecture does not take: timm leaves them out unseen.
 
     Whether one is taken is tried, with a value that means nothing. Python refuses a name before anything is built.
@@ -126,9 +126,9 @@ def translated_errors(architecture: str, arguments: Mapping[str, Any]) -> Iterat
             where = f"{name}={arguments[name]!r}" if name in FIELDS else f"extra_kwargs[{name!r}]={arguments[name]!r}"
             msg = f"{where}: {architecture!r} takes no such argument; leave it out."
             raise ConfigError(msg) from err
-        given = shown({k: v for k, v in arguments.items() if k != "num_classes"})
+        text = shown({k: v for k, v in arguments.items() if k != "num_classes"})
         reason = f"{type(err).__name__}: {' '.join(str(err).split())}".removesuffix(": ")
-        msg = f"timm cannot build {architecture!r} with {given}: {reason}"
+        msg = f"timm cannot build {architecture!r} with {text}: {reason}"
         usual = torch.get_default_dtype()
         if usual != torch.float32:
             msg += f"; the default dtype is {usual}, with which it may not work: create it in float32, then convert it"

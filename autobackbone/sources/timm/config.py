@@ -97,14 +97,14 @@ def with_saved(
     except ConfigError as err:
         msg = f"The config.json of {str(ref)!r} cannot be honored: {err}"
         raise ConfigError(msg) from err
-    left = {k: v for k, v in saved.items() if v is not None and k not in defaults and k != "num_classes"}
-    return config, left
+    others = {k: v for k, v in saved.items() if v is not None and k not in defaults and k != "num_classes"}
+    return config, others
 
 
 def overlay_of(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
     """Return what the config says of the published weights in timm's stead."""
-    given = config.extra_kwargs.get("pretrained_cfg_overlay")
-    return {} if given is None else check_published(given, "extra_kwargs['pretrained_cfg_overlay']")
+    overlay = config.extra_kwargs.get("pretrained_cfg_overlay")
+    return {} if overlay is None else check_published(overlay, "extra_kwargs['pretrained_cfg_overlay']")
 
 
 def arguments_of(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:

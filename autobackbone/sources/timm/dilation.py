@@ -30,18 +30,18 @@ def create_model(name: str, **arguments: Any) -> Any:
         if dilated is None:
             raise
     model = timm.create_model(name, **{k: v for k, v in arguments.items() if k != "output_stride"})
-    _take_layers(model, dilated)
+    _move_layers(model, dilated)
     return model
 
 
-def _take_layers(model: Any, dilated: Any) -> None:
+def _move_layers(model: Any, dilated: Any) -> None:
     """Move the layers of a dilated model into another one, where both have the same type and parameters."""
     for name, layers in dilated.named_children():
-        own = getattr(model, name, None)
-        if own is None or type(own) is not type(layers) or not _can_take(layers, own):
+        original = getattr(model, name, None)
+        if original is None or type(original) is not type(layers) or not _can_replace(layers, original):
             continue
         for path, module in layers.named_modules():
-            source = own.get_submodule(path)
+            source = original.get_submodule(path)
             for key, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
                 setattr(module, key, getattr(source, key))
         setattr(model, name, layers)
@@ -49,10 +49,10 @@ def _take_layers(model: Any, dilated: Any) -> None:
     model.feature_info = [entry | {"reduction": s} for entry, s in zip(model.feature_info, strides, strict=True)]
 
 
-def _can_take(layers: nn.Module, own: nn.Module) -> bool:
-    """Whether layers without values can use those of `own`: the same state dict, and all their other buffers."""
-    saved, taken = ({name: t.shape for name, t in m.state_dict().items()} for m in (own, layers))
-    unsaved = dict(own.named_buffers())  # may have more buffers: strided layers may blur
-    return saved == taken and all(
-        name in unsaved and unsaved[name].shape == t.shape for name, t in layers.named_buffers()
+def _can_replace(layers: nn.Module, original: nn.Module) -> bool:
+    """Whether layers without values can use those of `original`: the same state dict, and all their other buffers."""
+    original_shapes, shapes = ({name: t.shape for name, t in m.state_dict().items()} for m in (original, layers))
+    buffers = dict(original.named_buffers())  # may have more buffers: strided layers may blur
+    return original_shapes == shapes and all(
+        name in buffers and buffers[name].shape == t.shape for name, t in layers.named_buffers()
     )

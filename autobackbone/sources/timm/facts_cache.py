@@ -11,7 +11,7 @@ from autobackbone.catalog.encoding import check_row, decode_facts, encode_facts
 from autobackbone.catalog.records import ModelFacts
 from autobackbone.sources.timm.registry import is_released, registered_by_user, timm_version
 
-_known: dict[Any, ModelFacts] = {}
+_facts: dict[Any, ModelFacts] = {}
 
 
 def cached_facts(architecture: str, arguments: Mapping[str, Any], measure: Callable[[], ModelFacts]) -> ModelFacts:
@@ -32,13 +32,13 @@ def cached_facts(architecture: str, arguments: Mapping[str, Any], measure: Calla
         return measure()
     builder = registered_by_user().get(architecture)
     key = (architecture, builder, text)
-    if key not in _known:
+    if key not in _facts:
         version = timm_version()
         if builder is not None or not is_released(version):
-            _known[key] = measure()
+            _facts[key] = measure()
         else:
-            _known[key] = _kept(_path(version, architecture, text), f"{architecture} {text}", measure)
-    return _known[key]
+            _facts[key] = _read_or_measure(_path(version, architecture, text), f"{architecture} {text}", measure)
+    return _facts[key]
 
 
 def canonical_text(value: Any) -> str | None:
@@ -61,13 +61,13 @@ def _path(version: str, architecture: str, text: str) -> Path:
     return store.cache_path(version).with_suffix("") / f"{name}.json"
 
 
-def _kept(path: Path, what: str, measure: Callable[[], ModelFacts]) -> ModelFacts:
+def _read_or_measure(path: Path, what: str, measure: Callable[[], ModelFacts]) -> ModelFacts:
     """Return the facts in a file. If it is missing or damaged, measure them and write the file."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if held["of"] == what:
-            check_row(held["facts"])
-            return decode_facts(held["facts"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["of"] == what:
+            check_row(content["facts"])
+            return decode_facts(content["facts"])
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         pass  # a missing or damaged file is written again
     facts = measure()

@@ -139,35 +139,36 @@ class _Measurement:
     def _sizes(self, cut: int) -> tuple[int | None, bool, list[bool]]:
         """Return the divisor, whether the size is fixed, and exactness by level, of the network cut at `cut`."""
         for fixed_size, square in ((False, False), (True, False), (True, True)):
-            found = self._finest(cut, self.divisors, fixed_size=fixed_size, square=square)
-            if found is None:
+            finest = self._finest(cut, self.divisors, fixed_size=fixed_size, square=square)
+            if finest is None:
                 continue
-            if not fixed_size and found[0] > self.strides[cut]:
+            divisor, exact = finest
+            if not fixed_size and divisor > self.strides[cut]:
                 # MaxViT accepts multiples of 224, but can be built for multiples of 32: its size counts as fixed.
-                finer = [d for d in self.divisors if d < found[0]]
+                finer = [d for d in self.divisors if d < divisor]
                 built = self._finest(cut, finer, fixed_size=True, square=False)
-                if built is not None and built[1] == found[1]:
+                if built is not None and built[1] == exact:
                     return built[0], True, built[1]
             self.square |= square
-            return found[0], fixed_size, found[1]
+            return divisor, fixed_size, exact
         return None, True, [True] * (cut + 1)  # works only at its default size
 
     def _finest(
         self, cut: int, divisors: Sequence[int], *, fixed_size: bool, square: bool
     ) -> tuple[int, list[bool]] | None:
         """Return the first divisor that makes the most levels exact, and exactness by level."""
-        ran = {}
+        exact_by_divisor = {}
         for divisor in divisors:
             exact = self._exactness(cut, divisor, fixed_size=fixed_size, square=square, first_only=True)
             if exact is not None and all(exact):
                 exact = self._exactness(cut, divisor, fixed_size=fixed_size, square=square)
             if exact is not None:
-                ran[divisor] = exact
+                exact_by_divisor[divisor] = exact
                 if all(exact):
                     return divisor, exact
-        everywhere = ((d, self._exactness(cut, d, fixed_size=fixed_size, square=square)) for d in ran)
-        taken = [(d, exact) for d, exact in everywhere if exact is not None]
-        return max(taken, key=lambda pair: sum(pair[1]), default=None)  # the first of equals
+        everywhere = ((d, self._exactness(cut, d, fixed_size=fixed_size, square=square)) for d in exact_by_divisor)
+        candidates = [(d, exact) for d, exact in everywhere if exact is not None]
+        return max(candidates, key=lambda pair: sum(pair[1]), default=None)  # the first of equals
 
     def _exactness(
         self, cut: int, divisor: int, *, fixed_size: bool, square: bool, first_only: bool = False

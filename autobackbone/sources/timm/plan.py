@@ -15,7 +15,7 @@ from autobackbone.levels import NativeLevel, round_up
 from autobackbone.names import ModelRef
 from autobackbone.sources.meta import meta_device
 from autobackbone.sources.seam import Attachment, NativeModel
-from autobackbone.sources.timm.arguments import check_taken
+from autobackbone.sources.timm.arguments import check_none_arguments
 from autobackbone.sources.timm.building import TimmBuilder
 from autobackbone.sources.timm.config import arguments_of, overlay_of, portable_arguments, resolve, with_saved
 from autobackbone.sources.timm.facts import SizeRequest, find_facts, padded
@@ -91,7 +91,7 @@ class TimmPlan:
         size = saved_size or usual
         default_size = (size, size) if isinstance(size, int) else tuple(size)
         arguments = arguments_of(config)
-        check_taken(architecture, arguments)
+        check_none_arguments(architecture, arguments)
         is_chosen = config.img_size is not None
         request = SizeRequest(
             size=config.img_size or default_size,

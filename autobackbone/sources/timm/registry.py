@@ -67,7 +67,7 @@ def _tags(_mine: tuple[tuple[str, Callable[..., Any]], ...]) -> dict[str, tuple[
     for tagged in timm.list_pretrained():
         name, _, tag = tagged.partition(".")
         tags[name].append(tag)
-    return {name: tuple(found) for name, found in tags.items()}
+    return {name: tuple(values) for name, values in tags.items()}
 
 
 def architectures() -> Mapping[str, tuple[str, ...]]:
