@@ -50,6 +50,8 @@ from .export import export_onnx as export_onnx
 from .fpn import FeaturePyramid as FeaturePyramid
 from .freezing import freeze_norms as freeze_norms
 from .freezing import freeze_stages as freeze_stages
+from .freezing import unfreeze_norms as unfreeze_norms
+from .freezing import unfreeze_stages as unfreeze_stages
 from .input_spec import InputSpec as InputSpec
 from .inspection import count_parameters as count_parameters
 from .inspection import get_feature_channels as get_feature_channels

@@ -179,13 +179,13 @@ class FeatureBackbone(Pretrained, nn.Module):
 
     @property
     def frozen(self) -> frozenset[str]:
-        """Parameters of the body in the stages that are frozen, without what was thawed by hand since."""
+        """Parameters of the body in the stages that are frozen, without what was unfrozen by hand since."""
         return frozenset(
             name for name, p in self.body.named_parameters() if name in self._frozen.stages and not p.requires_grad
         )
 
     def freeze(self, parameters: Iterable[str], modules: Iterable[str]) -> None:
-        """Freeze stages of the body, and thaw those that an earlier call froze; see `freeze_stages`.
+        """Freeze stages of the body, and unfreeze those that an earlier call froze; see `freeze_stages`.
 
         Parameters
         ----------
@@ -198,7 +198,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         self.train(self.training)
 
     def freeze_norms(self, parameters: Iterable[str], modules: Iterable[str]) -> None:
-        """Freeze norms of the body, and thaw those that an earlier call froze; see `autobackbone.freeze_norms`.
+        """Freeze norms of the body, and unfreeze those that an earlier call froze; see `autobackbone.freeze_norms`.
 
         Parameters
         ----------

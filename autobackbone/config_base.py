@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
+from autobackbone.atomic import write_text
 from autobackbone.errors import ConfigError
 from autobackbone.values import (
     MAX_COUNT,
@@ -225,7 +226,7 @@ def _read(path: Any) -> str:
 
 def _write(path: Any, text: str) -> None:
     try:
-        Path(path_of(path, "path")).write_text(text, encoding="utf-8")
+        write_text(Path(path_of(path, "path")), text)
     except OSError as err:
         msg = f"The config file {os.fspath(path)!r} could not be written: {err.strerror}."
         raise ConfigError(msg) from err

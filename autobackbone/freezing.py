@@ -1,6 +1,7 @@
 """Freezing the stages of a backbone, and the statistics of its norms."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -11,7 +12,7 @@ from autobackbone.values import as_integer, shown
 from autobackbone.wrappers import Place
 
 
-def freeze_stages(backbone: nn.Module, n: int | None, *, name: str | Sequence[str] | None = None) -> None:
+def freeze_stages(backbone: nn.Module, n: int, *, name: str | Sequence[str] | None = None) -> None:
     """Freeze the stem and the first stages of a backbone.
 
     Frozen parameters require no gradient. Frozen modules stay in evaluation mode, even after ``train()`` of the
@@ -20,18 +21,18 @@ def freeze_stages(backbone: nn.Module, n: int | None, *, name: str | Sequence[st
 
     Freeze after loading a backbone, because freezing is not saved, and before wrapping it in DDP or FSDP.
 
-    ``n=None`` thaws. Parameters that you thaw yourself, with ``requires_grad_()``, train normally from the next
-    ``train()`` on.
+    `unfreeze_stages` undoes it. Parameters that you unfreeze yourself, with ``requires_grad_()``, train normally from
+    the next ``train()`` on.
 
     Parameters
     ----------
     backbone
         A `FeatureBackbone`, or a model that contains one. It is changed in place. Stages frozen by an earlier call are
-        thawed first.
+        unfrozen first.
     n
         Number of native levels to freeze after the stem. 2 means ``layer1`` and ``layer2`` of a ResNet, ``stages.0``
         and ``stages.1`` of a ConvNeXt, or two blocks of a ViT. A first level that is only the stem, as in ResNet, does
-        not count. 0 freezes only the stem, -1 freezes everything, ``None`` thaws.
+        not count. 0 freezes only the stem, -1 freezes everything.
     name
         Name of the backbone, or of several backbones, in a model that contains more than one.
 
@@ -52,19 +53,37 @@ def freeze_stages(backbone: nn.Module, n: int | None, *, name: str | Sequence[st
     (10493440, 11176512)
     """
     owners = _feature_backbones("freeze_stages", backbone, name)
-    count = as_integer(n)
-    if n is not None and count is None:
-        msg = f"freeze_stages() takes a number of stages, -1 for all, or None to thaw; got {shown(n)}."
+    value: Any = n
+    count = as_integer(value)
+    if count is None:
+        remedy = "; unfreeze_stages() undoes it" if value is None else ""
+        msg = f"freeze_stages() takes a number of stages, or -1 for all, got {shown(value)}{remedy}."
         raise ConfigError(msg)
-    frozen = [set() if count is None else _first_stages(place, count) for _, place in owners]
+    frozen = [_first_stages(place, count) for _, place in owners]
     for (owner, place), parameters in zip(owners, frozen, strict=True):  # after all checks
-        modules = _eval_modules(owner.body, parameters, place.traced[1]) if parameters else set()
-        owner.freeze(parameters, modules)
+        owner.freeze(parameters, _eval_modules(owner.body, parameters, place.traced[1]))
 
 
-def freeze_norms(
-    backbone: nn.Module, *, affine: bool = False, enable: bool = True, name: str | Sequence[str] | None = None
-) -> None:
+def unfreeze_stages(backbone: nn.Module, *, name: str | Sequence[str] | None = None) -> None:
+    """Undo `freeze_stages`: parameters that it froze require gradients again.
+
+    Parameters
+    ----------
+    backbone
+        A `FeatureBackbone`, or a model that contains one. It is changed in place.
+    name
+        Name of the backbone, or of several backbones, in a model that contains more than one.
+
+    Raises
+    ------
+    ConfigError
+        If there is no `FeatureBackbone`, or if there are several and `name` does not select one.
+    """
+    for owner, _ in _feature_backbones("unfreeze_stages", backbone, name):
+        owner.freeze((), ())
+
+
+def freeze_norms(backbone: nn.Module, *, affine: bool = False, name: str | Sequence[str] | None = None) -> None:
     """Freeze the statistics of a backbone's batch norms.
 
     The norms normalize with their current statistics, usually those of the pretrained weights, and stay in evaluation
@@ -72,7 +91,7 @@ def freeze_norms(
     With ``affine=True`` the norms compute the same as torchvision's ``FrozenBatchNorm2d``. Norms without statistics,
     such as layer norms, are unchanged.
 
-    Freezing norms is independent of `freeze_stages`: thawing one leaves the other frozen. Freezing is not saved.
+    `unfreeze_norms` undoes it. Norms and stages are frozen independently of each other. Freezing is not saved.
 
     Parameters
     ----------
@@ -80,8 +99,6 @@ def freeze_norms(
         A `FeatureBackbone`, or a model that contains one. It is changed in place.
     affine
         Also freeze the weights and biases of these norms; by default they are trained.
-    enable
-        ``False`` thaws.
     name
         Name of the backbone, or of several backbones, in a model that contains more than one.
 
@@ -102,9 +119,28 @@ def freeze_norms(
     True
     """
     for owner, _ in _feature_backbones("freeze_norms", backbone, name):
-        norms = {key: module for key, module in owner.body.named_modules() if enable and _has_statistics(module)}
+        norms = {key: module for key, module in owner.body.named_modules() if _has_statistics(module)}
         parameters = {f"{key}.{p}" for key, norm in norms.items() for p, _ in norm.named_parameters(recurse=False)}
         owner.freeze_norms(parameters if affine else (), norms)
+
+
+def unfreeze_norms(backbone: nn.Module, *, name: str | Sequence[str] | None = None) -> None:
+    """Undo `freeze_norms`: norms follow ``train()`` again, and parameters that it froze require gradients.
+
+    Parameters
+    ----------
+    backbone
+        A `FeatureBackbone`, or a model that contains one. It is changed in place.
+    name
+        Name of the backbone, or of several backbones, in a model that contains more than one.
+
+    Raises
+    ------
+    ConfigError
+        If there is no `FeatureBackbone`, or if there are several and `name` does not select one.
+    """
+    for owner, _ in _feature_backbones("unfreeze_norms", backbone, name):
+        owner.freeze_norms((), ())
 
 
 def _feature_backbones(

@@ -8,14 +8,14 @@ from torch import nn
 
 @dataclass
 class Frozen:
-    """The frozen parts of a module, by name. Stages and norms are frozen and thawed independently.
+    """The frozen parts of a module, by name. Stages and norms are frozen and unfrozen independently.
 
     Attributes
     ----------
     stages
         Parameters of the frozen stages.
     stage_eval_modules
-        Modules of the frozen stages. They stay in evaluation mode until someone thaws their parameters by hand.
+        Modules of the frozen stages. They stay in evaluation mode until someone unfreezes their parameters by hand.
     norms
         Frozen parameters of the frozen norms.
     norm_eval_modules
@@ -31,12 +31,12 @@ class Frozen:
     untrained: frozenset[str] = field(default=frozenset(), repr=False)
 
     def freeze_stages(self, module: nn.Module, parameters: Iterable[str], modules: Iterable[str]) -> None:
-        """Freeze stages; thaw those frozen before."""
+        """Freeze stages; unfreeze those frozen before."""
         self.stages, self.stage_eval_modules = frozenset(parameters), frozenset(modules)
         self._set_requires_grad(module)
 
     def freeze_norms(self, module: nn.Module, parameters: Iterable[str], modules: Iterable[str]) -> None:
-        """Freeze norms; thaw those frozen before."""
+        """Freeze norms; unfreeze those frozen before."""
         self.norms, self.norm_eval_modules = frozenset(parameters), frozenset(modules)
         self._set_requires_grad(module)
 
@@ -45,10 +45,10 @@ class Frozen:
         if not self.stage_eval_modules and not self.norm_eval_modules:
             return
         parameters = dict(module.named_parameters())
-        thawed = [name for name in self.stages & parameters.keys() if parameters[name].requires_grad]
+        unfrozen = [name for name in self.stages & parameters.keys() if parameters[name].requires_grad]
         for name, part in module.named_modules():
             part.training = name not in self.norm_eval_modules and (
-                name not in self.stage_eval_modules or _is_thawed(name, parameters, thawed)
+                name not in self.stage_eval_modules or _is_unfrozen(name, parameters, unfrozen)
             )
 
     def _set_requires_grad(self, module: nn.Module) -> None:
@@ -62,8 +62,8 @@ class Frozen:
         self.untrained = frozenset(newly_frozen | (self.untrained & frozen))
 
 
-def _is_thawed(name: str, parameters: Iterable[str], thawed: list[str]) -> bool:
-    """Whether parameters of a module were thawed by hand; for a module without parameters, those of its parent."""
-    while thawed and name and not any(key.startswith(f"{name}.") for key in parameters):
+def _is_unfrozen(name: str, parameters: Iterable[str], unfrozen: list[str]) -> bool:
+    """Whether parameters of a module were unfrozen by hand; for a module without parameters, those of its parent."""
+    while unfrozen and name and not any(key.startswith(f"{name}.") for key in parameters):
         name = name.rpartition(".")[0]
-    return any(not name or key.startswith(f"{name}.") for key in thawed)
+    return any(not name or key.startswith(f"{name}.") for key in unfrozen)

@@ -28,8 +28,8 @@ def layer_decay_param_groups(
     outside the backbone's architecture (pyramid, neck, head) have ``lr``. Norms, biases, tokens and position tables
     have no weight decay.
 
-    Frozen parameters are left out, so the optimizer does not train them even if they are thawed later. To thaw during
-    training, use ``include_frozen=True``: torch's optimizers skip parameters without a gradient.
+    Frozen parameters are left out, so the optimizer does not train them even if they are unfrozen later. To unfreeze
+    during training, use ``include_frozen=True``: torch's optimizers skip parameters without a gradient.
 
     H. Bao et al., "BEiT: BERT Pre-Training of Image Transformers", 2021, https://arxiv.org/abs/2106.08254.
 

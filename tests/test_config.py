@@ -1,8 +1,11 @@
 """Configs: what they accept, what they refuse and in which words."""
 
 import dataclasses
+import errno
 import itertools
 import json
+import os
+import stat
 from fractions import Fraction
 from pathlib import Path
 
@@ -155,6 +158,27 @@ def test_where_no_file_can_be(tmp_path, ending):
     for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "no" / "file", "No such file or directory")):
         with pytest.raises(ConfigError, match=f"could not be written: {reason}"):
             getattr(BackboneConfig(), f"to_{ending}")(path)
+
+
+@pytest.mark.parametrize("ending", ["json", "yaml"])
+def test_a_file_is_replaced_at_once(tmp_path, ending, monkeypatch):
+    """A link stays a link, a mode stays, and a failure leaves the old file and nothing beside it."""
+    path, link = tmp_path / "config", tmp_path / "link"
+    BackboneConfig("resnet18").to_json(path)
+    path.chmod(0o600)
+    link.symlink_to(path)
+    getattr(BackboneConfig("resnet34"), f"to_{ending}")(link)
+    assert (link.is_symlink(), stat.S_IMODE(path.stat().st_mode)) == (True, 0o600)
+    assert getattr(BackboneConfig, f"from_{ending}")(path).model_name == "resnet34"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        getattr(BackboneConfig("resnet50"), f"to_{ending}")(path)
+    assert getattr(BackboneConfig, f"from_{ending}")(path).model_name == "resnet34"
+    assert sorted(tmp_path.iterdir()) == [path, link]
 
 
 def test_a_config_with_tensors_is_for_python_alone(tmp_path):

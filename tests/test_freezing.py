@@ -23,6 +23,8 @@ from autobackbone import (
     freeze_norms,
     freeze_stages,
     layer_decay_param_groups,
+    unfreeze_norms,
+    unfreeze_stages,
 )
 
 
@@ -120,7 +122,7 @@ def test_statistics_stay_and_weights_train(name, arguments):
     freeze_norms(backbone, affine=True)
     inside = {f"{n}.{key}" for n, norm in norms(backbone).items() for key, _ in norm.named_parameters()}
     assert trainable(backbone) == everything - inside
-    freeze_norms(backbone, enable=False)
+    unfreeze_norms(backbone)
     assert trainable(backbone) == everything
     assert all(module.training for module in backbone.modules())
     assert bool(norms(backbone)) == (name not in ("test_vit", "dinov3_convnext_tiny"))
@@ -212,7 +214,7 @@ def test_groups_with_what_is_frozen_train_it_once_it_is_thawed():
         return {name for name, p in backbone.named_parameters() if not torch.equal(p, before[name])}
 
     assert changed() == trainable(backbone)
-    freeze_stages(backbone, None)
+    unfreeze_stages(backbone)
     assert changed() == {name for name, _ in backbone.named_parameters()}
 
 

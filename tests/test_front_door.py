@@ -17,7 +17,7 @@ GatedWeightsError InputError InputSizeError InputSpec UnknownBackboneError Unsup
 WeightsError WeightsMismatchError WeightsNotFoundError WeightsReport WeightsUnavailableError count_parameters
 create_backbone create_feature_backbone describe_backbone export_onnx freeze_norms freeze_stages get_blocks
 get_feature_channels get_feature_info get_feature_strides get_input_spec init_non_persistent_buffers
-layer_decay_param_groups list_backbones load_weights
+layer_decay_param_groups list_backbones load_weights unfreeze_norms unfreeze_stages
 """.split()
 
 

@@ -19,6 +19,7 @@ from autobackbone import (
     freeze_stages,
     get_blocks,
     layer_decay_param_groups,
+    unfreeze_stages,
 )
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -61,7 +62,7 @@ def test_the_stem_and_the_first_stages_are_frozen(name, arguments, n, prefixes):
     assert frozen(backbone) == before | {key for key in named if key.removeprefix("body.").startswith(prefixes)}
     freeze_stages(backbone, -1)
     assert frozen(backbone) == named
-    freeze_stages(backbone, None)
+    unfreeze_stages(backbone)
     assert frozen(backbone) == before
 
 
@@ -99,7 +100,7 @@ def test_what_was_frozen_by_hand_rests_as_well():
     before = {name: b.clone() for name, b in backbone.named_buffers()}
     backbone(torch.randn(2, 3, 64, 64))
     assert all(torch.equal(b, before[name]) for name, b in backbone.named_buffers())
-    freeze_stages(backbone, None)
+    unfreeze_stages(backbone)
     assert frozen(backbone) == {name for name, _ in backbone.named_parameters()}
 
 
@@ -115,7 +116,7 @@ def test_modules_that_changed_since_do_not_matter():
     backbone = make("test_vit")
     freeze_stages(backbone, 2)
     nn.utils.parametrizations.weight_norm(backbone.body.model.blocks[0].attn.qkv)
-    freeze_stages(backbone, None)
+    unfreeze_stages(backbone)
     freeze_stages(backbone, 1)
     assert any("qkv.parametrizations" in name for name in frozen(backbone))
 
@@ -147,7 +148,7 @@ def test_freezing_again_starts_over_and_leaves_alone_what_was_frozen_by_hand():
     freeze_stages(backbone, 3)
     freeze_stages(backbone, 0)
     assert {name.split(".")[2] for name in frozen(backbone)} == {"conv1", "bn1", "layer1"}
-    freeze_stages(backbone, None)
+    unfreeze_stages(backbone)
     assert frozen(backbone) == {"body.model.layer1.0.conv1.weight"}
     assert all(module.training for module in backbone.modules())
 

@@ -17,6 +17,7 @@ from autobackbone import (
     freeze_stages,
     layer_decay_param_groups,
     load_weights,
+    unfreeze_stages,
 )
 
 SMALL_VIT = {"extra_kwargs": {"num_hidden_layers": 1}}
@@ -87,7 +88,7 @@ def test_it_is_saved_loaded_copied_and_frozen_as_before(case, tmp_path):
         model.save_pretrained(tmp_path / "saved")
         copies.append(FeatureBackbone.from_pretrained(tmp_path / "saved"))
         freeze_stages(model, -1)
-        freeze_stages(model, None)
+        unfreeze_stages(model)
     for same in [*copies, model.double()]:
         assert unused(same) == names
         assert all(bool((same.get_buffer(name) == 0.5).all()) for name in names)

@@ -26,6 +26,7 @@ from autobackbone import (
     get_input_spec,
     layer_decay_param_groups,
     load_weights,
+    unfreeze_norms,
 )
 from autobackbone.wrappers import unwrap
 
@@ -139,7 +140,7 @@ def test_backbones_are_chosen_by_name(name, expected, wrap):
     freeze_norms(wrapped, affine=True, name=name)
     freeze_stages(wrapped, None, name=name)
     assert any("bn1" in n for n in frozen(model)) == ("rgb" in expected)
-    freeze_norms(wrapped, enable=False, name=name)
+    unfreeze_norms(wrapped, name=name)
     assert frozen(model) == set()
     counts = {n: len(get_blocks(model.get_submodule(n))) for n in expected}
     assert len(get_blocks(wrapped, name=name)) == sum(counts.values())

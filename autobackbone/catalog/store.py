@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from autobackbone.atomic import write_text
 from autobackbone.catalog.encoding import (
     SCHEMA,
     Encoded,
@@ -101,22 +102,6 @@ def write(path: Path, catalog: Catalog) -> None:
     tables = (("inputs", "[]", ",\n".join(inputs)), ("backbones", "{}", ",\n".join(lines)))
     parts = (f'"{name}":{ends[0]}\n{body}\n{ends[1]}' for name, ends, body in tables)
     write_text(path, f"{{{head},{','.join(parts)}}}\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: a reader sees either the old file or the new one."""
-    import tempfile  # readers do not need it
-
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".partial", delete=False, encoding="utf-8") as file:
-        try:
-            file.write(text)
-            file.close()
-            Path(file.name).chmod(0o644)  # temporary files are readable by their owner only
-            Path(file.name).replace(path)
-        except BaseException:
-            file.close()
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 @functools.cache

@@ -38,3 +38,8 @@ def is_equal(one: Tensor, other: Tensor) -> bool:
     if one.dtype != other.dtype:
         one, other = one.double(), other.double()
     return torch.equal(one, other) or bool(torch.isclose(one, other, rtol=0, atol=0, equal_nan=True).all())
+
+
+def is_sharded(value: Tensor) -> bool:
+    """Whether a tensor is a shard: a DTensor, told by an attribute because importing the class is slow."""
+    return hasattr(value, "full_tensor")

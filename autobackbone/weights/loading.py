@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from autobackbone.errors import WeightsCorruptedError, WeightsError, WeightsMismatchError
 from autobackbone.weights.checkpoint import Checkpoint
-from autobackbone.weights.kinds import is_equal, is_plain
+from autobackbone.weights.kinds import is_equal, is_plain, is_sharded
 from autobackbone.weights.matching import Match, best_match, match_below, quantized_key, state_dicts
 from autobackbone.weights.report import WeightsReport
 from autobackbone.weights.rules import COUNTER, CheckpointRules, StateDict
@@ -178,11 +178,6 @@ def load_part(part: nn.Module, name: str, values: StateDict, report: WeightsRepo
         unexpected=tuple(key for key in report.unexpected if f"{name}." not in key),
         nonfinite=(*report.nonfinite, *(f"{name}.{key}" for key in values if not is_finite(target[key]))),
     )
-
-
-def is_sharded(value: Any) -> bool:
-    """Whether a tensor is a shard: a DTensor, told by an attribute because importing the class takes long."""
-    return hasattr(value, "full_tensor")
 
 
 def is_finite(value: Tensor) -> bool:

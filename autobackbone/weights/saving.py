@@ -30,6 +30,7 @@ from autobackbone.values import shown
 from autobackbone.weights.cache import is_no_json, quarantine
 from autobackbone.weights.files import resolve_files
 from autobackbone.weights.hub import fetch, translated_errors
+from autobackbone.weights.kinds import is_sharded
 from autobackbone.weights.rules import COUNTER
 from autobackbone.weights.saved_files import CONFIG_FILE, description_for, id_of
 
@@ -140,7 +141,7 @@ def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> Non
     if any(tensor.is_meta for tensor in tensors):
         msg = "A backbone on the meta device has no weights to save; create it on another device."
         raise WeightsError(msg)
-    if any(hasattr(tensor, "full_tensor") for tensor in tensors):  # a DTensor, whose import is slow
+    if any(map(is_sharded, tensors)):
         msg = (
             "The weights are sharded over processes: take the full state dict, torch.distributed.checkpoint.state_dict."
             "get_model_state_dict with full_state_dict=True, load it into a plain backbone, and save that."
