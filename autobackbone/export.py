@@ -22,7 +22,7 @@ from autobackbone.values import as_path, as_size, shown
 from autobackbone.weights.hub import first_line
 from autobackbone.wrappers import unwrap
 
-_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2}  # of the largest value; operations run in another order
 _ANSI = re.compile(r"\x1b\[\d+m")
 _WITH_LEVELS = (FeatureBackbone, FeaturePyramid)
@@ -111,7 +111,7 @@ def _checked_path(path: Any) -> Path:
 
 
 def _check_exportable(backbone: nn.Module) -> None:
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         msg = f"Export to ONNX needs {', '.join(missing)}: pip install 'autobackbone[onnx]'."
         raise UnsupportedError(msg)

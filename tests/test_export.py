@@ -110,7 +110,7 @@ def test_other_modules_and_no_weights(tmp_path):
 
 
 def test_without_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_NEEDED", ("onnx", "not_installed_here"))
+    monkeypatch.setattr(export, "_PACKAGES", ("onnx", "not_installed_here"))
     with pytest.raises(UnsupportedError, match=r"needs not_installed_here: pip install 'autobackbone\[onnx\]'"):
         export_onnx(make(), tmp_path / "model.onnx")
 
