@@ -35,7 +35,7 @@ BEGIN = (
 @pytest.fixture
 def elsewhere(monkeypatch, tmp_path):
     """Keep what is measured in a folder of the test's own, and forget it in memory."""
-    caches = (catalog.shipped, installed.installed_catalog, installed._with_registered, installed._measured)
+    caches = (catalog.shipped, installed.installed_catalog, installed._with_registered, installed._measure_once)
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(catalog, "cache_path", lambda version: tmp_path / "cache" / f"catalog-timm-{version}.json")
@@ -54,7 +54,7 @@ def another_timm(monkeypatch, elsewhere):
 def forget():
     """Forget what is known of the installed timm, as a new process would."""
     installed.installed_catalog.cache_clear()
-    installed._measured.cache_clear()
+    installed._measure_once.cache_clear()
 
 
 # ---- the file

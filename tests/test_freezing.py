@@ -90,7 +90,8 @@ def test_frozen_convolutions_are_as_many_as_torchvisions():
         backbone = make("resnet50")
     ours = {}
     for layers in counts:
-        freeze_stages(backbone, None if layers == 5 else 4 - layers)
+        if layers < 5:
+            freeze_stages(backbone, 4 - layers)
         ours[layers] = sum(not m.weight.requires_grad for m in backbone.modules() if isinstance(m, nn.Conv2d))
     assert ours == counts == dict(zip(range(5, -1, -1), (0, 1, 11, 24, 43, 53), strict=True))
 
@@ -143,14 +144,20 @@ def test_stages_and_norms_are_frozen_without_regard_to_each_other(steps):
     """Whatever was frozen and thawed before, the last call for stages and the last call for norms hold."""
     both, stages, affine = (copy.deepcopy(cached("test_resnet")) for _ in range(3))
     last = {"stages": None, "norms": None}
+
+    def apply(backbone, kind, value):
+        if value is None:
+            (unfreeze_stages if kind == "stages" else unfreeze_norms)(backbone)
+        elif kind == "stages":
+            freeze_stages(backbone, value)
+        else:
+            freeze_norms(backbone, affine=value)
+
     for kind, value in steps:
         last[kind] = value
-        if kind == "stages":
-            freeze_stages(both, value)
-        else:
-            freeze_norms(both, affine=bool(value), enable=value is not None)
-    freeze_stages(stages, last["stages"])
-    freeze_norms(affine, affine=bool(last["norms"]), enable=last["norms"] is not None)
+        apply(both, kind, value)
+    apply(stages, "stages", last["stages"])
+    apply(affine, "norms", last["norms"])
     for backbone in (both, stages, affine):
         backbone.eval()
         backbone.train()

@@ -27,6 +27,7 @@ from autobackbone import (
     layer_decay_param_groups,
     load_weights,
     unfreeze_norms,
+    unfreeze_stages,
 )
 from autobackbone.wrappers import unwrap
 
@@ -138,7 +139,7 @@ def test_backbones_are_chosen_by_name(name, expected, wrap):
     freeze_stages(wrapped, 1, name=name)
     assert {prefix for prefix in ("rgb", "neck.0") if any(n.startswith(prefix) for n in frozen(model))} == set(expected)
     freeze_norms(wrapped, affine=True, name=name)
-    freeze_stages(wrapped, None, name=name)
+    unfreeze_stages(wrapped, name=name)
     assert any("bn1" in n for n in frozen(model)) == ("rgb" in expected)
     unfreeze_norms(wrapped, name=name)
     assert frozen(model) == set()

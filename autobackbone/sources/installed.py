@@ -59,7 +59,7 @@ def facts_of(architecture: str) -> ModelFacts:
 
 def measured(architecture: str) -> ModelFacts:
     """Measure an architecture in its plain form, once in a process."""
-    return _measured(architecture, registered_by_user().get(architecture))
+    return _measure_once(architecture, registered_by_user().get(architecture))
 
 
 def declared() -> dict[str, ModelRecord]:
@@ -78,7 +78,7 @@ def _with_registered(builders: tuple[tuple[str, Callable[..., Any]], ...]) -> Ca
 
 
 @functools.cache
-def _measured(architecture: str, _builder: Callable[..., Any] | None) -> ModelFacts:
+def _measure_once(architecture: str, _builder: Callable[..., Any] | None) -> ModelFacts:
     import timm
 
     from autobackbone.sources.timm.measure import measure

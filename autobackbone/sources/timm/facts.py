@@ -52,7 +52,7 @@ def find_facts(
     UnsupportedError
         If it cannot be dilated as asked for.
     """
-    facts = _measured(architecture, arguments) if arguments else facts_of(architecture)
+    facts = _facts_with(architecture, arguments) if arguments else facts_of(architecture)
     size_arguments: dict[str, Any] = {}
     if (request.is_fixed or request.size != request.usual) and not any(level.fixed_size for level in facts.levels):
         facts, size_arguments = _built_for(architecture, arguments, request, facts)
@@ -80,7 +80,7 @@ def _built_for(
     for size in sizes:
         size_arguments = facts.any_size_kwargs | {"img_size": size}
         try:
-            return _measured(architecture, {**arguments, **size_arguments}), size_arguments
+            return _facts_with(architecture, {**arguments, **size_arguments}), size_arguments
         except ConfigError as err:
             if unexpected_argument(err.__cause__) == "img_size":
                 break  # it is never built for a size
@@ -94,7 +94,7 @@ def _built_for(
     return facts, {}
 
 
-def _measured(architecture: str, arguments: Mapping[str, Any]) -> ModelFacts:
+def _facts_with(architecture: str, arguments: Mapping[str, Any]) -> ModelFacts:
     def create(**any_size_kwargs: Any) -> nn.Module:
         with translated_errors(architecture, arguments):
             model: nn.Module = create_model(architecture, num_classes=0, **{**arguments, **any_size_kwargs})

@@ -157,16 +157,16 @@ class _Measurement:
         self, cut: int, divisors: Sequence[int], *, fixed_size: bool, square: bool
     ) -> tuple[int, list[bool]] | None:
         """Return the first divisor that makes the most levels exact, and exactness by level."""
-        exact_by_divisor = {}
+        inexact = []
         for divisor in divisors:
             exact = self._exactness(cut, divisor, fixed_size=fixed_size, square=square, first_only=True)
             if exact is not None and all(exact):
                 exact = self._exactness(cut, divisor, fixed_size=fixed_size, square=square)
+            if exact is not None and all(exact):
+                return divisor, exact
             if exact is not None:
-                exact_by_divisor[divisor] = exact
-                if all(exact):
-                    return divisor, exact
-        everywhere = ((d, self._exactness(cut, d, fixed_size=fixed_size, square=square)) for d in exact_by_divisor)
+                inexact.append(divisor)
+        everywhere = ((d, self._exactness(cut, d, fixed_size=fixed_size, square=square)) for d in inexact)
         candidates = [(d, exact) for d, exact in everywhere if exact is not None]
         return max(candidates, key=lambda pair: sum(pair[1]), default=None)  # the first of equals
 
@@ -260,7 +260,7 @@ class _Measurement:
         return False
 
     def _norm_channels(self, x: Tensor) -> int | None:
-        """Return the channels with ``norm=True``, or 0 if it does not use parameters that are absent without it."""
+        """Return the channels with ``norm=True``; ``None`` if that uses no further parameters."""
         net = self._net(self.cuts[-1])
         assert net is not None, "the network was built before"
         without = {name for name, _ in net.named_parameters()}
