@@ -185,6 +185,7 @@ def test_a_copy_and_a_converted_backbone_stay_frozen():
         ("test_resnet", -2, ConfigError, "n=-2"),
         ("test_vit", 7, ConfigError, "this backbone has 6 stages"),
         ("test_resnet", 1.5, ConfigError, "takes a number of stages, or -1 for all, got 1.5"),
+        ("test_resnet", None, ConfigError, "got None; unfreeze_stages() undoes it"),
         ("test_resnet", True, ConfigError, "got True"),
         ("poolformerv2_s12", 0, UnsupportedError, "does not tell its stem from its first stage"),
     ],
