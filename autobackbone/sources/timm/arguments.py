@@ -1,4 +1,4 @@
-"""Arguments of timm's architectures: which ones there are, which a file may set, and what timm says of wrong ones."""
+"""Arguments of timm's architectures: which exist, which a file may set, and timm's errors about wrong ones."""
 
 import dataclasses
 import functools
@@ -23,27 +23,26 @@ from autobackbone.values import shown
 
 # Arguments that have a field of their own.
 FIELDS = {f.name for kind in (BackboneConfig, FeatureBackboneConfig) for f in fields(kind)}
-# Where and how a model is built and run: for the caller to say, and nothing of the architecture.
+# Where and how a model is built and run. Only the caller decides that; it does not change the architecture.
 TRANSIENT = ("cache_dir", "device", "dtype", "exportable", "no_jit", "scriptable")
-# Arguments of architectures that timm's builders take out before a constructor sees them.
+# Arguments that timm's builders consume before a constructor sees them.
 _BUILDERS = ("bn_eps", "bn_momentum", "bn_tf", "norm_eps", "use_naflex")
 
 
 def check_file_arguments(architecture: str, arguments: Mapping[str, Any], where: str) -> None:
-    """Refuse what a file says beyond the arguments of an architecture, and values that are not plain.
+    """Refuse arguments in a file that are not those of an architecture, and values that are not plain.
 
-    timm takes much more, which says what files are read, where downloads go, on which device a model is built, and
-    what is returned instead of a model. All of that is for the user to say. So this is a list of what is allowed:
-    what the constructor of the architecture takes, as its signature says.
+    timm accepts many more: which files to read, where to put downloads, on which device to build, what to return. Only
+    the user may decide that. So the allowed arguments are those in the signature of the architecture's constructor.
 
     Parameters
     ----------
     architecture
-        Of timm's registry.
+        Its name in timm's registry.
     arguments
-        For ``timm.create_model``, as a file has them.
+        Arguments of ``timm.create_model`` in a file.
     where
-        What to call the file in messages.
+        What messages call the file.
 
     Raises
     ------
@@ -86,9 +85,9 @@ def _nested_names(value: Any) -> set[str]:
 
 
 def check_none_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse an argument that is ``None`` and that an architecture does not take: timm leaves them out unseen.
+    """Refuse arguments that are ``None`` and that an architecture does not accept. timm drops them without an error.
 
-    Whether one is taken is tried, with a value that means nothing. Python refuses a name before anything is built.
+    Each one is tried with a meaningless value: Python refuses an unknown name before anything is built.
 
     Raises
     ------
@@ -107,7 +106,7 @@ def check_none_arguments(architecture: str, arguments: Mapping[str, Any]) -> Non
 
 @contextmanager
 def translated_errors(architecture: str, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what timm makes of arguments that it cannot take into this package's errors."""
+    """Turn timm's errors about arguments into this package's errors."""
     try:
         yield
     except BackboneError:
@@ -136,7 +135,7 @@ def translated_errors(architecture: str, arguments: Mapping[str, Any]) -> Iterat
 
 
 def unexpected_argument(err: BaseException | None) -> str | None:
-    """Return the name of the argument that an error says is not taken, if it says so."""
+    """Return the name of an unexpected argument that an error is about; ``None`` if it is about something else."""
     match = re.search(r"unexpected keyword argument(?:\(s\))?:? \[?'(\w+)'", str(err))
     return match and match[1]
 
@@ -145,7 +144,7 @@ def unexpected_argument(err: BaseException | None) -> str | None:
 def _constructor_arguments(
     architecture: str, builder: Callable[..., Any] | None, *, use_naflex: bool = False
 ) -> frozenset[str]:
-    """Return the names that the constructor of an architecture takes, and the builder that the user registered."""
+    """Return the names of arguments that the constructor of an architecture accepts, or a builder of the user's."""
     with meta_device():
         model = timm.create_model(architecture, num_classes=0, **({"use_naflex": True} if use_naflex else {}))
     names = set(_BUILDERS)

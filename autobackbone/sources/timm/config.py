@@ -1,4 +1,4 @@
-"""A reference and a config in timm's terms: the architecture, what is published of its weights, and arguments."""
+"""A reference and a config in timm's terms: the architecture, its published weights, and arguments."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -18,33 +18,33 @@ from autobackbone.sources.timm.registry import architectures, published_cfg
 from autobackbone.weights.cache import is_no_json, quarantine
 from autobackbone.weights.hub import fetch
 
-# Arguments of timm.create_model that say where weights come from, and nothing of the architecture.
+# Arguments of timm.create_model that say where weights come from. They do not change the architecture.
 _LOADING = ("cache_dir", "pretrained_cfg_overlay")
-# Arguments that would make timm return something else than the model, or load something else, and what to do instead.
+# Arguments that would make timm return or load something else, and what to do instead.
 _LEVELS = "levels are chosen by out_indices or out_strides of FeatureBackboneConfig"
 _REFUSED = dict.fromkeys(("features_only", "out_indices", "feature_cls", "feature_cfg"), _LEVELS) | {
     "checkpoint_path": "weights files are given by the field weights",
     "device": "the device is the default one; write 'with torch.device(...):' around the call",
     "pretrained_cfg": "published weights are chosen by a tag in the model name, as in 'resnet50.a1_in1k'",
 }
-# What a timm config says of a network that a field of ours says as well. The classes are those of the head that was
-# saved, and the field says which head is wanted.
+# Arguments in a timm config that have a field of ours. num_classes is not one of them: in the config it is the size of
+# the saved head, and the field is the size of the requested one.
 _SAVED_FIELDS = ("in_chans", "output_stride", "drop_rate", "drop_path_rate")
 
 
 def resolve(ref: ModelRef, cache_dir: str | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return architecture, what is published of its weights, and the arguments saved with them.
+    """Return the architecture, timm's pretrained_cfg of its weights, and the arguments saved with them.
 
-    Of a config on the Hub or in a folder, the weights are those beside it, whatever it says of where they are.
+    The weights of a config on the Hub or in a folder are the ones beside it, even if the config names another place.
 
     Raises
     ------
     WeightsNotFoundError
         If a reference on the Hub or in a folder has no timm config.
     UnknownBackboneError
-        If that names an architecture which the installed timm does not have.
+        If the config names an architecture that the installed timm does not have.
     ConfigError
-        If it sets more than a file may.
+        If the config sets more than a file may set.
     """
     if ref.scheme == "timm":
         return ref.name, published_cfg(str(ref)), {}
@@ -75,14 +75,14 @@ def resolve(ref: ModelRef, cache_dir: str | None = None) -> tuple[str, dict[str,
 def with_saved(
     ref: ModelRef, config: BackboneConfig | FeatureBackboneConfig, saved: dict[str, Any]
 ) -> tuple[BackboneConfig | FeatureBackboneConfig, dict[str, Any]]:
-    """Return a config with what was saved for the fields that it leaves at their defaults, and the other arguments.
+    """Return a config with the saved values of fields that it leaves at their defaults, and the other saved arguments.
 
-    A default cannot be told from a value that was chosen to be the same, unless ``extra_kwargs`` has it as well.
+    A field that a user sets to its default counts as left there, unless ``extra_kwargs`` has it too.
 
     Raises
     ------
     ConfigError
-        If something saved is not valid for its field.
+        If a saved value is not valid for its field.
     """
     defaults = {f.name: f.default for f in fields(config) if f.name in _SAVED_FIELDS}
     chosen = {
@@ -102,13 +102,19 @@ def with_saved(
 
 
 def overlay_of(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
-    """Return what the config says of the published weights in timm's stead."""
+    """Return the fields of timm's pretrained_cfg that the config replaces."""
     overlay = config.extra_kwargs.get("pretrained_cfg_overlay")
     return {} if overlay is None else check_published(overlay, "extra_kwargs['pretrained_cfg_overlay']")
 
 
 def arguments_of(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, Any]:
-    """Return the arguments for timm that can change what an architecture is."""
+    """Return the arguments of ``timm.create_model`` that can change the architecture.
+
+    Raises
+    ------
+    ConfigError
+        If one is refused, or contradicts a field.
+    """
     names = {f.name for f in fields(config)}
     arguments = {}
     for name, value in config.extra_kwargs.items():
@@ -125,19 +131,19 @@ def arguments_of(config: BackboneConfig | FeatureBackboneConfig) -> dict[str, An
 
 
 def portable_arguments(config: BackboneConfig | FeatureBackboneConfig, overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of ``extra_kwargs`` is of the architecture or its images, wherever and however it is run."""
+    """Return the part of ``extra_kwargs`` that describes the architecture or its images on any machine."""
     arguments = {k: v for k, v in config.extra_kwargs.items() if k not in (*TRANSIENT, *_LOADING, *FIELDS)}
     described = descriptive_fields(overlay)
     return arguments | ({"pretrained_cfg_overlay": described} if described else {})
 
 
 def check_saved_arguments(architecture: str, extra_kwargs: Mapping[str, Any], where: str) -> None:
-    """Refuse what `portable_arguments` would not have saved.
+    """Refuse arguments that `portable_arguments` would not have saved.
 
     Raises
     ------
     ConfigError
-        If there is such a thing.
+        If there is one.
     """
     arguments = dict(extra_kwargs)
     overlay = check_published(arguments.pop("pretrained_cfg_overlay", {}), f"{where}: pretrained_cfg_overlay")
