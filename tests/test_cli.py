@@ -17,7 +17,6 @@ from autobackbone import InputError, create_feature_backbone, describe_backbone,
 from autobackbone.cli import app, main
 from autobackbone.cli.picture import load_image, principal_colors
 
-NAN = timm.create_model("test_resnet")
 MODEL = ["-m", "test_resnet", "--random-weights"]
 
 
@@ -368,7 +367,8 @@ def test_mistakes_are_one_line_and_status_2(args, message, tmp_path, monkeypatch
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     Image.radial_gradient("L").save(tmp_path / "whole.jpg")
     Image.new("F", (64, 64)).save(tmp_path / "float.tif")
-    state = {k: v.float().fill_(torch.nan) if v.is_floating_point() else v for k, v in NAN.state_dict().items()}
+    tensors = timm.create_model("test_resnet").state_dict().items()
+    state = {k: v.fill_(torch.nan) if v.is_floating_point() else v for k, v in tensors}
     torch.save(state, tmp_path / "nan.pth")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:700])
     monkeypatch.setattr(sys, "argv", ["autobackbone", *args])

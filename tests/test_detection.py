@@ -1,5 +1,7 @@
 """Anchors, pooling and detectors, against torchvision's own figures and weights."""
 
+import functools
+
 import onnxruntime
 import pytest
 import torch
@@ -38,7 +40,9 @@ def make(name="test_resnet", strides=(4, 8, 16, 32), **arguments):
     return create_feature_backbone(name, pretrained=False, out_strides=strides, **arguments)
 
 
-PYRAMID = FeaturePyramid(make(), 8, "pool")
+@functools.cache
+def five_levels():
+    return FeaturePyramid(make(), 8, "pool")
 
 
 @pytest.mark.parametrize(
@@ -64,13 +68,13 @@ def test_published_anchors_are_torchvisions(kind, strides, extra, published):
 
 
 def test_without_arguments_anchors_are_those_of_faster_rcnn():
-    assert PYRAMID.anchor_generator().sizes == PYRAMID.anchor_generator("faster_rcnn").sizes
-    assert PYRAMID.anchor_generator().sizes == ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
+    assert five_levels().anchor_generator().sizes == five_levels().anchor_generator("faster_rcnn").sizes
+    assert five_levels().anchor_generator().sizes == ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
 
 
 def test_anchors_by_level():
     ratios = [(1.0,), (0.5,), (2.0,), (1.0,), (1.0,)]
-    generator = PYRAMID.anchor_generator(aspect_ratios=ratios, sizes=[[10], [20], [40], [80], [160]])
+    generator = five_levels().anchor_generator(aspect_ratios=ratios, sizes=[[10], [20], [40], [80], [160]])
     height = [boxes[0, 3] - boxes[0, 1] for boxes in generator.cell_anchors]
     assert [round(float(h)) for h in height] == [10, 14, 56, 80, 160]
 
@@ -91,7 +95,7 @@ def test_anchors_by_level():
 )
 def test_anchors_that_cannot_be_made(arguments, message):
     with pytest.raises(ConfigError) as err:
-        PYRAMID.anchor_generator(**arguments)
+        five_levels().anchor_generator(**arguments)
     assert message in str(err.value)
 
 
@@ -109,11 +113,11 @@ def test_anchors_that_cannot_be_made(arguments, message):
 )
 def test_pooling_that_cannot_be_made(arguments, message):
     with pytest.raises(ConfigError) as err:
-        PYRAMID.roi_align(*arguments)
+        five_levels().roi_align(*arguments)
     assert message in str(err.value)
     for name, value in (("canonical_scale", 0), ("canonical_scale", "224"), ("canonical_level", 4.5)):
         with pytest.raises(ConfigError, match=name):
-            PYRAMID.roi_align(7, **{name: value})
+            five_levels().roi_align(7, **{name: value})
 
 
 numbers = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=2), st.just(10**400))
@@ -123,14 +127,14 @@ values = st.recursive(numbers, lambda inner: st.lists(inner, max_size=5) | st.tu
 @given(scales=values, aspect_ratios=values, sizes=st.none() | values, size=values, ratio=values)
 def test_whatever_is_given_there_is_a_generator_or_our_error(scales, aspect_ratios, sizes, size, ratio):
     try:
-        generator = PYRAMID.anchor_generator(scales, aspect_ratios, sizes=sizes)
+        generator = five_levels().anchor_generator(scales, aspect_ratios, sizes=sizes)
     except ConfigError:
         pass
     else:
         assert len(set(generator.num_anchors_per_location())) == 1
-        assert len(generator.sizes) == len(PYRAMID.strides)
+        assert len(generator.sizes) == len(five_levels().strides)
     try:
-        pooling = PYRAMID.roi_align(size, ratio)
+        pooling = five_levels().roi_align(size, ratio)
     except ConfigError:
         pass
     else:

@@ -1,6 +1,7 @@
 """Discovery: the list and its filters, the cards, and what wrong names are told."""
 
 import copy
+import functools
 import subprocess
 import sys
 
@@ -27,7 +28,12 @@ from autobackbone.names import DINOV3
 
 if catalog.read(catalog.FILE).timm != timm.__version__:
     pytest.skip("the catalog is of another timm, and all would be measured", allow_module_level=True)
-CARDS = [describe_backbone(name) for name in list_backbones()]
+
+
+@functools.cache
+def cards():
+    return [describe_backbone(name) for name in list_backbones()]
+
 
 # ---- the list
 
@@ -90,7 +96,7 @@ FILTERS = [
 @pytest.mark.parametrize(("filters", "keeps"), FILTERS, ids=[str(filters) for filters, _ in FILTERS])
 def test_filters_say_what_the_cards_say(filters, keeps):
     found = list_backbones(**filters)
-    assert found == [card.name for card in CARDS if keeps(card)]
+    assert found == [card.name for card in cards() if keeps(card)]
     assert found
 
 
