@@ -60,5 +60,7 @@ def _hold(norm: nn.Module, _: Any) -> None:
 
 
 def _release(norm: nn.Module, _: Any, __: Any) -> None:
+    if torch.compiler.is_compiling():  # nothing is held, and torch before 2.12 breaks the graph at the pop
+        return
     for name, tensor in norm.__dict__.pop("_held", {}).items():
         setattr(norm, name, tensor)
