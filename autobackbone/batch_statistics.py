@@ -61,5 +61,7 @@ def _use_copies(norm: nn.Module, _: Any) -> None:
 
 
 def _restore_originals(norm: nn.Module, _: Any, __: Any) -> None:
+    if torch.compiler.is_compiling():  # no copies are in use, and torch before 2.12 breaks the graph at the pop
+        return
     for name, tensor in norm.__dict__.pop("_original_statistics", {}).items():
         setattr(norm, name, tensor)

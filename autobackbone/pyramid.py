@@ -91,7 +91,11 @@ def _is_known(condition: Any) -> bool:
 
 def _larger(a: Any, b: Any) -> Any:
     """Return the larger of two sizes: integers, symbols in a dynamic graph, or tensors under torch.jit.trace."""
-    return torch.maximum(a, b) if isinstance(a, Tensor) else torch.sym_max(a, b)
+    if isinstance(a, Tensor):
+        return torch.maximum(a, b)
+    if _is_known(a >= b):  # torch before 2.12 breaks the graph at a sym_max of two integers
+        return a
+    return b if _is_known(b >= a) else torch.sym_max(a, b)
 
 
 def _cells_up_to(x: Tensor, size: tuple[int, int]) -> Tensor:

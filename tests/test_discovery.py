@@ -143,7 +143,8 @@ def test_wrong_filters(filters, message):
 @pytest.fixture
 def register():
     """Register architectures under a name, in a module of the user's."""
-    held = [value for value in vars(timm.models._registry).values() if isinstance(value, dict | set)]
+    names = vars(timm.models._registry)
+    held = [names[n] for n in names if not n.startswith("__") and isinstance(names[n], dict | set)]
     before = [copy.deepcopy(value) for value in held]
 
     def register(name, like, module="my_models", **fixed):

@@ -168,7 +168,7 @@ def transfer(
         If the server is out of reach or cannot serve the file, or the file cannot be written.
     """
     bar = tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=None, name="huggingface_hub.http_get")
-    with path.open("wb") as file, bar, _addresses_hidden():
+    with path.open("wb") as file, bar:
         download = _Download(file, bar, patience, size)
         while True:
             headers = dict(request.get("headers") or {}) | download.range(is_immutable=is_immutable)
@@ -260,7 +260,8 @@ class _Download:
 def _respond(url: str, check: Callable[[Any], None], **request: Any) -> Iterator[Any]:
     """Yield first the offset of a response in the file, the size of the file and its entity tag; then the bytes."""
     session: Any = huggingface_hub.get_session()
-    with session.stream("GET", url, timeout=answer_timeout(), follow_redirects=True, **request) as response:
+    stream = session.stream("GET", url, timeout=answer_timeout(), follow_redirects=True, **request)
+    with _addresses_hidden(), stream as response:  # in this thread, which logs even after it is abandoned
         if response.status_code == 416 and "Range" in request["headers"]:  # the file is shorter than before
             yield 0, None, None
             msg = "the file has become shorter"
