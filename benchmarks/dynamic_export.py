@@ -46,7 +46,7 @@ def attempt(name: str) -> str:
     torch.set_num_threads(1)
     backbone = create_feature_backbone(name, pretrained=False, extra_kwargs=BY_NAME[name].extra_kwargs).eval()
     if backbone.input_spec.fixed_size:
-        return "bound to one size"
+        return "it has a fixed size"
     step = max(backbone.input_spec.size_divisor, 32)
     height, width = 3 * step + 1, 4 * step + 2
     free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}

@@ -139,7 +139,7 @@ FAMILIES = [
     Family("xception41p"),  # xception_aligned: 2, 4, 8, 16, 32
     Family("xcit_nano_12_p16_224"),  # xcit: 16
     Family("xcit_nano_12_p8_224"),  # xcit: 8
-    Family("botnet26t_256"),  # byoanet: attention bound to a grid
+    Family("botnet26t_256"),  # byoanet: attention over a fixed grid
     Family("lambda_resnet26t"),  # byoanet: lambda layers
     Family("bat_resnext26ts"),  # byobnet: bilinear attention, blocks of 8 cells
     Family("resnetaa50"),  # resnet: pooling that needs even sizes
@@ -163,16 +163,16 @@ QUICK = {
     "swin_tiny_patch4_window7_224",  # maps with channels last
     "vit_small_patch14_dinov2",  # patches of 14
     "xcit_nano_12_p8_224",  # built for whole patches
-    "coat_tiny",  # bound to one size, tied parameters
+    "coat_tiny",  # a fixed size, tied parameters
     "test_byobnet",  # a stem among the levels
     "crossvit_tiny_240",  # two grids, resampled
     "hrnet_w18_small",  # branches without a gradient
     "efficientvim_m1",  # strides from 16 on
-    "levit_128s",  # bound to a square
+    "levit_128s",  # a fixed size that is a square
     "inception_next_atto",
     "legacy_xception",  # valid padding
     "maxvit_pico_rw_256",  # multiples of windows
-    "vgg11",  # hidden layers in the head
+    "mobilenetv3_small_050",  # hidden layers in the head
     "dinov3_vits16",
     "dinov3_convnext_tiny",
 }

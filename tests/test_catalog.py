@@ -111,7 +111,7 @@ def test_it_holds_what_timm_and_the_source_of_dinov3_say():
 
 def test_it_holds_what_is_measured():
     """Some backbones are measured anew; ``nox -s zoo`` measures all of them."""
-    sample = random.Random(SHIPPED.timm).sample(sorted(SHIPPED.records), 4)  # noqa: S311 - nothing secret
+    sample = random.Random(SHIPPED.timm).sample(sorted(SHIPPED.records), 2)  # noqa: S311 - nothing secret
     for name in sample:
         assert replace(survey.measure(name), exportable=True) == replace(SHIPPED.records[name], exportable=True)
     for name in sample[:2]:

@@ -36,12 +36,17 @@ PAIRS = [
     ("dinov3_vits16", "vit_small_patch16_dinov3", VIT, TIMM_VIT),
     ("dinov3_vits16", "vit_small_patch16_dinov3_qkvb", VIT, TIMM_VIT),
     ("dinov3_vits16plus", "vit_small_plus_patch16_dinov3", VIT, TIMM_VIT),
-    ("dinov3_vitb16", "vit_base_patch16_dinov3", VIT, TIMM_VIT),
-    ("dinov3_vitl16", "vit_large_patch16_dinov3", VIT, TIMM_VIT),
     ("dinov3_convnext_tiny", "convnext_tiny.dinov3_lvd1689m", CONVNEXT, TIMM_CONVNEXT),
-    ("dinov3_convnext_small", "convnext_small.dinov3_lvd1689m", CONVNEXT, TIMM_CONVNEXT),
-    ("dinov3_convnext_base", "convnext_base.dinov3_lvd1689m", CONVNEXT, TIMM_CONVNEXT),
-    ("dinov3_convnext_large", "convnext_large.dinov3_lvd1689m", CONVNEXT, TIMM_CONVNEXT),
+    *(
+        pytest.param(*pair, marks=pytest.mark.families)  # the same, and wider
+        for pair in (
+            ("dinov3_vitb16", "vit_base_patch16_dinov3", VIT, TIMM_VIT),
+            ("dinov3_vitl16", "vit_large_patch16_dinov3", VIT, TIMM_VIT),
+            ("dinov3_convnext_small", "convnext_small.dinov3_lvd1689m", CONVNEXT, TIMM_CONVNEXT),
+            ("dinov3_convnext_base", "convnext_base.dinov3_lvd1689m", CONVNEXT, TIMM_CONVNEXT),
+            ("dinov3_convnext_large", "convnext_large.dinov3_lvd1689m", CONVNEXT, TIMM_CONVNEXT),
+        )
+    ),
 ]
 X = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 

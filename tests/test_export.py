@@ -32,7 +32,12 @@ def run(path, x):
     [
         ("test_resnet", {}, [(97, 130), (64, 200)]),
         ("test_vit", {"pyramid": "simple", "pyramid_channels": 8, "out_strides": (4, 64)}, [(97, 130), (128, 96)]),
-        ("dinov3_vits16", {"extra_kwargs": {"num_hidden_layers": 1}}, [(97, 130), (64, 200)]),
+        pytest.param(
+            "dinov3_vits16",
+            {"extra_kwargs": {"num_hidden_layers": 1}},
+            [(97, 130), (64, 200)],
+            marks=pytest.mark.families,
+        ),
     ],
 )
 def test_any_batch_and_any_size(name, arguments, sizes, tmp_path):

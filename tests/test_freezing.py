@@ -138,7 +138,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(steps=steps)
 def test_stages_and_norms_are_frozen_without_regard_to_each_other(steps):
     """Whatever was frozen and thawed before, the last call for stages and the last call for norms hold."""

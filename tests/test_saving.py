@@ -32,7 +32,7 @@ KINDS = {
     "ViT, pyramid and norm": {"model_name": "test_vit", "norm": True},
     "ViT, built for a size": {"model_name": "deit_tiny_patch16_224", "img_size": (97, 130), "out_indices": (1,)},
     "shared parameters": {"model_name": "coat_tiny", "img_size": (97, 130)},
-    "bound to a size": {"model_name": "test_coatnet", "img_size": (97, 130)},
+    "a fixed size": {"model_name": "test_coatnet", "img_size": (97, 130)},
     "unused branches": {"model_name": "hrnet_w18_small", "out_indices": (1,)},
     "DINOv3 ViT": {"model_name": "dinov3_vits16", "extra_kwargs": {"num_hidden_layers": 4}},
     "DINOv3 ViT, by index": {"model_name": "dinov3_vits16", "out_indices": (1,), "norm": False},
@@ -185,7 +185,7 @@ def test_an_override_changes_nothing_else_of_the_images(overrides, changed, tmp_
     assert FeatureBackbone.from_pretrained(tmp_path, **overrides).input_spec == replace(spec, **changed)
 
 
-def test_the_images_of_a_backbone_that_is_bound_to_a_size(tmp_path):
+def test_the_images_of_a_backbone_with_a_fixed_size(tmp_path):
     spec = saved_with_images(tmp_path, "test_coatnet", img_size=(97, 130))
     again = FeatureBackbone.from_pretrained(tmp_path, img_size=(64, 128), weights=None).input_spec
     assert again == replace(spec, size=(64, 128), min_size=64)

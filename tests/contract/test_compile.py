@@ -14,14 +14,18 @@ NAMES = [
     "test_convnext",
     "test_efficientnet",
     "test_vit",
-    "densenet121",
-    "swin_tiny_patch4_window7_224",
-    "vit_small_patch14_dinov2",
-    "test_mambaout",
-    "pit_ti_224",
     "dinov3_vits16",
+    *(
+        pytest.param(name, marks=pytest.mark.families)  # torch takes long to follow these
+        for name in (
+            "densenet121",
+            "swin_tiny_patch4_window7_224",
+            "vit_small_patch14_dinov2",
+            "test_mambaout",
+            "pit_ti_224",
+        )
+    ),
 ]
-
 
 # Before torch 2.13, the shape of a pooled map is computed with a branch on whether the size before it is odd.
 PARITY_MATTERS = torch.__version__ < (2, 13)
@@ -49,7 +53,7 @@ def test_exports(name):
             torch.testing.assert_close(y, e, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "dinov3_vits16"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", pytest.param("dinov3_vits16", marks=pytest.mark.families)])
 def test_compiles_and_exports_for_any_size(name):
     backbone = _small(name)
     torch.compiler.reset()
@@ -98,7 +102,7 @@ def test_two_graphs_are_enough_for_any_sizes(family):
     with torch.device(device):
         backbone = create_feature_backbone(family.name, pretrained=False, extra_kwargs=family.extra_kwargs).eval()
     if backbone.input_spec.fixed_size:
-        pytest.skip("bound to one size")
+        pytest.skip("it has a fixed size")
     least = backbone.input_spec.min_size
     more = least if least > 64 else 0  # where maps shrink faster than the stride says
     graphs = []

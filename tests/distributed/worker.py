@@ -31,7 +31,8 @@ def make(case):
     name, arguments, frozen, checkpointed = CASES[case]
     torch.manual_seed(0)
     model = FeaturePyramid(create_feature_backbone(name, pretrained=False, **arguments), out_channels=8)
-    freeze_stages(model.backbone, frozen)
+    if frozen is not None:
+        freeze_stages(model.backbone, frozen)
     model.backbone.set_grad_checkpointing(checkpointed)
     return model.eval()  # batch norms would see half of the batch
 
