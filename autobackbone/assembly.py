@@ -1,5 +1,6 @@
 """Assembling a backbone of either kind: from a config over a plan, levels and weights to a network."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -39,8 +40,16 @@ class FeatureParts(NamedTuple):
     config: FeatureBackboneConfig
 
 
-def assemble_features(config: FeatureBackboneConfig) -> FeatureParts:
-    """Build the parts of a feature backbone; `create_feature_backbone` lists the errors."""
+def assemble_features(config: FeatureBackboneConfig, checkpoint: Checkpoint | None = None) -> FeatureParts:
+    """Build the parts of a feature backbone; `create_feature_backbone` lists the errors.
+
+    Parameters
+    ----------
+    config
+        What to build.
+    checkpoint
+        The weights that the config names, if they are open.
+    """
     with torch.inference_mode(mode=False):  # it can be trained, whatever mode the caller is in
         plan = make_plan(config)
         config = plan.config  # type: ignore[assignment]  # of the kind that it was made from
@@ -52,11 +61,11 @@ def assemble_features(config: FeatureBackboneConfig) -> FeatureParts:
             pyramid_channels=config.pyramid_channels or PYRAMID_CHANNELS,
             output_stride=config.output_stride,
         )
-        checkpoint = _checkpoint(config)
+        checkpoint = _checkpoint(config, checkpoint)
         native = plan.build(tuple(sorted({level.index for level in levels})), checkpoint)
         pyramid = _simple_pyramid(plan.levels, levels)
         if pyramid is not None:
-            _load_pyramid(pyramid, native, checkpoint)
+            native = _load_pyramid(pyramid, native, checkpoint)
         return FeatureParts(native, pyramid, plan.levels, levels, _with_levels(config, plan.levels, levels))
 
 
@@ -68,11 +77,13 @@ def assemble_pooled(config: BackboneConfig) -> nn.Module:
         return native.module
 
 
-def _checkpoint(config: BackboneConfig | FeatureBackboneConfig) -> Checkpoint | None:
-    """Return the weights that a config names instead of published ones."""
+def _checkpoint(
+    config: BackboneConfig | FeatureBackboneConfig, checkpoint: Checkpoint | None = None
+) -> Checkpoint | None:
+    """Return the weights that a config names instead of published ones: those that are open, if there are some."""
     if config.weights is None or not is_loading(config):
         return None
-    return Checkpoint.at(config.weights, config.extra_kwargs.get("cache_dir"))
+    return checkpoint or Checkpoint.at(config.weights, config.extra_kwargs.get("cache_dir"))
 
 
 def _simple_pyramid(native_levels: tuple[NativeLevel, ...], levels: tuple[FeatureLevel, ...]) -> SimplePyramid | None:
@@ -83,15 +94,16 @@ def _simple_pyramid(native_levels: tuple[NativeLevel, ...], levels: tuple[Featur
     return SimplePyramid({level.stride: native_levels[level.index] for level in simple}, simple[0].channels)
 
 
-def _load_pyramid(pyramid: SimplePyramid, native: NativeModel, checkpoint: Checkpoint | None) -> None:
-    """Load a simple pyramid from the checkpoint of the network, if both have one."""
+def _load_pyramid(pyramid: SimplePyramid, native: NativeModel, checkpoint: Checkpoint | None) -> NativeModel:
+    """Load a simple pyramid from the checkpoint of the network, if both have one, and report it with the network."""
     report = native.attachment.weights_report
     if report is None:
-        return
+        return native
     values = {}
     if checkpoint is not None:
         values = match_part(pyramid, "pyramid", checkpoint, entry=report.entry, prefix=report.prefix)
-    native.attachment.weights_report = load_part(pyramid, "pyramid", values, report)
+    report = load_part(pyramid, "pyramid", values, report)
+    return replace(native, attachment=replace(native.attachment, weights_report=report))
 
 
 def _with_levels(

@@ -4,37 +4,36 @@ import errno
 import os
 from pathlib import Path
 
-_MODE = 0o644  # of new files; temporary ones are readable by their owner alone
-
 
 def write_text(path: Path, text: str) -> None:
     """Write text to a file at once, as UTF-8. Links stay links, and the file keeps its mode.
 
+    Written in place are devices, files that have several names, and files in a folder that nothing can be added to.
+
     Raises
     ------
     OSError
-        If the file cannot be written; it is then as it was.
+        If the file cannot be written; if it can be replaced, it is then as it was.
     """
     import shutil  # not for those who only read
-    import tempfile
 
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():  # a device or a pipe has nothing to lose, and cannot be replaced
+    target = Path(os.path.realpath(path))
+    exists = target.exists()
+    if exists and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    if exists and (not target.is_file() or target.stat().st_nlink > 1 or str(path).startswith(("/dev/", "/proc/"))):
         path.write_text(text, encoding="utf-8")
         return
-    if path.exists() and not os.access(path, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".partial", delete=False, encoding="utf-8") as file:
-        partial = Path(file.name)
-        try:
+    partial = target.with_name(f"{target.name[:200]}.{os.urandom(4).hex()}.partial")
+    try:
+        with partial.open("x", encoding="utf-8") as file:
             file.write(text)
-            file.close()
-            if path.exists():
-                shutil.copymode(path, partial)
-            else:
-                partial.chmod(_MODE)
-            partial.replace(path)
-        except BaseException:
-            file.close()
-            partial.unlink(missing_ok=True)
+        if exists:
+            shutil.copymode(target, partial)
+        partial.replace(target)
+    except PermissionError:
+        if not exists:
             raise
+        target.write_text(text, encoding="utf-8")
+    finally:
+        partial.unlink(missing_ok=True)

@@ -17,6 +17,9 @@ from autobackbone.input_spec import InputSpec, mismatch_error, repeat_to
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, round_up
 from autobackbone.pretrained import Pretrained
 from autobackbone.pyramid import crop, fit, pad, resample
+from autobackbone.sources.seam import change_attachment
+from autobackbone.unwrapping import submodule
+from autobackbone.weights.checkpoint import Checkpoint
 from autobackbone.weights.model_card import model_card
 from autobackbone.weights.report import WeightsReport
 from autobackbone.weights.rules import CheckpointRules
@@ -88,7 +91,7 @@ class FeatureBackbone(Pretrained, nn.Module):
 
     @input_spec.setter
     def input_spec(self, spec: InputSpec) -> None:
-        self.autobackbone.input_spec = spec
+        change_attachment(self, input_spec=spec)
 
     @property
     def weights_report(self) -> WeightsReport | None:
@@ -97,17 +100,21 @@ class FeatureBackbone(Pretrained, nn.Module):
 
     @weights_report.setter
     def weights_report(self, report: WeightsReport | None) -> None:
-        self.autobackbone.weights_report = report
+        change_attachment(self, weights_report=report)
 
     @property
     def license(self) -> str | None:
         """License of the published weights; ``None`` if it is not known."""
         return self.autobackbone.license
 
+    @license.setter  # noqa: A003 - the name is public
+    def license(self, license_name: str | None) -> None:
+        change_attachment(self, license=license_name)
+
     @property
     def network(self) -> nn.Module:
         """The library's own module, under its own names: timm's model, or transformers' modules of DINOv3."""
-        return self.get_submodule(self.autobackbone.network_path)
+        return submodule(self, self.autobackbone.network_path)
 
     @property
     def checkpoint_target(self) -> tuple[nn.Module, CheckpointRules]:
@@ -224,17 +231,35 @@ class FeatureBackbone(Pretrained, nn.Module):
         count_batches_once(self.body, enable)
 
     @classmethod
-    def from_config(cls, config: FeatureBackboneConfig) -> Self:
-        """Create a backbone; `create_feature_backbone` lists the errors."""
+    def from_config(cls, config: FeatureBackboneConfig, checkpoint: Checkpoint | None = None) -> Self:
+        """Create a backbone; `create_feature_backbone` lists the errors.
+
+        Parameters
+        ----------
+        config
+            What to create.
+        checkpoint
+            The weights that the config names, if they are open.
+        """
         value: Any = config
         if not isinstance(value, FeatureBackboneConfig):
             msg = f"A FeatureBackboneConfig is needed, got {type(value).__name__}."
             raise ConfigError(msg)
-        return cls(assemble_features(config))
+        with torch.inference_mode(mode=False):  # a subclass's layers can be trained too
+            return cls(assemble_features(config, checkpoint))
 
     @classmethod
-    def from_saved(cls, saved: Saved, overrides: Mapping[str, Any], cache_dir: str | None = None) -> Self:
-        """Create a saved backbone again; `from_pretrained` lists the errors. The overrides name the weights."""
+    def from_saved(
+        cls,
+        saved: Saved,
+        overrides: Mapping[str, Any],
+        cache_dir: str | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Self:
+        """Create a saved backbone again; `from_pretrained` lists the errors.
+
+        The overrides name the weights, which are those of the checkpoint if it is open.
+        """
         config = saved.config
         if "out_indices" in overrides or "out_strides" in overrides:
             config = config.replace(out_indices=None, out_strides=None)
@@ -243,7 +268,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         config = config.replace(**overrides)
         if cache_dir is not None:
             config = config.replace(extra_kwargs=config.extra_kwargs | {"cache_dir": cache_dir})
-        backbone = cls._recreate(saved, config)
+        backbone = cls._recreate(saved, config, checkpoint)
         report = backbone.weights_report
         missing = [name for name in report.missing if name.startswith("pyramid.")] if report else []
         if missing and saved.config.pyramid == "simple":
@@ -282,9 +307,9 @@ class FeatureBackbone(Pretrained, nn.Module):
         return values, twin
 
     @classmethod
-    def _recreate(cls, saved: Saved, config: FeatureBackboneConfig) -> Self:
+    def _recreate(cls, saved: Saved, config: FeatureBackboneConfig, checkpoint: Checkpoint | None = None) -> Self:
         """Create a saved backbone again, or one that differs from it. What a config does not change of images stays."""
-        backbone = cls.from_config(config)
+        backbone = cls.from_config(config, checkpoint)
         if config.pretrained and config.weights is None:
             return backbone  # with published weights, whose images are known
         images, spec = dict(saved.images), backbone.input_spec

@@ -18,9 +18,9 @@ from autobackbone.fpn import FeaturePyramid
 from autobackbone.input_spec import InputSpec
 from autobackbone.inspection import input_spec_of
 from autobackbone.levels import round_up
+from autobackbone.unwrapping import unwrap
 from autobackbone.values import as_path, as_size, shown
 from autobackbone.weights.hub import first_line
-from autobackbone.wrappers import unwrap
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2}  # of the largest value; operations run in another order

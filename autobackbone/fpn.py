@@ -26,7 +26,8 @@ from autobackbone.fpn_layers import (
 )
 from autobackbone.input_spec import InputSpec
 from autobackbone.pretrained import Pretrained
-from autobackbone.values import MAX_CHANNELS, as_integer, shown
+from autobackbone.unwrapping import path_to
+from autobackbone.values import MAX_CHANNELS, as_integer, path_of, shown
 from autobackbone.weights.checkpoint import Checkpoint
 from autobackbone.weights.loading import load_part, match_part
 from autobackbone.weights.model_card import model_card
@@ -34,6 +35,8 @@ from autobackbone.weights.report import WeightsReport
 from autobackbone.weights.rules import CheckpointRules
 from autobackbone.weights.saved_files import write
 from autobackbone.weights.saving import Saved, check_state
+
+_NO_FPN: Any = object()  # in the place of a number of channels: without_fpn() runs a subclass's __init__ too
 
 
 class FeaturePyramid(Pretrained, nn.Module):
@@ -81,13 +84,16 @@ class FeaturePyramid(Pretrained, nn.Module):
         self, backbone: FeatureBackbone, out_channels: int = 256, extra_blocks: str | ExtraFPNBlock | None = None
     ) -> None:
         super().__init__()
+        if out_channels is _NO_FPN:
+            self._set_up(backbone, None, extra_blocks)
+            return
         value: Any = out_channels
         width = as_integer(value, 1, MAX_CHANNELS)
         if width is None:
             remedy = "; FeaturePyramid.without_fpn() leaves out the FPN" if value is None else ""
             msg = f"out_channels must be a positive integer, at most {MAX_CHANNELS}, got {shown(value)}{remedy}."
             raise ConfigError(msg)
-        self._set_up(backbone, width, extra_blocks, has_fpn=True)
+        self._set_up(backbone, width, extra_blocks)
 
     @classmethod
     def without_fpn(cls, backbone: FeatureBackbone, extra_blocks: str | ExtraFPNBlock | None = None) -> Self:
@@ -107,23 +113,19 @@ class FeaturePyramid(Pretrained, nn.Module):
         ConfigError
             If two levels have the same stride or different channels, or if an argument is none of these.
         """
-        pyramid = cls.__new__(cls)
-        nn.Module.__init__(pyramid)
-        channels = getattr(backbone, "channels", (1,))  # what is no backbone is refused below
-        if len(set(channels)) > 1:
-            msg = (
-                f"without_fpn() needs levels of equal channels, and these are {channels}; use FeaturePyramid(), whose "
-                "FPN makes them equal, or pyramid='simple'."
-            )
-            raise ConfigError(msg)
-        pyramid._set_up(backbone, channels[0], extra_blocks, has_fpn=False)  # noqa: SLF001 - of its own class
-        return pyramid
+        return cls(backbone, _NO_FPN, extra_blocks)
 
-    def _set_up(self, backbone: Any, channels: int, extra_blocks: str | ExtraFPNBlock | None, *, has_fpn: bool) -> None:
+    def _set_up(self, backbone: Any, out_channels: int | None, extra_blocks: str | ExtraFPNBlock | None) -> None:
         if not isinstance(backbone, FeatureBackbone):
             msg = (
                 f"FeaturePyramid takes a FeatureBackbone as create_feature_backbone() makes it, got "
                 f"{type(backbone).__name__}; compile the pyramid rather than the backbone."
+            )
+            raise ConfigError(msg)
+        if out_channels is None and len(set(backbone.channels)) > 1:
+            msg = (
+                f"without_fpn() needs levels of equal channels, and these are {backbone.channels}; use "
+                "FeaturePyramid(), whose FPN makes them equal, or pyramid='simple'."
             )
             raise ConfigError(msg)
         if len(set(backbone.strides)) < len(backbone.strides):
@@ -133,15 +135,15 @@ class FeaturePyramid(Pretrained, nn.Module):
             )
             raise ConfigError(msg)
         self.backbone = backbone
-        self.out_channels = channels
-        self._arguments = {"out_channels": channels if has_fpn else None, "extra_blocks": extra_blocks}
+        self.out_channels = channels = out_channels or backbone.channels[0]
+        self._arguments = {"out_channels": out_channels, "extra_blocks": extra_blocks}
         self._weights_report: WeightsReport | None = None
         self._fine_to_coarse = sorted(range(len(backbone.levels)), key=backbone.strides.__getitem__)
         levels = [backbone.levels[i] for i in self._fine_to_coarse]
         like = next(backbone.parameters())
         with torch.inference_mode(mode=False), torch.device(like.device):  # it can be trained, where the backbone is
             in_channels = [level.channels for level in levels]
-            if has_fpn:
+            if out_channels is not None:
                 self.fpn: nn.Module = make_fpn(in_channels, channels, extra_blocks)
             else:
                 self.fpn = make_extra_levels(channels, extra_blocks)
@@ -151,8 +153,8 @@ class FeaturePyramid(Pretrained, nn.Module):
         self.strides: tuple[int, ...] = (*strides, *extra)
         self._backbone_names = tuple(_name(lv.stride) if lv.stride.bit_count() == 1 else lv.name for lv in levels)
         self.names: tuple[str, ...] = (*self._backbone_names, *map(_name, extra))
-        self.levels = describe_levels(self.names, self.strides, levels, channels if has_fpn else None)
-        path = f"backbone.{backbone.autobackbone.network_path}."
+        self.levels = describe_levels(self.names, self.strides, levels, out_channels)
+        path = f"backbone.{path_to(backbone, backbone.network)}."
         self._rules = CheckpointRules(converters=(partial(from_torchvision, path),))
 
     @property
@@ -215,12 +217,13 @@ class FeaturePyramid(Pretrained, nn.Module):
                 "and give it to FeaturePyramid()."
             )
             raise WeightsCorruptedError(msg)
-        backbone = FeatureBackbone.from_saved(saved, overrides, cache_dir)
+        origin = overrides.get("weights")
+        checkpoint = None if origin is None else Checkpoint.at(path_of(origin, "weights"), cache_dir)
+        backbone = FeatureBackbone.from_saved(saved, overrides, cache_dir, checkpoint)
         pyramid = cls._recreate(backbone, saved.fpn, saved.where)
-        report, origin = backbone.weights_report, backbone.config.weights
-        if report is None or origin is None:  # weights=None: it is to be random
+        report = backbone.weights_report
+        if report is None or checkpoint is None:  # weights=None: it is to be random
             return pyramid
-        checkpoint = Checkpoint.at(origin, cache_dir)
         values = match_part(pyramid.fpn, "fpn", checkpoint, entry=report.entry, prefix=report.prefix)
         pyramid.weights_report = load_part(pyramid.fpn, "fpn", values, report)
         if pyramid.fpn.state_dict() and not values:

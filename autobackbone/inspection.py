@@ -7,26 +7,42 @@ from torch import nn
 from autobackbone.errors import ConfigError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, level_info
-from autobackbone.pretrained import Pretrained
-from autobackbone.sources.seam import attachment_of
-from autobackbone.wrappers import unwrap
+from autobackbone.sources.seam import Attachment
+from autobackbone.unwrapping import unwrap
 
 
 def get_feature_info(backbone: nn.Module) -> list[dict[str, Any]]:
     """Return ``num_chs``, ``reduction``, ``module`` and native ``index`` of each map, in order.
 
     Of a `FeatureBackbone` or a `FeaturePyramid`, compiled or wrapped.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
     """
     return list(map(level_info, _levels(backbone)))
 
 
 def get_feature_channels(backbone: nn.Module) -> list[int]:
-    """Return the channels of each map, in order, of a `FeatureBackbone` or a `FeaturePyramid`, compiled or wrapped."""
+    """Return the channels of each map, in order, of a `FeatureBackbone` or a `FeaturePyramid`, compiled or wrapped.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
+    """
     return [level.channels for level in _levels(backbone)]
 
 
 def get_feature_strides(backbone: nn.Module) -> list[int]:
-    """Return the strides, in pixels, of a `FeatureBackbone` or a `FeaturePyramid`, compiled or wrapped, in order."""
+    """Return the strides, in pixels, of a `FeatureBackbone` or a `FeaturePyramid`, compiled or wrapped, in order.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
+    """
     return [level.stride for level in _levels(backbone)]
 
 
@@ -63,16 +79,14 @@ def count_parameters(model: nn.Module, trainable_only: bool = True) -> int:
 
 def input_spec_of(model: nn.Module) -> InputSpec | None:
     """Return the input spec of a backbone of either kind, or of a pyramid; ``None`` for any other module."""
-    if isinstance(model, Pretrained):
-        return model.input_spec
-    value: Any = model
-    attachment = attachment_of(value) if isinstance(value, nn.Module) else None
-    return None if attachment is None else attachment.input_spec
+    attachment = getattr(model, "autobackbone", None)
+    spec = attachment.input_spec if isinstance(attachment, Attachment) else getattr(model, "input_spec", None)
+    return spec if isinstance(spec, InputSpec) else None
 
 
 def _levels(backbone: nn.Module) -> tuple[FeatureLevel, ...]:
-    module = unwrap(backbone)
-    if not isinstance(module, Pretrained):
+    levels = getattr(unwrap(backbone), "levels", None)
+    if not isinstance(levels, tuple) or not all(isinstance(level, FeatureLevel) for level in levels):
         msg = f"A FeatureBackbone is needed, got {type(backbone).__name__}; make it with create_feature_backbone()."
         raise ConfigError(msg)
-    return module.levels
+    return levels

@@ -9,14 +9,15 @@ from torch import nn
 
 from autobackbone.errors import ConfigError, WeightsError, WeightsMismatchError
 from autobackbone.pretrained import Pretrained
-from autobackbone.sources.seam import attachment_of
+from autobackbone.sources.seam import attachment_of, change_attachment
+from autobackbone.unwrapping import is_flattened, submodule, unwrap
 from autobackbone.values import path_of, shown
 from autobackbone.weights.checkpoint import Checkpoint
 from autobackbone.weights.loading import apply_weights, find_match, load_part, match_part
 from autobackbone.weights.materialize import init_buffers, load_on_meta, materialize
 from autobackbone.weights.report import WeightsReport
 from autobackbone.weights.rules import CheckpointRules
-from autobackbone.wrappers import backbone_names, find_backbones, is_flattened, unwrap
+from autobackbone.wrappers import backbone_names, find_backbones
 
 
 def load_weights(
@@ -27,7 +28,8 @@ def load_weights(
     Parameters
     ----------
     model
-        A backbone of either kind, compiled or wrapped. Any other module is matched by the names of its own state dict.
+        A backbone of either kind, or a pyramid, compiled or wrapped. Any other module, a part of a backbone included,
+        is matched by the names of its own state dict alone.
     weights
         A file, a folder, ``hf-hub:owner/repo[@revision]``, or an ``https://`` address. The state dict in it, and the
         prefix of its names, are those that fit the model best. Names are those of the model's library. Other formats
@@ -55,7 +57,7 @@ def load_weights(
     WeightsMismatchError
         If it does not fit, or several networks in it do; the model is then as it was.
     WeightsError
-        If it cannot be downloaded, or the model is sharded over processes.
+        If it cannot be downloaded, or the model is sharded over processes, or is on the meta device and no backbone.
 
     Examples
     --------
@@ -88,9 +90,10 @@ def load_weights(
         report = apply_weights(network, match, checkpoint, rules)
     if pyramid is not None:
         report = load_part(pyramid, "pyramid", values, report)
-    reported = model if isinstance(model, Pretrained) else attachment_of(model)
-    if reported is not None:
-        reported.weights_report = report
+    if isinstance(model, Pretrained):
+        model.weights_report = report
+    elif attachment_of(model) is not None:
+        change_attachment(model, weights_report=report)
     return report
 
 
@@ -131,7 +134,7 @@ def init_non_persistent_buffers(model: nn.Module) -> None:
         msg = f"{type(model).__name__} has no backbone of this package in it, and its buffers are not known."
         raise ConfigError(msg)
     for module, attachment in targets:
-        init_buffers(module.get_submodule(attachment.network_path), attachment.rules)
+        init_buffers(submodule(module, attachment.network_path), attachment.rules)
 
 
 def _origin(weights: Any) -> str:

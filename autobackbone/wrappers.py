@@ -1,4 +1,4 @@
-"""Finding backbones: inside wrappers such as torch.compile and DDP, and inside larger models."""
+"""Finding backbones inside larger models, wrapped or not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,30 +11,8 @@ from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError
 from autobackbone.sources.anatomy import layers, stages
 from autobackbone.sources.seam import Attachment, attachment_of
+from autobackbone.unwrapping import WRAPPED, is_flattened, path_to, submodule
 from autobackbone.values import shown
-
-_FSDP = "_fsdp_wrapped_module"
-# Names of the module inside: of torch.compile; of DataParallel, DDP, AveragedModel and the like; of FSDP.
-_WRAPPED = ("_orig_mod", "module", _FSDP)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside torch.compile, DataParallel, DDP, FSDP and the like; any other model as it is.
-
-    A wrapper is a module without parameters of its own and with one child, under the name that these wrappers use.
-    """
-    while isinstance(model, nn.Module):
-        children = dict(model.named_children())
-        name = next(iter(children), "")
-        if len(children) != 1 or name not in _WRAPPED or any(True for _ in model.parameters(recurse=False)):
-            break
-        model = children[name]
-    return model
-
-
-def is_flattened(model: nn.Module) -> bool:
-    """Whether a model, or a part of it, is inside FSDP's wrapper, which joins parameters and renames them."""
-    return any(_FSDP in name.split(".") for name, _ in model.named_modules())
 
 
 def backbone_names(model: nn.Module) -> list[str]:
@@ -133,10 +111,11 @@ class Place:
         prefix = f"{name}." if name else ""
         attachment = attachment_of(owner)
         assert attachment is not None, "find_backbones finds nothing else"
-        path, body = attachment.network_path, owner
+        body, network = owner, submodule(owner, attachment.network_path)
         if isinstance(owner, FeatureBackbone):
-            prefix, body, path = f"{prefix}body.", owner.body, path.removeprefix("body").lstrip(".")
-        return cls(owner, attachment, prefix, body, f"{path}." if path else "", body.get_submodule(path))
+            prefix, body = f"{prefix}body.", owner.body
+        path = path_to(body, network)  # with the wrappers that may be around the body
+        return cls(owner, attachment, prefix, body, f"{path}." if path else "", network)
 
     @cached_property
     def traced(self) -> tuple[dict[str, int], list[str]]:
@@ -160,7 +139,7 @@ class Place:
 
 def _short(name: str) -> str:
     """Return a module's name without the parts that wrappers add."""
-    return ".".join(part for part in name.split(".") if part not in _WRAPPED)
+    return ".".join(part for part in name.split(".") if part not in WRAPPED)
 
 
 def _full_name(name: str, full_names: list[str]) -> str:

@@ -156,6 +156,9 @@ def test_wrapper_names():
     layer = nn.Linear(2, 2)
     assert dict(torch.compile(layer).named_children()) == {"_orig_mod": layer}
     assert dict(nn.DataParallel(layer).named_children()) == {"module": layer}
+    checkpointing = importlib.import_module("torch.distributed.algorithms._checkpoint.checkpoint_wrapper")
+    wrapped = checkpointing.checkpoint_wrapper(layer)
+    assert dict(wrapped.named_children()) == {"_checkpoint_wrapped_module": layer}
     fsdp = importlib.import_module("torch.distributed.fsdp._common_utils")
     assert fsdp.FSDP_WRAPPED_MODULE == "_fsdp_wrapped_module"
 

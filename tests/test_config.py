@@ -171,6 +171,12 @@ def test_a_file_is_replaced_at_once(tmp_path, ending, monkeypatch):
     assert (link.is_symlink(), stat.S_IMODE(path.stat().st_mode)) == (True, 0o600)
     assert getattr(BackboneConfig, f"from_{ending}")(path).model_name == "resnet34"
 
+    os.link(path, tmp_path / "other")
+    getattr(BackboneConfig("resnet26"), f"to_{ending}")(path)
+    assert (tmp_path / "other").samefile(path)
+    (tmp_path / "other").unlink()
+    getattr(BackboneConfig("resnet34"), f"to_{ending}")(path)
+
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -179,6 +185,15 @@ def test_a_file_is_replaced_at_once(tmp_path, ending, monkeypatch):
         getattr(BackboneConfig("resnet50"), f"to_{ending}")(path)
     assert getattr(BackboneConfig, f"from_{ending}")(path).model_name == "resnet34"
     assert sorted(tmp_path.iterdir()) == [path, link]
+
+
+def test_a_new_file_has_the_mode_that_the_user_wants(tmp_path):
+    mask = os.umask(0o077)
+    try:
+        BackboneConfig().to_json(tmp_path / "config")
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "config").stat().st_mode) == 0o600
 
 
 def test_a_config_with_tensors_is_for_python_alone(tmp_path):

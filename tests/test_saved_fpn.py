@@ -17,6 +17,7 @@ from autobackbone import (
     create_feature_backbone,
     load_weights,
 )
+from autobackbone.weights import checkpoint
 
 KINDS = {
     "CNN": ({"cfg": "test_resnet"}, {"out_channels": 8, "extra_blocks": "pool"}),
@@ -38,7 +39,7 @@ KINDS = {
 def make(kind="CNN"):
     backbone, fpn = KINDS[kind]
     made = create_feature_backbone(**backbone, pretrained=False)
-    pyramid = FeaturePyramid(made, **fpn) if "out_channels" in fpn else FeaturePyramid.without_fpn(made, **fpn)
+    pyramid = FeaturePyramid.without_fpn(made, **fpn) if kind == "ViTDet" else FeaturePyramid(made, **fpn)
     return pyramid.eval()
 
 
@@ -162,3 +163,31 @@ def test_a_config_of_no_pyramid(fpn, tmp_path):
 def test_a_repository_that_is_none():
     with pytest.raises(WeightsNotFoundError, match="write 'owner/repo'"):
         make().push_to_hub("no repository")
+
+
+class Necked(FeaturePyramid):
+    """A subclass with a layer of its own."""
+
+    def __init__(self, backbone, out_channels=256, extra_blocks=None):
+        super().__init__(backbone, out_channels, extra_blocks)
+        self.neck = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("has_fpn", [False, True])
+def test_subclasses_are_made_by_their_own_code(has_fpn, tmp_path):
+    backbone = make("ViTDet").backbone
+    pyramid = Necked(backbone, 8) if has_fpn else Necked.without_fpn(backbone)
+    assert isinstance(pyramid.neck, torch.nn.Linear)
+    FeaturePyramid(backbone, 8).save_pretrained(tmp_path / "fpn")
+    FeaturePyramid.without_fpn(backbone).save_pretrained(tmp_path / "plain")
+    again = Necked.from_pretrained(tmp_path / ("fpn" if has_fpn else "plain"))
+    assert isinstance(again.neck, torch.nn.Linear)
+
+
+def test_weights_are_read_once(tmp_path, monkeypatch):
+    make("ViTDet with an FPN").save_pretrained(tmp_path)
+    reads = []
+    read = checkpoint.read_checkpoint
+    monkeypatch.setattr(checkpoint, "read_checkpoint", lambda *args: reads.append(args) or read(*args))
+    assert FeaturePyramid.from_pretrained(tmp_path).weights_report.coverage == 1
+    assert len(reads) == 1

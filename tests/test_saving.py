@@ -185,6 +185,13 @@ def test_an_override_changes_nothing_else_of_the_images(overrides, changed, tmp_
     assert FeatureBackbone.from_pretrained(tmp_path, **overrides).input_spec == replace(spec, **changed)
 
 
+def test_a_license_of_ones_own_is_on_the_card(tmp_path):
+    backbone = create_feature_backbone("test_resnet", pretrained=False)
+    backbone.license = "apache-2.0"
+    backbone.save_pretrained(tmp_path)
+    assert "license: apache-2.0" in (tmp_path / "README.md").read_text()
+
+
 def test_the_images_of_a_backbone_with_a_fixed_size(tmp_path):
     spec = saved_with_images(tmp_path, "test_coatnet", img_size=(97, 130))
     again = FeatureBackbone.from_pretrained(tmp_path, img_size=(64, 128), weights=None).input_spec

@@ -6,12 +6,15 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from autobackbone import (
     ConfigError,
+    FeatureBackbone,
+    FeatureBackboneConfig,
     FeaturePyramid,
     WeightsError,
     WeightsMismatchError,
@@ -24,12 +27,13 @@ from autobackbone import (
     get_feature_info,
     get_feature_strides,
     get_input_spec,
+    init_non_persistent_buffers,
     layer_decay_param_groups,
     load_weights,
     unfreeze_norms,
     unfreeze_stages,
 )
-from autobackbone.wrappers import unwrap
+from autobackbone.unwrapping import unwrap
 
 
 @pytest.fixture
@@ -242,3 +246,56 @@ def test_joined_parameters_are_refused(use_orig_params, tmp_path):
         with pytest.raises(ConfigError, match="do this before wrapping it"):
             call(wrapped)
     assert all(torch.equal(value, before[name]) for name, value in wrapped.state_dict().items())
+
+
+BODIES = {"compiled": lambda body: torch.compile(body, backend="eager"), "DataParallel": DataParallel}
+
+
+@pytest.mark.parametrize("wrapper", BODIES)
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_the_body_may_be_wrapped(name, wrapper, tmp_path):
+    """Stages, layers and blocks are what they are without the wrapper, and weights find their way."""
+    plain, wrapped = make(name), make(name)
+    plain.save_pretrained(tmp_path)
+    wrapped.body = BODIES[wrapper](wrapped.body)
+    assert load_weights(wrapped, tmp_path).coverage == 1
+    init_non_persistent_buffers(wrapped)
+    for backbone in (plain, wrapped):
+        freeze_stages(backbone, 1)
+    names = [{n.rpartition("model.")[2] for n in backbone.frozen} for backbone in (plain, wrapped)]
+    assert names[0] == names[1]
+    groups = [layer_decay_param_groups(backbone, 1e-3) for backbone in (plain, wrapped)]
+    assert [(g["scale"], len(g["params"])) for g in groups[0]] == [(g["scale"], len(g["params"])) for g in groups[1]]
+    assert len(get_blocks(plain)) == len(get_blocks(wrapped))
+    assert wrapped.network is unwrap(wrapped.body).model
+
+
+def test_torchs_checkpoint_wrapper_is_passed_over(tmp_path):
+    pooled = create_backbone("test_vit", pretrained=False, num_classes=3)
+    torch.save(create_backbone("test_vit", pretrained=False, num_classes=5).state_dict(), tmp_path / "other.pth")
+    assert load_weights(checkpoint_wrapper(pooled), tmp_path / "other.pth").mismatched == ("head.weight", "head.bias")
+    assert get_input_spec(checkpoint_wrapper(pooled)) == get_input_spec(pooled)
+    backbone = make()
+    assert get_feature_channels(checkpoint_wrapper(backbone)) == list(backbone.channels)
+
+
+@pytest.mark.parametrize("create", [create_feature_backbone, create_backbone])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copies_do_not_affect_each_other(create, copied, tmp_path):
+    first = create("test_resnet", pretrained=False)
+    torch.save(create("test_resnet", pretrained=False).state_dict(), tmp_path / "w.pth")
+    second = copied(first)
+    report = load_weights(second, tmp_path / "w.pth")
+    assert second.autobackbone.weights_report is report
+    assert first.autobackbone.weights_report is None
+
+
+def test_subclasses_can_be_trained_whatever_mode_they_are_made_in():
+    class Headed(FeatureBackbone):
+        def __init__(self, parts):
+            super().__init__(parts)
+            self.head = nn.Linear(2, 2)
+
+    with torch.inference_mode():
+        backbone = Headed.from_config(FeatureBackboneConfig("test_resnet", pretrained=False))
+    assert not any(p.is_inference() for p in backbone.parameters())

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
+from autobackbone.unwrapping import unwrap
+
 NativeMaps = Callable[[nn.Module, Tensor], list[Tensor]]
 _HEAD = "\0"  # no pattern matches it: it stands for what comes after the network
 
@@ -105,7 +107,7 @@ class _Tracer(nn.Module):
         self.native_maps = native_maps
 
     def forward(self, images: Tensor, parameters: dict[str, Tensor]) -> dict[str, int]:
-        maps = self.native_maps(self.body, images)
+        maps = self.native_maps(unwrap(self.body), images)
         level_of: dict[str, int] = {}
         for level, y in enumerate(maps):
             rest = {name: p for name, p in parameters.items() if name not in level_of}

@@ -6,7 +6,7 @@ A `Source` is a library. It answers two questions. `Source.describe`: what is kn
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autobackbone.catalog.records import ModelRecord
@@ -50,10 +50,16 @@ class Source(Protocol):
 
         Raises
         ------
+        UnknownBackboneError
+            If a config on the Hub or in a folder names an architecture that the library does not have.
         ConfigError
             If `config` has an argument that cannot be honored.
+        InputSizeError
+            If the architecture cannot be built for `img_size`.
         UnsupportedError
             If the architecture lacks an ability that `config` asks for.
+        WeightsError
+            If the config on the Hub or in a folder cannot be had.
         """
 
     def check_saved(self, ref: ModelRef, extra_kwargs: Mapping[str, Any], where: str) -> None:
@@ -86,15 +92,32 @@ class Plan(Protocol):
             The levels to return, ascending.
         checkpoint
             The weights that the config names; ``None`` for published or random ones, as the config says.
+
+        Raises
+        ------
+        ConfigError
+            If the library cannot build it with these arguments.
+        InputSizeError
+            If the architecture cannot be built for `img_size`.
+        WeightsError
+            If the weights cannot be had, or do not fit.
         """
 
     def build_pooled(self, checkpoint: "Checkpoint | None") -> "NativeModel":
-        """Build the whole backbone, with pooled output or a head."""
+        """Build the whole backbone, with pooled output or a head; `build` lists the errors.
+
+        Raises
+        ------
+        UnsupportedError
+            If the architecture has no pooled output.
+        """
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Attachment:
     """What this package keeps of a backbone beside its modules: the attribute ``autobackbone`` of both kinds.
+
+    It is replaced, not changed (`change_attachment`), so that copies of a backbone do not affect each other.
 
     Attributes
     ----------
@@ -110,7 +133,8 @@ class Attachment:
         Takes what the source built and ``(B, C, H, W)`` images. Returns the map of every native level up to the
         deepest, without the final norm.
     network_path
-        Path of submodules from the backbone to the library's own network; empty if they are one.
+        Path of submodules from the backbone to the library's own network, without wrappers that may be put in between;
+        empty if they are one.
     input_checks
         What a source remembers of images that it has checked.
     """
@@ -156,3 +180,10 @@ def attachment_of(module: "nn.Module") -> Attachment | None:
     """
     attachment = vars(module).get("autobackbone")
     return attachment if isinstance(attachment, Attachment) else None
+
+
+def change_attachment(module: "nn.Module", **changes: Any) -> None:
+    """Replace fields of the attachment of a backbone."""
+    attachment = attachment_of(module)
+    assert attachment is not None, "only backbones have one"
+    module.autobackbone = replace(attachment, **changes)  # type: ignore[assignment]  # a plain attribute

@@ -1,4 +1,4 @@
-"""A checkpoint: the weights that a config names, opened once for everything that is loaded from them."""
+"""A checkpoint: weights that are opened once for everything that is loaded from them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

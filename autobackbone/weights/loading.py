@@ -21,10 +21,12 @@ def load_checkpoint(
     checkpoint: Checkpoint,
     rules: CheckpointRules,
     *,
-    strict: bool = True,
     within: AbstractContextManager[Any] | None = None,
 ) -> WeightsReport:
     """Load the state dict of a checkpoint that fits a model best. If none fits, the model stays as it was.
+
+    A state dict is refused if it leaves a parameter or persistent buffer of the model without a value, or has more
+    tensors in the model's own layers than the model.
 
     Parameters
     ----------
@@ -34,9 +36,6 @@ def load_checkpoint(
         The weights.
     rules
         What is particular to the model.
-    strict
-        Refuse a state dict that leaves a parameter or persistent buffer of the model without a value, or that has more
-        tensors in the model's own layers than the model.
     within
         Context to load the state dict in, once it is found.
 
@@ -45,16 +44,18 @@ def load_checkpoint(
     WeightsCorruptedError
         If there is no state dict.
     WeightsMismatchError
-        If `strict` and a tensor is missing, of another shape, or left over; if several networks fit equally well; or
-        if nothing fits at all.
+        If a tensor is missing, of another shape, or left over, or if several networks fit equally well.
     WeightsError
         If the weights cannot be had, or if the model is on the meta device, or sharded.
     """
-    return apply_weights(model, find_match(model, checkpoint, rules, strict=strict), checkpoint, rules, within=within)
+    return apply_weights(model, find_match(model, checkpoint, rules), checkpoint, rules, within=within)
 
 
 def find_match(model: nn.Module, checkpoint: Checkpoint, rules: CheckpointRules, *, strict: bool = True) -> Match:
-    """Find the state dict of a checkpoint that fits a model best; see `load_checkpoint`. Nothing is loaded."""
+    """Find the state dict of a checkpoint that fits a model best; see `load_checkpoint`. Nothing is loaded.
+
+    If not `strict`, one that fits in part will do.
+    """
     parameters: Any = model.named_parameters()
     lazy = next((name for name, parameter in parameters if is_lazy(parameter)), None)
     if lazy is not None:

@@ -24,6 +24,7 @@ from autobackbone.sources.timm.network import Levels, unused_parameters
 from autobackbone.sources.timm.registry import family, input_of, published_cfg
 from autobackbone.sources.timm.weights import load_published
 from autobackbone.sources.unused import make_buffers
+from autobackbone.unwrapping import path_to
 from autobackbone.weights.building import Built, build_from, is_loading
 from autobackbone.weights.checkpoint import Checkpoint
 from autobackbone.weights.loading import with_new_head
@@ -134,6 +135,8 @@ class TimmPlan:
 
         Raises
         ------
+        ConfigError
+            If timm cannot build it with these arguments.
         InputSizeError
             If the architecture cannot be built for `img_size`.
         WeightsError
@@ -155,6 +158,8 @@ class TimmPlan:
 
         Raises
         ------
+        ConfigError
+            If timm cannot build it with these arguments.
         UnsupportedError
             If the architecture is an encoder without pooled output.
         InputSizeError
@@ -186,9 +191,7 @@ class TimmPlan:
             size_divisor = self.facts.pooled_size_divisor or spec.size_divisor
             min_size = self.facts.pooled_min_size or round_up(spec.min_size, size_divisor)
             spec = replace(spec, size_divisor=size_divisor, min_size=min_size)
-        native = self._native(built, spec, report, _intermediates, built_size)
-        native.attachment.input_checks = check_pooled_input(model, spec)
-        return native
+        return self._native(built, spec, report, _intermediates, built_size, check_pooled_input(model, spec))
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -269,11 +272,16 @@ class TimmPlan:
         )
 
     def _native(
-        self, built: Built, spec: InputSpec, report: WeightsReport | None, native_maps: Any, built_size: Any
+        self,
+        built: Built,
+        spec: InputSpec,
+        report: WeightsReport | None,
+        native_maps: Any,
+        built_size: tuple[int, int] | None,
+        input_checks: Any = None,
     ) -> NativeModel:
-        path = "" if built.network is built.module else "model"
-        license_name = self.published.get("license")
-        attachment = Attachment(spec, report, license_name, built.rules, native_maps, path)
+        path, license_name = path_to(built.module, built.network), self.published.get("license")
+        attachment = Attachment(spec, report, license_name, built.rules, native_maps, path, input_checks)
         return NativeModel(built.module, attachment, built_size, self._portable_fields())
 
     def _portable_fields(self) -> dict[str, Any]:
