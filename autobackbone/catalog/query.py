@@ -230,12 +230,7 @@ def _input_spec(record: ModelRecord, weights: PublishedWeights | None, deepest: 
     assert record.facts is not None
     level = record.levels[deepest]
     images: PublishedInput = record.input if weights is None else weights.input
-    return InputSpec(
-        **images._asdict(),
-        min_size=min(images.size) if level.fixed_size else record.facts.min_size or 1,
-        fixed_size=level.fixed_size,
-        size_divisor=level.size_divisor or 1,
-    )
+    return images.to_spec(min_size=record.facts.min_size, fixed_size=level.fixed_size, size_divisor=level.size_divisor)
 
 
 def _measured_record(catalog: Catalog, name: str) -> ModelRecord:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel
 
 
@@ -28,6 +29,38 @@ class PublishedInput(NamedTuple):
     interpolation: str
     crop_pct: float
     crop_mode: str
+
+    def to_spec(
+        self,
+        *,
+        min_size: int | None,
+        fixed_size: bool,
+        size_divisor: int | None,
+        in_chans: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> InputSpec:
+        """Return the input of a backbone that is made for these images.
+
+        Parameters
+        ----------
+        min_size, fixed_size, size_divisor
+            As of `InputSpec`. ``None`` is 1: any size.
+        in_chans, size
+            Instead of those of the weights. Mean and std are repeated as the weights of the stem are.
+        """
+        channels, own_size = in_chans or self.in_chans, size or self.size
+        return InputSpec(
+            in_chans=channels,
+            size=own_size,
+            mean=repeat_to(self.mean, channels),
+            std=repeat_to(self.std, channels),
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
+            min_size=min(own_size) if fixed_size else min_size or 1,
+            fixed_size=fixed_size,
+            size_divisor=size_divisor or 1,
+        )
 
 
 class PublishedWeights(NamedTuple):

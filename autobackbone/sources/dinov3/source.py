@@ -12,10 +12,10 @@ from typing import Any
 from timm.models import adapt_input_conv
 from torch import nn
 
-from autobackbone.catalog.records import ModelFacts, ModelRecord
+from autobackbone.catalog.records import ModelFacts, ModelRecord, PublishedInput
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import BackboneError, ConfigError, UnsupportedError, WeightsError
-from autobackbone.input_spec import InputSpec, repeat_to
+from autobackbone.input_spec import InputSpec
 from autobackbone.levels import NativeLevel
 from autobackbone.names import DINOV3, ModelRef
 from autobackbone.sources.dinov3.arguments import check_saved_arguments, hf_arguments, portable_arguments
@@ -99,7 +99,7 @@ class DINOv3Plan:
         deepest = self.levels[indices[-1]]
         create = partial(self.variant.levels_network, indices=indices, norm=self._norm)
         built, report = self._build(create, indices[-1] + 1, checkpoint)
-        spec = self._input_spec(self._images(), min_size=1, size_divisor=deepest.size_divisor or 1)
+        spec = self._input_spec(min_size=1, size_divisor=deepest.size_divisor)
         portable = {"extra_kwargs": portable_arguments(self.config.extra_kwargs)}
         return NativeModel(built.module, _attachment(built, spec, report), portable_fields=portable)
 
@@ -116,7 +116,7 @@ class DINOv3Plan:
         built, report = self._build(create, len(self.levels), checkpoint)
         module = built.module
         # after the weights, whose errors say what is wrong with the repository
-        spec = self._input_spec(self._images(), min_size=self.levels[-1].stride, size_divisor=1)
+        spec = self._input_spec(min_size=self.levels[-1].stride, size_divisor=1)
         if module.num_classes != classes:
             before = module.state_dict(keep_vars=True)
             module.reset_classifier(classes)
@@ -184,14 +184,16 @@ class DINOv3Plan:
 
         return Checkpoint(self.repo, read)
 
-    def _input_spec(self, images: Any, *, min_size: int, size_divisor: int) -> InputSpec:
-        channels = self.config.in_chans
-        size = self.config.img_size or images.size
-        mean, std = repeat_to(images.mean, channels), repeat_to(images.std, channels)
-        fields = images._replace(in_chans=channels, size=size, mean=mean, std=std)._asdict()
-        return InputSpec(**fields, min_size=min_size, fixed_size=False, size_divisor=size_divisor)
+    def _input_spec(self, *, min_size: int, size_divisor: int | None) -> InputSpec:
+        return self._images().to_spec(
+            min_size=min_size,
+            fixed_size=False,
+            size_divisor=size_divisor,
+            in_chans=self.config.in_chans,
+            size=self.config.img_size,
+        )
 
-    def _images(self) -> Any:
+    def _images(self) -> PublishedInput:
         """Return the images of the weights: as the repository says if weights come from there, else as published."""
         images = images_of(self.name, self.repo)
         if not is_loading(self.config) or self.config.weights is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autobackbone.catalog.records import ModelFacts, ModelRecord, PublishedWeights
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.errors import InputSizeError, UnsupportedError
-from autobackbone.input_spec import InputSpec, repeat_to
+from autobackbone.input_spec import InputSpec
 from autobackbone.levels import NativeLevel, round_up
 from autobackbone.names import ModelRef
 from autobackbone.sources.meta import meta_device
@@ -256,19 +256,12 @@ class TimmPlan:
         make_buffers(module, unused)
 
     def _input_spec(self, network: Any, deepest: NativeLevel, built_size: tuple[int, int] | None) -> InputSpec:
-        cfg = network.pretrained_cfg
-        channels = self.config.in_chans
-        return InputSpec(
-            in_chans=channels,
-            size=self._size,
-            mean=repeat_to(tuple(cfg["mean"]), channels),
-            std=repeat_to(tuple(cfg["std"]), channels),
-            interpolation=cfg["interpolation"],
-            crop_pct=cfg["crop_pct"],
-            crop_mode=cfg.get("crop_mode") or "center",
-            min_size=min(self._size) if built_size is not None else self.facts.min_size or 1,
+        return input_of(network.pretrained_cfg).to_spec(
+            min_size=self.facts.min_size,
             fixed_size=built_size is not None,
-            size_divisor=deepest.size_divisor or 1,
+            size_divisor=deepest.size_divisor,
+            in_chans=self.config.in_chans,
+            size=self._size,
         )
 
     def _native(
