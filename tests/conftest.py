@@ -19,7 +19,10 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 @pytest.fixture(autouse=True, scope="session")
 def _offline():
-    """Fail whatever opens a connection to another machine, or asks for its address."""
+    """Fail whatever opens a connection to another machine, or asks for its address.
+
+    pytest-socket guards connections only, and raises an error that the package would turn into one of its own.
+    """
     connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
 
     def guarded_connect(self, address):
