@@ -13,11 +13,11 @@ import timm
 import torch
 from exceptions import ENCODERS, EXCEPTIONS, THREE_CHANNELS
 
-from autobackbone import InputSizeError, UnsupportedError, create_backbone, create_feature_backbone
-from autobackbone.levels import ceil_div, round_up
+from autobackbone import InputSizeError, UnsupportedError, create_backbone, create_feature_backbone, get_input_spec
+from autobackbone.levels import ceil_div
 from autobackbone.sources.installed import facts_of
+from autobackbone.sources.meta import FAILURES, meta_device
 from autobackbone.sources.timm import facts as timm_facts
-from autobackbone.sources.timm import measure as timm_measure
 
 pytestmark = pytest.mark.zoo
 
@@ -26,7 +26,7 @@ SIZES = (None, (256, 320), (333, 257))
 
 @pytest.mark.parametrize("name", timm.list_models())
 def test_contract(name, record_property):
-    with timm_measure.meta_device():
+    with meta_device():
         if name in EXCEPTIONS:
             record_property("zoo", "exception")
             for size in SIZES[1:]:
@@ -48,7 +48,7 @@ def test_contract(name, record_property):
 @pytest.mark.parametrize("name", timm.list_models())
 def test_four_channels(name):
     """Any number of channels is taken, or refused at creation."""
-    with timm_measure.meta_device():
+    with meta_device():
         if name in THREE_CHANNELS:
             with pytest.raises(UnsupportedError, match="in_chans=4"):
                 _backbone(name, in_chans=4)
@@ -67,10 +67,10 @@ def test_dilated(name, monkeypatch):
     levels = tuple(replace(level, stride=min(level.stride, 16)) for level in facts.levels)
     monkeypatch.setattr(timm_facts, "measure", lambda create: create() and replace(facts, levels=levels))
     monkeypatch.setattr(timm_facts, "cached_facts", lambda _, __, measure: measure())
-    with timm_measure.meta_device():
+    with meta_device():
         try:
             timm.create_model(name, features_only=True, output_stride=16)
-        except timm_measure.FAILURES:
+        except FAILURES:
             with pytest.raises(UnsupportedError, match="output_stride=16"):
                 _backbone(name, output_stride=16)
             return
@@ -82,14 +82,14 @@ def test_dilated(name, monkeypatch):
 @pytest.mark.parametrize("name", timm.list_models())
 def test_pooled(name):
     """Pooled features have the width that is told; encoders without pooled output say so."""
-    with timm_measure.meta_device():
+    with meta_device():
         try:
             backbone = create_backbone(name, pretrained=False).eval()
         except UnsupportedError:
             assert name in ENCODERS
             return
         assert name not in ENCODERS
-        spec = backbone.input_spec
+        spec = get_input_spec(backbone)
         smallest = [(spec.min_size + i * spec.size_divisor,) * 2 for i in range(0 if spec.fixed_size else 3)]
         with torch.no_grad():
             for size in (spec.size, *smallest):
@@ -105,7 +105,7 @@ def _backbone(name, **arguments):
 
 def _check(backbone, size) -> set[int]:
     """Check what is delivered and what the architecture gives; return the levels that miss their grid."""
-    full = backbone._built_size or tuple(round_up(s, backbone.input_spec.size_divisor) for s in size)
+    full = backbone.padded_size(*size)
     channels = backbone.input_spec.in_chans
     native = []
     handle = backbone.body.register_forward_hook(lambda _, args, maps: native.extend([args[0], *maps]))
@@ -128,7 +128,7 @@ def _check_that_padding_is_needed(backbone) -> None:
     if backbone.input_spec.size_divisor == 1 or backbone.input_spec.fixed_size:
         return
     native = None
-    with contextlib.suppress(*timm_measure.FAILURES), torch.no_grad():
+    with contextlib.suppress(*FAILURES), torch.no_grad():
         native = backbone.body(torch.empty(2, 3, 333, 257))
     if native is not None:
         exact = [
