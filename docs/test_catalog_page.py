@@ -270,7 +270,7 @@ def test_every_snippet_compiles(page, cards):
         assert f'create_feature_backbone("{name}"' in code
         assert ("pretrained=False" in code) == (not card.pretrained_tags)
         assert ("only" in code) == card.fixed_size
-        assert ("img_size" in code) == (card.fixed_size and card.size_divisor > 0)
+        assert ("img_size" in code) == (card.fixed_size and card.size_divisor is not None)
 
 
 def test_snippet_is_selected_where_the_clipboard_is_refused(visit):
