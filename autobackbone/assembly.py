@@ -50,28 +50,27 @@ def assemble_features(config: FeatureBackboneConfig, checkpoint: Checkpoint | No
     checkpoint
         The weights that the config names, if they are open.
     """
-    with torch.inference_mode(mode=False):  # it can be trained, whatever mode the caller is in
-        plan = make_plan(config)
-        config = plan.config  # type: ignore[assignment]  # of the kind that it was made from
-        levels = choose_levels(
-            plan.levels,
-            config.out_indices,
-            config.out_strides,
-            pyramid=config.pyramid,
-            pyramid_channels=config.pyramid_channels or PYRAMID_CHANNELS,
-            output_stride=config.output_stride,
-        )
-        checkpoint = _checkpoint(config, checkpoint)
-        native = plan.build(tuple(sorted({level.index for level in levels})), checkpoint)
-        pyramid = _simple_pyramid(plan.levels, levels)
-        if pyramid is not None:
-            native = _load_pyramid(pyramid, native, checkpoint)
-        return FeatureParts(native, pyramid, plan.levels, levels, _with_levels(config, plan.levels, levels))
+    plan = make_plan(config)
+    config = plan.config  # type: ignore[assignment]  # of the kind that it was made from
+    levels = choose_levels(
+        plan.levels,
+        config.out_indices,
+        config.out_strides,
+        pyramid=config.pyramid,
+        pyramid_channels=config.pyramid_channels or PYRAMID_CHANNELS,
+        output_stride=config.output_stride,
+    )
+    checkpoint = _checkpoint(config, checkpoint)
+    native = plan.build(tuple(sorted({level.index for level in levels})), checkpoint)
+    pyramid = _simple_pyramid(plan.levels, levels)
+    if pyramid is not None:
+        native = _load_pyramid(pyramid, native, checkpoint)
+    return FeatureParts(native, pyramid, plan.levels, levels, _with_levels(config, plan.levels, levels))
 
 
 def assemble_pooled(config: BackboneConfig) -> nn.Module:
     """Build a pooled backbone; `create_backbone` lists the errors."""
-    with torch.inference_mode(mode=False):
+    with torch.inference_mode(mode=False):  # it can be trained, whatever mode the caller is in
         native = make_plan(config).build_pooled(_checkpoint(config))
         native.module.autobackbone = native.attachment  # type: ignore[assignment]
         return native.module

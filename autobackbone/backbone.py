@@ -245,7 +245,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         if not isinstance(value, FeatureBackboneConfig):
             msg = f"A FeatureBackboneConfig is needed, got {type(value).__name__}."
             raise ConfigError(msg)
-        with torch.inference_mode(mode=False):  # a subclass's layers can be trained too
+        with torch.inference_mode(mode=False):  # it can be trained, whatever mode the caller is in
             return cls(assemble_features(config, checkpoint))
 
     @classmethod

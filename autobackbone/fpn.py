@@ -84,16 +84,54 @@ class FeaturePyramid(Pretrained, nn.Module):
         self, backbone: FeatureBackbone, out_channels: int = 256, extra_blocks: str | ExtraFPNBlock | None = None
     ) -> None:
         super().__init__()
-        if out_channels is _NO_FPN:
-            self._set_up(backbone, None, extra_blocks)
-            return
+        has_fpn = out_channels is not _NO_FPN
         value: Any = out_channels
-        width = as_integer(value, 1, MAX_CHANNELS)
-        if width is None:
+        width = as_integer(value, 1, MAX_CHANNELS) if has_fpn else None
+        if has_fpn and width is None:
             remedy = "; FeaturePyramid.without_fpn() leaves out the FPN" if value is None else ""
             msg = f"out_channels must be a positive integer, at most {MAX_CHANNELS}, got {shown(value)}{remedy}."
             raise ConfigError(msg)
-        self._set_up(backbone, width, extra_blocks)
+        base: Any = backbone
+        if not isinstance(base, FeatureBackbone):
+            msg = (
+                f"FeaturePyramid takes a FeatureBackbone as create_feature_backbone() makes it, got "
+                f"{type(base).__name__}; compile the pyramid rather than the backbone."
+            )
+            raise ConfigError(msg)
+        if not has_fpn and len(set(backbone.channels)) > 1:
+            msg = (
+                f"without_fpn() needs levels of equal channels, and these are {backbone.channels}; use "
+                "FeaturePyramid(), whose FPN makes them equal, or pyramid='simple'."
+            )
+            raise ConfigError(msg)
+        if len(set(backbone.strides)) < len(backbone.strides):
+            msg = (
+                f"FPN needs levels of different strides, and these have {backbone.strides}; ask for levels by stride, "
+                "as out_strides=(4, 8, 16, 32) does."
+            )
+            raise ConfigError(msg)
+        self.backbone = backbone
+        self.out_channels = channels = width or backbone.channels[0]
+        self._arguments = {"out_channels": width, "extra_blocks": extra_blocks}
+        self._weights_report: WeightsReport | None = None
+        self._fine_to_coarse = sorted(range(len(backbone.levels)), key=backbone.strides.__getitem__)
+        levels = [backbone.levels[i] for i in self._fine_to_coarse]
+        like = next(backbone.parameters())
+        with torch.inference_mode(mode=False), torch.device(like.device):  # it can be trained, where the backbone is
+            in_channels = [level.channels for level in levels]
+            if has_fpn:
+                self.fpn: nn.Module = make_fpn(in_channels, channels, extra_blocks)
+            else:
+                self.fpn = make_extra_levels(channels, extra_blocks)
+            self.fpn.to(device=like.device, dtype=like.dtype)
+        strides = [level.stride for level in levels]
+        extra = extra_strides(self.fpn, strides, in_channels, channels, like)
+        self.strides: tuple[int, ...] = (*strides, *extra)
+        self._backbone_names = tuple(_name(lv.stride) if lv.stride.bit_count() == 1 else lv.name for lv in levels)
+        self.names: tuple[str, ...] = (*self._backbone_names, *map(_name, extra))
+        self.levels = describe_levels(self.names, self.strides, levels, width)
+        path = f"backbone.{path_to(backbone, backbone.network)}."
+        self._rules = CheckpointRules(converters=(partial(from_torchvision, path),))
 
     @classmethod
     def without_fpn(cls, backbone: FeatureBackbone, extra_blocks: str | ExtraFPNBlock | None = None) -> Self:
@@ -114,48 +152,6 @@ class FeaturePyramid(Pretrained, nn.Module):
             If two levels have the same stride or different channels, or if an argument is none of these.
         """
         return cls(backbone, _NO_FPN, extra_blocks)
-
-    def _set_up(self, backbone: Any, out_channels: int | None, extra_blocks: str | ExtraFPNBlock | None) -> None:
-        if not isinstance(backbone, FeatureBackbone):
-            msg = (
-                f"FeaturePyramid takes a FeatureBackbone as create_feature_backbone() makes it, got "
-                f"{type(backbone).__name__}; compile the pyramid rather than the backbone."
-            )
-            raise ConfigError(msg)
-        if out_channels is None and len(set(backbone.channels)) > 1:
-            msg = (
-                f"without_fpn() needs levels of equal channels, and these are {backbone.channels}; use "
-                "FeaturePyramid(), whose FPN makes them equal, or pyramid='simple'."
-            )
-            raise ConfigError(msg)
-        if len(set(backbone.strides)) < len(backbone.strides):
-            msg = (
-                f"FPN needs levels of different strides, and these have {backbone.strides}; ask for levels by stride, "
-                "as out_strides=(4, 8, 16, 32) does."
-            )
-            raise ConfigError(msg)
-        self.backbone = backbone
-        self.out_channels = channels = out_channels or backbone.channels[0]
-        self._arguments = {"out_channels": out_channels, "extra_blocks": extra_blocks}
-        self._weights_report: WeightsReport | None = None
-        self._fine_to_coarse = sorted(range(len(backbone.levels)), key=backbone.strides.__getitem__)
-        levels = [backbone.levels[i] for i in self._fine_to_coarse]
-        like = next(backbone.parameters())
-        with torch.inference_mode(mode=False), torch.device(like.device):  # it can be trained, where the backbone is
-            in_channels = [level.channels for level in levels]
-            if out_channels is not None:
-                self.fpn: nn.Module = make_fpn(in_channels, channels, extra_blocks)
-            else:
-                self.fpn = make_extra_levels(channels, extra_blocks)
-            self.fpn.to(device=like.device, dtype=like.dtype)
-        strides = [level.stride for level in levels]
-        extra = extra_strides(self.fpn, strides, in_channels, channels, like)
-        self.strides: tuple[int, ...] = (*strides, *extra)
-        self._backbone_names = tuple(_name(lv.stride) if lv.stride.bit_count() == 1 else lv.name for lv in levels)
-        self.names: tuple[str, ...] = (*self._backbone_names, *map(_name, extra))
-        self.levels = describe_levels(self.names, self.strides, levels, out_channels)
-        path = f"backbone.{path_to(backbone, backbone.network)}."
-        self._rules = CheckpointRules(converters=(partial(from_torchvision, path),))
 
     @property
     def channels(self) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from autobackbone.weights.loading import apply_weights, find_match, load_part, m
 from autobackbone.weights.materialize import init_buffers, load_on_meta, materialize
 from autobackbone.weights.report import WeightsReport
 from autobackbone.weights.rules import CheckpointRules
-from autobackbone.wrappers import backbone_names, find_backbones
+from autobackbone.wrappers import all_backbones, backbone_names, find_backbones
 
 
 def load_weights(
@@ -128,13 +128,14 @@ def init_non_persistent_buffers(model: nn.Module) -> None:
     >>> backbone = backbone.to_empty(device="cpu")
     >>> init_non_persistent_buffers(backbone)
     """
-    backbones = [(module, attachment_of(module)) for module in model.modules()]
-    targets = [(module, attachment) for module, attachment in backbones if attachment is not None]
-    if not targets:
+    backbones = list(all_backbones(model).values())
+    if not backbones:
         msg = f"{type(model).__name__} has no backbone of this package in it, and its buffers are not known."
         raise ConfigError(msg)
-    for module, attachment in targets:
-        init_buffers(submodule(module, attachment.network_path), attachment.rules)
+    for backbone in backbones:
+        attachment = attachment_of(backbone)
+        assert attachment is not None, "all_backbones finds nothing else"
+        init_buffers(submodule(backbone, attachment.network_path), attachment.rules)
 
 
 def _origin(weights: Any) -> str:

@@ -15,9 +15,14 @@ from autobackbone.unwrapping import WRAPPED, is_flattened, path_to, submodule
 from autobackbone.values import shown
 
 
+def all_backbones(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the backbones of this package in a model, by their full names."""
+    return {full: module for full, module in model.named_modules() if attachment_of(module) is not None}
+
+
 def backbone_names(model: nn.Module) -> list[str]:
     """Return the names of the backbones in a model, without the parts that wrappers add."""
-    return [_short(name) for name, module in model.named_modules() if attachment_of(module) is not None]
+    return list(map(_short, all_backbones(model)))
 
 
 def find_backbones(model: nn.Module, name: str | Sequence[str] | None = None) -> dict[str, nn.Module]:
@@ -40,7 +45,7 @@ def find_backbones(model: nn.Module, name: str | Sequence[str] | None = None) ->
     if not isinstance(value, nn.Module):
         msg = f"A backbone or a model with one in it is needed, got {type(value).__name__}."
         raise ConfigError(msg)
-    backbones = {full: module for full, module in value.named_modules() if attachment_of(module) is not None}
+    backbones = all_backbones(value)
     if not backbones:
         kind = type(value).__name__
         msg = f"{kind} has 0 backbones of this package in it; give a model with one."

@@ -54,7 +54,7 @@ class TimmBuilder:
 
     def __call__(self) -> nn.Module:
         """Return the network with random weights, cut."""
-        network: nn.Module = self._create()
+        network: nn.Module = self.create()
         self._cut(network)
         return network
 
@@ -72,7 +72,7 @@ class TimmBuilder:
             If timm cannot build it with these arguments.
         """
         with translated_errors(self.architecture, self.arguments):
-            network = self._create(weights, has_published_head=weights is not None)
+            network = self.create(weights, has_published_head=weights is not None)
         heads = head_prefixes(self.architecture, self.classifier, network)
         rules = CheckpointRules(
             head_prefixes=heads,
@@ -89,7 +89,7 @@ class TimmBuilder:
             return network
         return Levels(network, self.indices, norm=self.norm, patch=self.patch)
 
-    def _create(self, weights: Mapping[str, Any] | None = None, *, has_published_head: bool = False) -> Any:
+    def create(self, weights: Mapping[str, Any] | None = None, *, has_published_head: bool = False) -> Any:
         """Return the network before it is cut. timm loads a published head with all its classes, or not at all."""
         overlay = dict(self.overlay)
         if weights is not None:  # these, whatever else the config names
@@ -121,7 +121,7 @@ def _convert(builder: TimmBuilder, heads: tuple[str, ...], state: StateDict, tar
     weights = {"state_dict": state, "num_classes": -1, "classifier": (), "label_offset": 0}
     with torch.device("cpu"), _silence(), unexpected_keys() as unexpected, SkipInit() as mode:
         try:
-            twin = builder._create(weights)  # noqa: SLF001
+            twin = builder.create(weights)
         except (*FAILURES, OSError):  # not of a kind that timm knows, or a hybrid whose parts it wants from the Hub
             return None
     loaded = {name: t.detach() for name, t in twin.state_dict(keep_vars=True).items() if mode.is_loaded(t)}

@@ -42,7 +42,7 @@ def load_published(
     WeightsError
         If the weights cannot be had, or do not fit.
     """
-    origin, content, weights = resolve_published(cfg, name, cache_dir)
+    origin, content, weights = _resolve_published(cfg, name, cache_dir)
     not_loaded: list[str] = []
 
     def create(loading: AbstractContextManager[Any]) -> Built:
@@ -62,7 +62,7 @@ def load_published(
     return built, WeightsReport(origin=origin, loaded=loaded, total=total, missing=missing)
 
 
-def resolve_published(
+def _resolve_published(
     cfg: Mapping[str, Any], name: str, cache_dir: str | None
 ) -> tuple[str, Mapping[str, Any], dict[str, Any]]:
     """Return the origin of published weights, their content, and where they are in the terms of timm's pretrained_cfg.
