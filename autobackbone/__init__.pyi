@@ -26,6 +26,9 @@ from .errors import (
     InputSizeError as InputSizeError,
 )
 from .errors import (
+    OutputError as OutputError,
+)
+from .errors import (
     UnknownBackboneError as UnknownBackboneError,
 )
 from .errors import (
@@ -47,6 +50,10 @@ from .errors import (
     WeightsUnavailableError as WeightsUnavailableError,
 )
 from .export import export_onnx as export_onnx
+from .extract import extract_features as extract_features
+from .extraction.run import ExtractionReport as ExtractionReport
+from .extraction.table import FeatureTable as FeatureTable
+from .extraction.table import open_features as open_features
 from .fpn import FeaturePyramid as FeaturePyramid
 from .freezing import freeze_norms as freeze_norms
 from .freezing import freeze_stages as freeze_stages

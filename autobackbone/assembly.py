@@ -71,8 +71,9 @@ def assemble_features(config: FeatureBackboneConfig, checkpoint: Checkpoint | No
 def assemble_pooled(config: BackboneConfig) -> nn.Module:
     """Build a pooled backbone; `create_backbone` lists the errors."""
     with torch.inference_mode(mode=False):  # it can be trained, whatever mode the caller is in
-        native = make_plan(config).build_pooled(_checkpoint(config))
-        native.module.autobackbone = native.attachment  # type: ignore[assignment]
+        plan = make_plan(config)
+        native = plan.build_pooled(_checkpoint(config))
+        native.module.autobackbone = replace(native.attachment, config=plan.config)  # type: ignore[assignment, arg-type]
         return native.module
 
 

@@ -7,6 +7,7 @@
     ├── ConfigError (ValueError)                a field, level, stride or argument that cannot be honored
     ├── InputError (ValueError)                 a tensor or an image that the backbone does not accept
     │   └── InputSizeError                      ... because of its height or width
+    ├── OutputError (OSError)                   results cannot be written, or a folder holds something else
     ├── UnsupportedError (NotImplementedError)  the architecture does not support the feature
     └── WeightsError (RuntimeError)
         ├── WeightsNotFoundError                no such file, repository, revision or published weights
@@ -43,6 +44,10 @@ class InputError(BackboneError, ValueError):
 
 class InputSizeError(InputError):
     """The backbone does not accept the height or width of the images."""
+
+
+class OutputError(BackboneError, OSError):
+    """Results cannot be written: the disk is full, the folder is read-only or in use, or it holds something else."""
 
 
 class UnsupportedError(BackboneError, NotImplementedError):

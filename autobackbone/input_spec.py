@@ -199,6 +199,31 @@ class InputSpec:
         return _PILTransform(_PIL_MODES[self.in_chans], transform)
 
 
+def pixel_transform(spec: InputSpec, size: tuple[int, int], *, crop: bool) -> Callable[[Any], Tensor]:
+    """Return the part of a transform that makes the size: of a PIL image ``(C, H, W)`` bytes, not normalized.
+
+    Parameters
+    ----------
+    spec
+        How images are resized, and cropped.
+    size
+        ``(height, width)`` in pixels of the result.
+    crop
+        Crop as the weights were evaluated; else the image is stretched to the size.
+    """
+    from timm.data import create_transform
+
+    transform: Callable[[Any], Tensor] = create_transform(
+        input_size=(spec.in_chans, *size),
+        is_training=False,
+        use_prefetcher=True,  # which normalizes
+        interpolation=spec.interpolation,
+        crop_pct=spec.crop_pct if crop else 1.0,
+        crop_mode=spec.crop_mode if crop else "squash",
+    )
+    return transform
+
+
 @dataclass(frozen=True)
 class _PILTransform:
     """A transform of PIL images of any mode. It is picklable, for the workers of a data loader."""

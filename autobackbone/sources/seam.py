@@ -137,6 +137,8 @@ class Attachment:
         empty if they are one.
     input_checks
         What a source remembers of images that it has checked.
+    config
+        Of a pooled backbone, resolved; a `FeatureBackbone` has its own.
     """
 
     input_spec: InputSpec
@@ -146,6 +148,7 @@ class Attachment:
     native_maps: "Callable[[nn.Module, Tensor], list[Tensor]]"
     network_path: str = ""
     input_checks: Any = None
+    config: BackboneConfig | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Extracting features of many images into a table, and reading it."""

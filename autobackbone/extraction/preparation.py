@@ -1,0 +1,251 @@
+"""From an image as it was read to pixels for a backbone: decoded, resized, cropped. They are normalized in batches."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from autobackbone.errors import ConfigError, InputError, InputSizeError
+from autobackbone.extraction.decoding import Opened, UnreadableError, decode, open_image
+from autobackbone.extraction.images import DatasetImages, Images
+from autobackbone.input_spec import InputSpec, pixel_transform
+from autobackbone.pixels import convert
+from autobackbone.values import as_size, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RESIZES = ("crop", "stretch", "none")
+_MODES = {1: "L", 3: "RGB"}
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+class Prepared(NamedTuple):
+    """An image, ready to be put into a batch.
+
+    Attributes
+    ----------
+    pixels
+        ``(C, H, W)``: bytes that are normalized with the batch, or floating point numbers that are ready.
+    width, height
+        Of the original image in pixels, upright; of a tensor, its own.
+    content_hash
+        SHA-256 of the encoded image; of the pixels if it was not encoded.
+    """
+
+    pixels: Tensor
+    width: int
+    height: int
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How images become the input of a backbone.
+
+    Parameters
+    ----------
+    spec
+        The input of the backbone.
+    resize
+        ``"crop"``: as the weights were evaluated, resized and cropped. ``"stretch"``: resized to `size`.
+        ``"none"``: at its own size.
+    size
+        ``(height, width)`` in pixels.
+    scaled
+        Decode JPEGs at a fraction of their size where that is enough.
+    custom
+        Called with an RGB or gray PIL image instead; returns a normalized ``(C, H, W)`` tensor.
+    """
+
+    spec: InputSpec
+    resize: str
+    size: tuple[int, int]
+    scaled: bool
+    custom: Callable[[Any], Any] | None
+
+    @classmethod
+    def of(cls, spec: InputSpec, resize: Any, size: Any, custom: Any, *, scaled: bool) -> Preparation:
+        """Check the arguments of a user.
+
+        Raises
+        ------
+        ConfigError
+            If one of them cannot be honored.
+        InputSizeError
+            If the backbone does not accept images of this size.
+        """
+        if resize not in RESIZES:
+            otherwise = f"it is one of {', '.join(map(repr, RESIZES))}."
+            msg = f"resize={shown(resize)}: {did_you_mean(str(resize), RESIZES, otherwise)}"
+            raise ConfigError(msg)
+        wanted = spec.size if size is None else as_size(size)
+        if wanted is None:
+            msg = f"image_size must be (height, width) or a number, in pixels, got {shown(size)}."
+            raise ConfigError(msg)
+        if custom is not None and (resize != "crop" or size is not None):
+            msg = "transform= replaces resize= and image_size=; leave these out."
+            raise ConfigError(msg)
+        if custom is not None and not callable(custom):
+            msg = f"transform must be a function of a PIL image, got {shown(custom)}."
+            raise ConfigError(msg)
+        if resize == "none" and size is not None:
+            msg = "resize='none' keeps every image's own size; leave image_size= out."
+            raise ConfigError(msg)
+        if resize == "none" and spec.fixed_size:
+            msg = f"resize='none': this backbone takes {spec.size[0]}x{spec.size[1]} images only; leave resize= out."
+            raise InputSizeError(msg)
+        if custom is None and resize != "none":
+            spec.check(torch.empty(1, spec.in_chans, *wanted, device="meta"))
+        return cls(spec, resize, wanted, scaled, custom)
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """``(height, width)`` of every input of the backbone; ``None`` if images have sizes of their own."""
+        return None if self.custom is not None or self.resize == "none" else self.size
+
+    def for_images(self, images: Images) -> Preparation:
+        """Return the preparation of some images: tensors of a data set are taken as they are.
+
+        Raises
+        ------
+        ConfigError
+            If they are tensors, and the user asks to prepare them.
+        """
+        if not isinstance(images, DatasetImages):
+            return self
+        try:
+            first = images.read(images.refs[0])
+        except Exception:  # noqa: BLE001 - of a user's data set; it is told when this image's turn comes
+            return self
+        if not isinstance(first, Tensor):
+            return self
+        if self.custom is not None or self.resize != "crop" or self.size != self.spec.size:
+            msg = "The images are tensors, which are taken as they are: leave transform=, resize= and image_size= out."
+            raise ConfigError(msg)
+        return replace(self, custom=_as_tensors)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is done to an image, as plain values."""
+        spec = self.spec
+        if self.custom is not None:
+            name = "tensors as they are" if self.custom is _as_tensors else _ADDRESS.sub("", repr(self.custom))
+            return {"custom": name, "in_chans": spec.in_chans}
+        normalization = {"in_chans": spec.in_chans, "mean": list(spec.mean), "std": list(spec.std)}
+        if self.resize == "none":
+            return {"resize": "none", **normalization}
+        crop = {"crop_pct": spec.crop_pct, "crop_mode": spec.crop_mode} if self.resize == "crop" else {}
+        return {
+            "resize": self.resize,
+            "size": list(self.size),
+            "interpolation": spec.interpolation,
+            **crop,
+            "scaled_decoding": self.scaled,
+            **normalization,
+        }
+
+    def open(self, content: Any) -> Opened | Prepared:
+        """Read the header of an image; a tensor is ready as it is.
+
+        Raises
+        ------
+        UnreadableError
+            If it is no image.
+        """
+        if isinstance(content, Tensor):
+            return self._checked(content, content.shape[-1], content.shape[-2], _hash_of(content))
+        if isinstance(content, np.ndarray):
+            try:
+                content = Image.fromarray(content)
+            except (TypeError, ValueError) as err:
+                msg = f"an array {content.dtype}{content.shape} is no image ({err})"
+                raise UnreadableError(msg) from err
+        if not isinstance(content, bytes | Image.Image):
+            msg = f"a {type(content).__name__} is no image; give a path, bytes, a PIL image, an array or a tensor"
+            raise UnreadableError(msg)
+        return open_image(content)
+
+    def size_of(self, opened: Opened | Prepared) -> tuple[int, int] | None:
+        """Return ``(height, width)`` of the input that an image will be; ``None`` if it is the same for every image."""
+        if isinstance(opened, Prepared):
+            return opened.pixels.shape[-2], opened.pixels.shape[-1]
+        return (opened.height, opened.width) if self.resize == "none" else None
+
+    def finish(self, opened: Opened | Prepared) -> Prepared:
+        """Decode and resize an image.
+
+        Raises
+        ------
+        UnreadableError
+            If it is damaged, or the backbone does not accept it.
+        """
+        if isinstance(opened, Prepared):
+            return opened
+        mode = _MODES.get(self.spec.in_chans)
+        if mode is None:
+            msg = f"the backbone takes {self.spec.in_chans} channels, and an image has 1 or 3; give tensors"
+            raise UnreadableError(msg)
+        image = decode(opened, self._fraction(opened.height, opened.width))
+        try:
+            if self.resize == "none":
+                self.spec.check(torch.empty(1, self.spec.in_chans, opened.height, opened.width, device="meta"))
+            ready = self._geometry(convert(image, mode))
+        except InputError as err:
+            raise UnreadableError(str(err)) from err
+        if self.custom is not None:
+            return self._checked(ready, opened.width, opened.height, opened.content_hash)
+        return Prepared(ready, opened.width, opened.height, opened.content_hash)
+
+    @cached_property
+    def _geometry(self) -> Callable[[Any], Any]:
+        if self.custom is not None:
+            return self.custom
+        if self.resize == "none":
+            return _bytes_of
+        return pixel_transform(self.spec, self.size, crop=self.resize == "crop")
+
+    def _fraction(self, height: int, width: int) -> float:
+        """Return the share of an image's height and width that is needed to resize it."""
+        if not self.scaled or self.custom is not None or self.resize == "none" or 0 in (height, width):
+            return 1.0
+        share = min(self.spec.crop_pct, 1.0) if self.resize == "crop" else 1.0
+        return min(1.0, max(self.size[0] / height, self.size[1] / width) / share)
+
+    def _checked(self, pixels: Any, width: int, height: int, content_hash: str) -> Prepared:
+        """Check a tensor of a data set or of a custom transform."""
+        if not isinstance(pixels, Tensor) or pixels.ndim != 3 or not pixels.is_floating_point():
+            kind = (
+                f"{pixels.dtype} {tuple(pixels.shape)} tensor" if isinstance(pixels, Tensor) else type(pixels).__name__
+            )
+            msg = f"a {kind} is no normalized (C, H, W) image"
+            raise UnreadableError(msg)
+        try:
+            self.spec.check(pixels[None])
+        except InputError as err:
+            raise UnreadableError(str(err)) from err
+        return Prepared(pixels, width, height, content_hash)
+
+
+def _bytes_of(image: Image.Image) -> Tensor:
+    """Return a gray or RGB image as ``(C, H, W)`` bytes."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def _as_tensors(image: Any) -> Any:
+    """Stand for a transform where a data set gives tensors: any other image in it is refused."""
+    return image
+
+
+def _hash_of(tensor: Tensor) -> str:
+    pixels = tensor.detach().cpu().contiguous()
+    header = f"{pixels.dtype} {tuple(pixels.shape)} ".encode()
+    return sha256(header + pixels.view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -1,0 +1,373 @@
+"""FeatureTable: reading a table of features as arrays, tensors, a data set or an Arrow table."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from autobackbone.errors import ConfigError, InputError, OutputError, UnsupportedError
+from autobackbone.extraction.output import Output
+from autobackbone.extraction.parts import SHAPE_KEY, Failure
+from autobackbone.values import did_you_mean, path_of, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_ROWS = 4096  # at once, when nearest rows are looked for
+
+
+class FeatureTable:
+    """A table of features. Make one with `open_features`.
+
+    Rows are in the order of the images. They can be read in other ways, too: the folder ``features`` in the table's
+    folder is a Parquet data set.
+
+    Attributes
+    ----------
+    address : str
+        The folder.
+    metadata : dict
+        How the features were made: ``config``, ``weights``, ``transform``, ``columns``, ``dtype``, ``versions``.
+    ids : list of str
+        The id of each row.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._output = Output(address)
+        self.address = address
+        parts = list(self._output.read_parts())
+        if not parts:
+            msg = f"There is no table of features in {shown(address)}; extract_features() makes one."
+            raise InputError(msg)
+        for part in parts:
+            difference = parts[0].recipe.difference(part.recipe)
+            if difference is not None:
+                msg = f"The parts of {shown(address)} were made in different ways: {part.path} with {difference}."
+                raise OutputError(msg)
+        self.metadata: dict[str, Any] = parts[0].recipe.values
+        self._paths = [part.path for part in parts]
+        seen: set[str] = set()
+        self._rows: list[np.ndarray] = []  # of each part, those whose image is in no part before
+        self.ids: list[str] = []
+        for part in parts:
+            rows = [i for i, key in enumerate(part.ids) if key not in seen]
+            seen.update(part.ids)
+            self._rows.append(np.array(rows, dtype=np.int64))
+            self.ids += [part.ids[i] for i in rows]
+        failures = {failure.id: failure for part in parts for failure in part.failures if failure.id not in seen}
+        self._failures = [failures[key] for key in sorted(failures)]
+        with self._output.open(self._paths[0]) as file:
+            self._schema = pq.read_schema(file)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name} {self.shape(name) or '(C, H, W)'}" for name in self.columns)
+        model = self.metadata["config"]["model_name"]
+        random = "" if self.metadata["weights"]["loaded"] else ", RANDOM or own weights"
+        return f"FeatureTable({self.address!r}: {len(self)} images, {columns}, {model}{random})"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of features."""
+        return tuple(column["name"] for column in self.metadata["columns"])
+
+    @property
+    def errors(self) -> list[Failure]:
+        """The images without features: ``id``, ``path`` and ``reason``."""
+        return list(self._failures)
+
+    def shape(self, column: str | None = None) -> tuple[int, ...] | None:
+        """Return the shape of a value: ``(C,)`` or ``(C, H, W)``; ``None`` if images have maps of different sizes.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such column.
+        """
+        field = self._schema.field(self._column(column))
+        text = (field.metadata or {}).get(SHAPE_KEY)
+        return None if text is None else tuple(json.loads(text))
+
+    def arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return rows as an Arrow table, in memory.
+
+        Parameters
+        ----------
+        columns
+            Of the Parquet files, such as ``["id", "path", "width"]``; ``None`` for all.
+        """
+        tables = []
+        for path, rows in zip(self._paths, self._rows, strict=True):
+            with self._output.open(path) as file:
+                table = pq.read_table(file, columns=columns)
+            tables.append(table if len(rows) == len(table) else table.take(rows))
+        return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+
+    def numpy(self, column: str | None = None) -> np.ndarray:
+        """Return a column as a memory-mapped ``(N, *shape)`` array.
+
+        The first call writes the column uncompressed beside the table, or to the temporary folder if the table's folder
+        is remote or read-only. Later calls map that file. A bfloat16 column becomes float32.
+
+        Parameters
+        ----------
+        column
+            Its name; ``None`` if there is one only.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such column, or there are several and none is named.
+        UnsupportedError
+            If images have maps of different sizes; read these with `row`.
+        """
+        array = self._mapped(self._column(column))
+        return _from_bits(array) if self.metadata["dtype"] == "bfloat16" else array
+
+    def torch(self, column: str | None = None) -> Tensor:
+        """Return a column as a memory-mapped ``(N, *shape)`` tensor, in the table's dtype; see `numpy`.
+
+        Changes to it are not written.
+        """
+        array = self._mapped(self._column(column))
+        if self.metadata["dtype"] == "bfloat16":
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
+    def dataset(self, *columns: str) -> FeatureDataset:
+        """Return a torch ``Dataset``. Item i is a dict: ``id``, and the memory-mapped tensor of each column.
+
+        Parameters
+        ----------
+        *columns
+            Their names; all, if none is named.
+        """
+        return FeatureDataset(self.ids, {name: self.torch(name) for name in columns or self.columns})
+
+    def row(self, image_id: str) -> dict[str, Any]:
+        """Return all of a row: ``id``, ``path``, ``width``, ``height``, ``content_hash``, and a tensor per column.
+
+        Raises
+        ------
+        InputError
+            If there is no such row.
+        """
+        place = self.position(image_id)
+        for path, rows in zip(self._paths, self._rows, strict=True):
+            if place >= len(rows):
+                place -= len(rows)
+                continue
+            with self._output.open(path) as file:
+                values = pq.read_table(file).slice(int(rows[place]), 1)
+            row = {name: values.column(name)[0].as_py() for name in ("id", "path", "width", "height", "content_hash")}
+            return row | {name: self._tensor(values, name) for name in self.columns}
+        raise AssertionError
+
+    def position(self, image_id: str) -> int:
+        """Return the number of a row.
+
+        Raises
+        ------
+        InputError
+            If there is no such row.
+        """
+        try:
+            return self.ids.index(image_id)
+        except ValueError:
+            msg = (
+                f"There is no image {shown(image_id)} in the table; {did_you_mean(str(image_id), self.ids, 'see ids.')}"
+            )
+            raise InputError(msg) from None
+
+    def nearest(self, query: Any, k: int = 10, column: str | None = None) -> list[tuple[str, float]]:
+        """Return the rows whose features are most similar to one, by cosine similarity.
+
+        Compares with every row. For millions of rows, use an index.
+
+        Parameters
+        ----------
+        query
+            A feature ``(*shape)``, or the id of a row, which is then left out.
+        k
+            How many rows.
+        column
+            Its name; ``None`` if there is one only.
+
+        Returns
+        -------
+        list of (str, float)
+            Ids and similarities from -1 to 1, most similar first.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such column, or the query has another shape.
+        InputError
+            If there is no such row.
+        """
+        features = self.torch(column)
+        excluded = None
+        if isinstance(query, str):
+            excluded = self.position(query)
+            query = features[excluded]
+        vector = torch.as_tensor(query).float().flatten()
+        if vector.numel() != features[:1].numel():
+            msg = f"The query has the shape {tuple(torch.as_tensor(query).shape)}, features have {self.shape(column)}."
+            raise ConfigError(msg)
+        similarities = cosine_similarities(features, vector[None])[0]
+        if excluded is not None:
+            similarities[excluded] = -torch.inf
+        best = similarities.topk(min(k, len(self) - (excluded is not None)))
+        return [(self.ids[i], float(s)) for i, s in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+    def _column(self, column: str | None) -> str:
+        names = self.columns
+        if column is None and len(names) == 1:
+            return names[0]
+        listed = ", ".join(map(repr, names))
+        if column is None:
+            msg = f"The table has several columns: name one of {listed}."
+            raise ConfigError(msg)
+        if column not in names:
+            msg = f"The table has no features {shown(column)}; {did_you_mean(str(column), names, f'it has {listed}.')}"
+            raise ConfigError(msg)
+        return column
+
+    def _tensor(self, table: pa.Table, name: str) -> Tensor:
+        shape = self.shape(name) or tuple(table.column(f"{name}_shape")[0].as_py())
+        values = np.array(table.column(name)[0].values)
+        tensor = (
+            torch.from_numpy(values.view(np.int16)).view(torch.bfloat16) if self._is_bits else torch.from_numpy(values)
+        )
+        return tensor.view(shape)
+
+    @property
+    def _is_bits(self) -> bool:
+        return bool(self.metadata["dtype"] == "bfloat16")
+
+    def _mapped(self, name: str) -> np.ndarray:
+        """Return a column mapped from an uncompressed file, written if need be."""
+        shape = self.shape(name)
+        if shape is None:
+            msg = f"The maps in {name!r} have different sizes, so they are no array; read them with row()."
+            raise UnsupportedError(msg)
+        kind = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}[self.metadata["dtype"]]
+        if not len(self):
+            return np.empty((0, *shape), kind)
+        path = self._cached(name)
+        if not path.exists():
+            _write_array(path, (len(self), *shape), kind, self._values(name))
+        mapped: np.ndarray = np.load(path, mmap_mode="c")  # private: changes are not written
+        return mapped
+
+    def _cached(self, name: str) -> Path:
+        """Return the file for a column: its name says which parts it is of."""
+        digest = sha256("\0".join([self.address, name, *self._paths]).encode()).hexdigest()[:16]
+        if self._output.is_local:
+            folder = Path(self._output.path(".cache"))
+            try:
+                folder.mkdir(exist_ok=True)
+                if os.access(folder, os.W_OK):
+                    return folder / f"{name}-{digest}.npy"
+            except OSError:
+                pass
+        folder = Path(tempfile.gettempdir()) / "autobackbone-features"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{name}-{digest}.npy"
+
+    def _values(self, name: str) -> Iterator[np.ndarray]:
+        for path, rows in zip(self._paths, self._rows, strict=True):
+            with self._output.open(path) as file:
+                column = pq.read_table(file, columns=[name]).column(0).combine_chunks()
+            column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+            values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), -1)
+            yield values if len(rows) == len(values) else values[rows]
+
+
+class FeatureDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """The rows of a table as a map-style torch ``Dataset``.
+
+    Attributes
+    ----------
+    ids
+        The id of each item.
+    tensors
+        ``(N, *shape)`` of each column.
+    """
+
+    def __init__(self, ids: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+        self.ids = ids
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return {"id": self.ids[i]} | {name: tensor[i] for name, tensor in self.tensors.items()}
+
+
+def open_features(output: str | os.PathLike[str]) -> FeatureTable:
+    """Open a table that `extract_features` wrote.
+
+    Parameters
+    ----------
+    output
+        Its folder; an address for fsspec, too.
+
+    Raises
+    ------
+    InputError
+        If there is no table.
+    OutputError
+        If a part of it is damaged, or cannot be read.
+    """
+    return FeatureTable(path_of(output, "output"))
+
+
+def cosine_similarities(features: Tensor, queries: Tensor) -> Tensor:
+    """Return the cosine similarity of each of ``(N, *shape)`` features to each of ``(Q, D)`` queries, ``(Q, N)``."""
+    unit = torch.nn.functional.normalize(queries.float(), dim=1)
+    rows = [
+        torch.nn.functional.normalize(features[start : start + _ROWS].flatten(1).float(), dim=1) @ unit.T
+        for start in range(0, len(features), _ROWS)
+    ]
+    return torch.cat(rows).T.contiguous()
+
+
+def _write_array(path: Path, shape: tuple[int, ...], kind: Any, parts: Iterator[np.ndarray]) -> None:
+    partial = path.with_name(f"{path.name}.{os.urandom(4).hex()}.partial")
+    try:
+        array = np.lib.format.open_memmap(partial, mode="w+", dtype=kind, shape=shape)
+        flat = array.reshape(shape[0], -1)
+        start = 0
+        for part in parts:
+            flat[start : start + len(part)] = part
+            start += len(part)
+        array.flush()
+        del array, flat
+        for old in path.parent.glob(f"{path.name.rpartition('-')[0]}-*.npy"):
+            old.unlink(missing_ok=True)
+        partial.replace(path)
+    except OSError as err:
+        msg = f"{shown(str(path))} cannot be written ({err}); numpy() needs room for the column, uncompressed."
+        raise OutputError(msg) from err
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _from_bits(bits: np.ndarray) -> np.ndarray:
+    """Return bfloat16 numbers, given as their bits, as float32."""
+    numbers: np.ndarray = (bits.astype(np.uint32) << 16).view(np.float32)
+    return numbers
