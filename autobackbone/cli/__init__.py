@@ -1,4 +1,4 @@
-"""The command line: list, info, compare, features, export, catalog build."""
+"""The command line: list, info, compare, features, extract, export, catalog build."""
 
 import io
 import logging
@@ -12,6 +12,7 @@ import click
 from autobackbone.cli.catalog import build
 from autobackbone.cli.compare import compare
 from autobackbone.cli.export import export
+from autobackbone.cli.extract import extract
 from autobackbone.cli.features import features
 from autobackbone.cli.info import info
 from autobackbone.cli.list import list_command
@@ -29,7 +30,7 @@ def catalog() -> None:
     """The catalog of facts about backbones."""  # noqa: D401
 
 
-for command in (list_command, info, compare, features, export):
+for command in (list_command, info, compare, features, extract, export):
     app.add_command(command)
 catalog.add_command(build)
 

@@ -54,7 +54,7 @@ def create(
     img_size: str | None,
 ) -> "FeatureBackbone":
     """Create the backbone that the options of `backbone` say."""
-    loading = _weights_fields(weights, random_weights)
+    loading = weights_fields(weights, random_weights)
     levels = level_fields(strides, indices, img_size)
     from autobackbone.create import create_feature_backbone  # torch takes seconds to import; options are checked first
 
@@ -199,7 +199,7 @@ def print_levels(
     print_fitted(console, build, columns, [column for column in _LESSER_OF_LEVELS if column in columns])
 
 
-def _weights_fields(weights: str | None, random_weights: bool) -> dict[str, Any]:
+def weights_fields(weights: str | None, random_weights: bool) -> dict[str, Any]:
     """Return the config fields for the weights to load. Raise ConfigError if both options are used."""
     if random_weights and weights is not None:
         msg = "--random-weights and --weights exclude each other; give one of them."
