@@ -193,11 +193,11 @@ class Preparation:
         if mode is None:
             msg = f"the backbone takes {self.spec.in_chans} channels, and an image has 1 or 3; give tensors"
             raise UnreadableError(msg)
-        image = decode(opened, self._fraction(opened.height, opened.width))
+        image = decode(opened, self.fraction(opened.height, opened.width))
         try:
             if self.resize == "none":
                 self.spec.check(torch.empty(1, self.spec.in_chans, opened.height, opened.width, device="meta"))
-            ready = self._geometry(convert(image, mode))
+            ready = self.resized(convert(image, mode))
         except InputError as err:
             raise UnreadableError(str(err)) from err
         if self.custom is not None:
@@ -205,14 +205,15 @@ class Preparation:
         return Prepared(ready, opened.width, opened.height, opened.content_hash)
 
     @cached_property
-    def _geometry(self) -> Callable[[Any], Any]:
+    def resized(self) -> Callable[[Any], Any]:
+        """From an image in the right mode to its pixels: resized, and cropped."""
         if self.custom is not None:
             return self.custom
         if self.resize == "none":
             return _bytes_of
         return pixel_transform(self.spec, self.size, crop=self.resize == "crop")
 
-    def _fraction(self, height: int, width: int) -> float:
+    def fraction(self, height: int, width: int) -> float:
         """Return the share of an image's height and width that is needed to resize it."""
         if not self.scaled or self.custom is not None or self.resize == "none" or 0 in (height, width):
             return 1.0

@@ -1,0 +1,284 @@
+"""Extraction of features, side by side in one run: against the ideal, the loop that people write, and lightly-train.
+
+Images are cut from photographs: `--images` JPEGs of 500x375 and a tenth as many of 4000x3000. On a CPU, the ideal spends
+the core-seconds of decoding, transforming and the forward pass, each measured alone on all cores, before and after;
+nothing else, and no core ever waits. The loop is torchvision's ``ImageFolder``, a ``DataLoader`` with one worker
+per core, raw timm, and ``np.save``. lightly-train runs in a Python of its own, in which it is installed.
+
+Memory: whole processes, the peak of resident memory of an extraction of 1,000 and of 10,000 small images. Resuming: a
+finished table of 100,000 rows, the call made again.
+
+    python benchmarks/extract.py [--lightly path/to/python]
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage.data
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from autobackbone import create_backbone, extract_features, get_input_spec, open_features
+
+MODEL = "resnet50"
+SMALL, LARGE = (500, 375), (4000, 3000)
+PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "ihc.png")
+STAGE_IMAGES = 256  # that a stage is measured on
+EMBED = """
+import sys, lightly_train
+out, data, model = sys.argv[1:]
+lightly_train.embed(out=out, data=data, checkpoint=model, format="torch", batch_size=32, num_workers=2, overwrite=True)
+"""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=2000, help="small images")
+    parser.add_argument("--lightly", type=Path, help="a Python that has lightly-train")
+    parser.add_argument("--parts", default="decoders,rates,memory,resume", help="what to measure")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    if args.peak_of:
+        print(peak_of(Path(args.peak_of)))
+        return
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+    print(f"timm {timm.__version__}, torch {torch.__version__}, pillow {Image.__version__}, {cores} cores, {MODEL}")
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        if "decoders" in args.parts or "rates" in args.parts:
+            draw(root / "small" / "all", SMALL, args.images)
+            draw(root / "large" / "all", LARGE, args.images // 10)
+        if "decoders" in args.parts:
+            decoders(root, cores)
+        if "rates" in args.parts:
+            for kind in ("small", "large"):
+                rates(root / kind, root / f"{kind}.out", cores, args.lightly)
+        if "memory" in args.parts:
+            memory(root)
+        if "resume" in args.parts:
+            resume(root)
+
+
+def draw(folder: Path, size: tuple[int, int], count: int) -> None:
+    """Write JPEGs that are cut from photographs and enlarged or shrunk."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    photos = [Image.open(Path(skimage.data.data_dir) / name).convert("RGB") for name in PHOTOS]
+
+    def one(i: int, box: tuple[float, float, float]) -> None:
+        photo = photos[i % len(photos)]
+        width = photo.width * (0.5 + box[2] / 2)
+        height = min(width * size[1] / size[0], photo.height)
+        left, top = box[0] * (photo.width - width), box[1] * (photo.height - height)
+        cut = photo.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+        cut.save(folder / f"{i:05d}.jpg", quality=90)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(one, range(count), random.random((count, 3)).tolist()))
+
+
+def on_all_cores(function: Callable[[Any], Any], items: Iterable[Any], cores: int) -> float:
+    """Return core-seconds per item of a function, on all cores at once."""
+    todo = list(items)
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(function, todo[:cores]))
+        start = time.perf_counter()
+        list(pool.map(function, todo))
+        spent = time.perf_counter() - start
+    torch.set_num_threads(cores)
+    return spent * cores / len(todo)
+
+
+def decoders(root: Path, cores: int) -> None:
+    """Print core-milliseconds of decoders for one image."""
+    import torchvision.io as tvio
+
+    def pillow(content: bytes) -> None:
+        from io import BytesIO
+
+        Image.open(BytesIO(content)).load()
+
+    def pillow_scaled(content: bytes) -> None:
+        from io import BytesIO
+
+        image = Image.open(BytesIO(content))
+        shrink = 235 / min(image.size)
+        image.draft(None, (round(image.width * shrink), round(image.height * shrink)))
+        image.load()
+
+    def torchvision(content: bytes) -> None:
+        tvio.decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+
+    print("\n| decoder, core-ms per image | 500x375 | 4000x3000 |\n|---|---|---|")
+    for decoder in (pillow, pillow_scaled, torchvision):
+        spent = []
+        for kind in ("small", "large"):
+            contents = [path.read_bytes() for path in sorted((root / kind / "all").iterdir())[:STAGE_IMAGES]]
+            spent.append(min(on_all_cores(decoder, contents, cores) for _ in range(3)) * 1000)
+        print(f"| {decoder.__name__} | {spent[0]:.2f} | {spent[1]:.2f} |", flush=True)
+
+
+def stages(folder: Path, backbone: nn.Module, cores: int) -> dict[str, float]:
+    """Return core-seconds per image of each stage alone."""
+    from autobackbone.extraction.decoding import decode, open_image
+    from autobackbone.extraction.preparation import Preparation
+
+    spec = get_input_spec(backbone)
+    preparation = Preparation.of(spec, "crop", None, None, scaled=True)
+    contents = [path.read_bytes() for path in sorted((folder / "all").iterdir())[:STAGE_IMAGES]]
+
+    def decoded(content: bytes) -> Image.Image:
+        opened = open_image(content)
+        return decode(opened, preparation.fraction(opened.height, opened.width))
+
+    def transformed(image: Image.Image) -> None:
+        spec.normalize(preparation.resized(image.convert("RGB"))[None].float() / 255)
+
+    def forward(x: torch.Tensor) -> None:
+        with torch.inference_mode():
+            backbone(x)
+
+    batch = 8
+    inputs = [torch.rand(batch, 3, *spec.size).contiguous(memory_format=torch.channels_last)] * (STAGE_IMAGES // batch)
+    images = [decoded(content) for content in contents]
+    return {
+        "decoding": on_all_cores(decoded, contents, cores),
+        "transforming": on_all_cores(transformed, images, cores),
+        "forward": on_all_cores(forward, inputs, cores) / batch,
+    }
+
+
+def rates(folder: Path, out: Path, cores: int, lightly: Path | None) -> None:
+    """Print images per second of everybody, and of the ideal."""
+    count = len(list((folder / "all").iterdir()))
+    backbone = create_backbone(MODEL, pretrained=False).eval()
+    rows: dict[str, float] = {}
+    measured = [stages(folder, backbone, cores)]
+
+    def run(label: str, function: Callable[[], Any]) -> None:
+        start = time.perf_counter()
+        function()
+        rows[label] = count / (time.perf_counter() - start)
+
+    runs = {
+        "extract_features": lambda: extract_features(backbone, folder, out, show_progress=False),
+        "ImageFolder, DataLoader, timm, np.save": lambda: loop(folder, out.with_suffix(".npy"), backbone, cores),
+    }
+    for label, function in runs.items():
+        run(label, function)
+        measured.append(stages(folder, backbone, cores))
+    if lightly is not None:
+        command = [lightly, "-c", EMBED, out.with_suffix(".pt"), folder, f"timm/{MODEL}"]
+        start = time.perf_counter()
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        failure = done.stderr.strip().splitlines()[-1:] or ["failed"]
+        rows["lightly-train embed, process and all"] = (
+            count / (time.perf_counter() - start) if not done.returncode else 0
+        )
+        if done.returncode:
+            print(f"lightly-train: {failure[0]}")
+    spent = {name: statistics.mean(each[name] for each in measured) for name in measured[0]}
+    ideal = cores / sum(spent.values())
+    parts = ", ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in spent.items())
+    size = "x".join(map(str, SMALL if folder.name == "small" else LARGE))
+    print(f"\n{count} images of {size}; core-ms per image: {parts}\n")
+    print("| | images/s | of the ideal |\n|---|---|---|")
+    print(f"| ideal | {ideal:.1f} | 1 |")
+    for label, rate in rows.items():
+        print(f"| {label} | {rate:.1f} | {rate / ideal:.2f} |", flush=True)
+    assert len(open_features(out)) == count
+    shutil.rmtree(out)
+
+
+def loop(folder: Path, out: Path, backbone: nn.Module, cores: int) -> None:
+    """Do what people write."""
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+
+    model = timm.create_model(MODEL, pretrained=False, num_classes=0).eval()
+    model.load_state_dict(backbone.state_dict())
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    loader = DataLoader(ImageFolder(str(folder), transform), batch_size=32, num_workers=cores)
+    with torch.inference_mode():
+        features = [model(images).numpy() for images, _ in loader]
+    np.save(out, np.concatenate(features))
+
+
+def memory(root: Path) -> None:
+    """Print the peak of memory for 1,000 and 10,000 images."""
+    peaks = {}
+    for count in (1000, 10_000):
+        folder = root / f"many{count}"
+        draw(folder / "all", (64, 48), count)
+        command = [sys.executable, __file__, "--peak-of", str(folder)]
+        peaks[count] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    first, last = peaks.values()
+    print(f"\npeak memory, 10,000 / 1,000 images: {last / first:.3f} ({last / 1024:.0f} / {first / 1024:.0f} MiB)")
+
+
+def peak_of(folder: Path) -> int:
+    """Return the peak of resident memory of an extraction, in KiB."""
+    extract_features(create_backbone("resnet18", pretrained=False), folder, f"{folder}.out", show_progress=False)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def resume(root: Path, rows: int = 100_000) -> None:
+    """Print how long a call takes that has nothing to do: rows made of noise, images that are never read."""
+    from autobackbone.extraction.output import Output
+    from autobackbone.extraction.parts import Part
+    from autobackbone.extraction.preparation import Prepared
+
+    folder, out = root / "names", root / "names.out"
+    folder.mkdir()
+    shutil.copy(Path(skimage.data.data_dir) / "chelsea.png", folder / "000000.png")
+    backbone = create_backbone(MODEL, pretrained=False)
+    extract_features(backbone, folder, out, show_progress=False)
+    for i in range(1, rows):
+        (folder / f"{i:06d}.png").touch()
+    from autobackbone.extraction import run
+
+    run.compute_parts, real = _noise(Part, Prepared), run.compute_parts
+    extract_features(backbone, folder, out, show_progress=False)
+    run.compute_parts = real
+    start = time.perf_counter()
+    report = extract_features(backbone, folder, out, show_progress=False)
+    spent = time.perf_counter() - start
+    assert (report.listed, report.skipped, report.extracted) == (rows, rows, 0), json.dumps(report.__dict__)
+    parts = len(Output(str(out)).part_paths())
+    print(f"\na finished table of {rows} rows in {parts} parts, the call made again: {spent:.2f} s")
+
+
+def _noise(part_type: Any, prepared_type: Any) -> Any:
+    def compute(job: Any, chunks: Any, on_images: Any) -> Any:
+        values = {name: torch.rand(shape) for name, shape in job.layout.shapes.items()}
+        for chunk in chunks:
+            part = part_type(chunk.refs, job.layout, chunk.first)
+            for i in range(len(chunk.refs)):
+                part.fill(i, prepared_type(torch.empty(0), 1, 1, "0" * 64), values)
+            on_images(len(chunk.refs))
+            yield part
+
+    return compute
+
+
+if __name__ == "__main__":
+    main()
