@@ -119,12 +119,15 @@ class Output:
                     raise OutputError(msg)
 
     def prepare(self) -> None:
-        """Make the folder, and remove what killed runs left."""
+        """Make the folder."""
         with _told(self):
             self.fs.makedirs(self.path(FEATURES), exist_ok=True)
-            for path in self._listed():
-                if path.rpartition("/")[2].startswith(_PARTIAL):
-                    self.fs.rm(path)
+
+    def _clean(self) -> None:
+        """Remove the files that killed runs left half written. Only where no other process is at work."""
+        for path in (*self._listed(), *self.fs.ls(self.root, detail=False)):
+            if path.rpartition("/")[2].startswith(_PARTIAL):
+                self.fs.rm(path)
 
     def part_paths(self) -> list[str]:
         """Return the parts, in order."""
@@ -231,16 +234,20 @@ class Output:
         """Hold a file lock, which ends with the process. Its name says whose it is."""
         root = Path(self.root)
         with _told(self), _locked(FileLock(root / _LOCK, timeout=30)):
+            is_alone = True
             for path in root.glob(f"{_RUN}*"):
                 other = FileLock(path, timeout=0)
                 try:
                     other.acquire()
                 except Timeout:
                     if path.name.split("-")[1] == run.job and path.name != _name(run):
-                        continue  # another rank of this run
+                        is_alone = False  # another rank of this run
+                        continue
                     raise self._in_use() from None
                 path.unlink(missing_ok=True)  # of a process that is gone
                 other.release()
+            if is_alone:
+                self._clean()
             own = FileLock(root / _name(run), timeout=0)
             own.acquire()
         try:
@@ -264,7 +271,12 @@ class Output:
                     raise self._in_use()
                 with suppress(FileNotFoundError):
                     self.fs.rm(path)
+            if all(path == own for path in self._runs()):
+                self._clean()
             self.fs.pipe_file(own, b"0")
+            if any(path.rpartition("/")[2].split("-")[1] != run.job for path in self._runs()):
+                self.fs.rm(own)  # of two that start together, none sees the other before
+                raise self._in_use()
         ended = threading.Event()
 
         def beat() -> None:
