@@ -175,7 +175,10 @@ def extract_features(
                         extracted += done.extracted
                         written.fail(done.failures)
             finally:
-                out.write_errors(written.failures)
+                with out.lock():
+                    if retry_errors or world > 1:  # images that have features now, and the errors of other processes
+                        written = Written(out, recipe)
+                    out.write_errors(written.failures)
     return ExtractionReport(
         output=out.address,
         listed=total,

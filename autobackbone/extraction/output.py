@@ -218,6 +218,19 @@ class Output:
                         self.fs.rm(partial)
 
     @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep out other processes of a run for a moment, if the folder is on this machine."""
+        with _told(self):
+            lock = FileLock(Path(self.root) / _LOCK, timeout=30) if self.is_local else None
+            if lock is not None:
+                lock.acquire()
+        try:
+            yield
+        finally:
+            if lock is not None:
+                lock.release()
+
+    @contextmanager
     def sole_run(self, run: RunId) -> Iterator[None]:
         """Keep other runs out of the folder.
 
@@ -233,7 +246,7 @@ class Output:
     def _local_run(self, run: RunId) -> Iterator[None]:
         """Hold a file lock, which ends with the process. Its name says whose it is."""
         root = Path(self.root)
-        with _told(self), _locked(FileLock(root / _LOCK, timeout=30)):
+        with self.lock(), _told(self):
             is_alone = True
             for path in root.glob(f"{_RUN}*"):
                 other = FileLock(path, timeout=0)
@@ -312,15 +325,6 @@ class Output:
 
 def _name(run: RunId) -> str:
     return f"{_RUN}{run.job}-{run.rank}"
-
-
-@contextmanager
-def _locked(lock: FileLock) -> Iterator[None]:
-    lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager
