@@ -154,17 +154,38 @@ class Output:
         for path in self.part_paths():
             with self.open(path) as file:
                 try:
-                    parquet = pq.ParquetFile(file)
+                    parquet = pq.ParquetFile(file, page_checksum_verification=True)
                     schema = parquet.schema_arrow
                     recipe = Recipe.from_metadata(schema.metadata)
                     ids = parquet.read(columns=["id"]).column(0).to_pylist() if recipe else []
-                except (pa.ArrowException, OSError, KeyError) as err:
-                    msg = f"{shown(path)} is damaged ({err}); remove it, and the same run makes it again."
-                    raise OutputError(msg) from err
+                    failures = failures_in(schema.metadata)
+                except (pa.ArrowException, OSError, KeyError, ValueError) as err:
+                    raise _damaged(path, err) from err
             if recipe is None:
                 msg = f"{shown(path)} is no part of a table of features; name another folder."
                 raise OutputError(msg)
-            yield PartFile(path, recipe, ids, failures_in(schema.metadata))
+            yield PartFile(path, recipe, ids, failures)
+
+    def read_part(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        """Read a part.
+
+        Raises
+        ------
+        OutputError
+            If it is damaged.
+        """
+        with self.open(path) as file:
+            try:
+                return pq.read_table(file, columns=columns, page_checksum_verification=True)
+            except (pa.ArrowException, OSError) as err:
+                raise _damaged(path, err) from err
+
+    def state(self, path: str) -> tuple[Any, ...]:
+        """Return what changes when a part is written again."""
+        with _told(self):
+            info = self.fs.info(path)
+        names = ("size", "ino", "mtime", "created", "LastModified", "last_modified", "updated", "ETag", "etag")
+        return (path, *(str(info.get(name)) for name in names))
 
     def open(self, path: str) -> Any:
         """Open a file to read."""
@@ -183,7 +204,13 @@ class Output:
 
         def write(file: Any) -> None:
             pq.write_table(
-                table, file, compression="zstd", compression_level=1, use_dictionary=features, row_group_size=_ROW_GROUP
+                table,
+                file,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=features,
+                row_group_size=_ROW_GROUP,
+                write_page_checksum=True,
             )
 
         self._replace(self.path(FEATURES, name), write)
@@ -321,6 +348,10 @@ class Output:
 
     def _in_use(self) -> OutputError:
         return OutputError(f"Another run is at work in {self}; wait until it has ended, or name another folder.")
+
+
+def _damaged(path: str, err: Exception) -> OutputError:
+    return OutputError(f"{shown(path)} is damaged ({err}); remove it, and the same run makes it again.")
 
 
 def _name(run: RunId) -> str:

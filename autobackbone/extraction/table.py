@@ -18,7 +18,7 @@ from torch import Tensor
 from autobackbone.errors import ConfigError, InputError, OutputError, UnsupportedError
 from autobackbone.extraction.output import Output
 from autobackbone.extraction.parts import SHAPE_KEY, Failure
-from autobackbone.values import did_you_mean, path_of, shown
+from autobackbone.values import as_integer, did_you_mean, path_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -107,11 +107,21 @@ class FeatureTable:
         ----------
         columns
             Of the Parquet files, such as ``["id", "path", "width"]``; ``None`` for all.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such column.
         """
+        listed = ", ".join(map(repr, self._schema.names))
+        for name in columns or ():
+            if name not in self._schema.names:
+                remedy = did_you_mean(str(name), self._schema.names, f"it has {listed}.")
+                msg = f"The table has no column {shown(name)}; {remedy}"
+                raise ConfigError(msg)
         tables = []
         for path, rows in zip(self._paths, self._rows, strict=True):
-            with self._output.open(path) as file:
-                table = pq.read_table(file, columns=columns)
+            table = self._output.read_part(path, None if columns is None else list(columns))
             tables.append(table if len(rows) == len(table) else table.take(rows))
         return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
 
@@ -169,8 +179,7 @@ class FeatureTable:
             if place >= len(rows):
                 place -= len(rows)
                 continue
-            with self._output.open(path) as file:
-                values = pq.read_table(file).slice(int(rows[place]), 1)
+            values = self._output.read_part(path).slice(int(rows[place]), 1)
             row = {name: values.column(name)[0].as_py() for name in ("id", "path", "width", "height", "content_hash")}
             return row | {name: self._tensor(values, name) for name in self.columns}
         raise AssertionError
@@ -213,10 +222,13 @@ class FeatureTable:
         Raises
         ------
         ConfigError
-            If there is no such column, or the query has another shape.
+            If there is no such column, the query has another shape, or `k` is no positive integer.
         InputError
             If there is no such row.
         """
+        if as_integer(k, 1) is None:
+            msg = f"k must be a positive integer, got {shown(k)}."
+            raise ConfigError(msg)
         features = self.torch(column)
         excluded = None
         if isinstance(query, str):
@@ -273,8 +285,10 @@ class FeatureTable:
         return mapped
 
     def _cached(self, name: str) -> Path:
-        """Return the file for a column: its name says which parts it is of."""
-        digest = sha256("\0".join([self.address, name, *self._paths]).encode()).hexdigest()[:16]
+        """Return the file for a column: its name says which table and which states of its parts it is of."""
+        whose = sha256(self._output.path().encode()).hexdigest()[:12]
+        states = map(self._output.state, self._paths)
+        digest = f"{whose}-{sha256(repr(list(states)).encode()).hexdigest()[:16]}"
         if self._output.is_local:
             folder = Path(self._output.path(".cache"))
             try:
@@ -283,14 +297,16 @@ class FeatureTable:
                     return folder / f"{name}-{digest}.npy"
             except OSError:
                 pass
-        folder = Path(tempfile.gettempdir()) / "autobackbone-features"
-        folder.mkdir(exist_ok=True)
+        user = os.getuid() if hasattr(os, "getuid") else ""  # the folder is shared with others
+        folder = Path(tempfile.gettempdir()) / f"autobackbone-features-{user}"
+        folder.mkdir(mode=0o700, exist_ok=True)
         return folder / f"{name}-{digest}.npy"
 
     def _values(self, name: str) -> Iterator[np.ndarray]:
         for path, rows in zip(self._paths, self._rows, strict=True):
-            with self._output.open(path) as file:
-                column = pq.read_table(file, columns=[name]).column(0).combine_chunks()
+            if not len(rows):
+                continue
+            column = self._output.read_part(path, [name]).column(0).combine_chunks()
             column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
             values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), -1)
             yield values if len(rows) == len(values) else values[rows]
