@@ -151,6 +151,9 @@ def extract_features(
         if value is not None and as_integer(value, 1) is None:
             msg = f"{name} must be a positive integer or None, got {shown(value)}."
             raise ConfigError(msg)
+    flags = {"scaled_decoding": scaled_decoding, "strict": strict, "retry_errors": retry_errors}
+    for name, flag in flags.items():
+        _check_flag(name, flag)
     preparation = Preparation.of(get_input_spec(backbone), resize, image_size, transform, scaled=scaled_decoding)
     out = Output(path_of(output, "output"))
     out.check()
@@ -205,6 +208,13 @@ def _choice(name: str, value: Any, choices: Iterable[str]) -> str:
         msg = f"{name}={shown(value)}: {did_you_mean(str(value), choices, otherwise)}"
         raise ConfigError(msg)
     return str(value)
+
+
+def _check_flag(name: str, value: Any) -> None:
+    """Raise ConfigError for a value that is no bool."""
+    if not isinstance(value, bool):
+        msg = f"{name} must be True or False, got {shown(value)}."
+        raise ConfigError(msg)
 
 
 def _engine(name: str) -> Any:

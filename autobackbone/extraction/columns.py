@@ -99,7 +99,7 @@ def pooled_columns(keep: Any, channels: int, *, has_head: bool) -> tuple[Column,
         If `keep` asks for levels.
     """
     name = "logits" if has_head else POOLED
-    if keep not in (None, name):
+    if keep is not None and not (isinstance(keep, str) and keep == name):
         msg = (
             f"keep={shown(keep)}: a pooled backbone has {name!r} only; for levels, create the backbone with "
             "create_feature_backbone()."
@@ -123,7 +123,7 @@ def level_columns(keep: Any, levels: Sequence[FeatureLevel]) -> tuple[Column, ..
     ConfigError
         If there is no such level or reduction, or if nothing is kept.
     """
-    if keep == POOLED:
+    if isinstance(keep, str) and keep == POOLED:
         msg = "keep='pooled': a feature backbone has levels only; create the backbone with create_backbone()."
         raise ConfigError(msg)
     by_name = {level.name: i for i, level in enumerate(levels)}
@@ -137,8 +137,10 @@ def level_columns(keep: Any, levels: Sequence[FeatureLevel]) -> tuple[Column, ..
             raise ConfigError(msg)
         level = levels[by_name[name]]
         several = as_items(reductions)
-        for reduction in dict.fromkeys((reductions,) if several is None else several):
+        several = (reductions,) if several is None else several
+        for reduction in several:
             _check_reduction(reduction, keep)
+        for reduction in dict.fromkeys(several):
             columns.append(Column(f"{name}_{reduction}", level.channels, name, by_name[name], level.stride, reduction))
     if not columns:
         msg = f"keep={shown(keep)} keeps nothing; name a reduction of a level, such as {{'c5': 'mean'}}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _TRIES = 3  # to read from a remote address
+_TIMEOUT = 5.0  # seconds that a web server may be silent
+_MAY_PASS = (408, 425, 429)  # statuses of HTTP below 500 that say to come again
 _MEMBER = "!"  # between an archive or a table, and the member or row in it
 
 
@@ -77,26 +80,55 @@ class FileImages:
         """Return the bytes of a file, or those of a member of an archive."""
         if is_remote(ref.file):
             return _read_remote(ref)
-        with open(ref.file, "rb") as file:  # noqa: PTH123 - as fast as can be
+        with open(ref.file, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                msg = "it is no file, but a device or a pipe"
+                raise OSError(msg)
             if ref.size < 0:
                 return file.read()
             file.seek(ref.offset)
             return file.read(ref.size)
 
 
-def _read_remote(ref: ImageRef) -> bytes:
-    """Read from a remote address. A failure that may pass is tried again."""
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file, without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def file_system_of(address: str) -> tuple[Any, str]:
+    """Return the file system of an address, and the path in it. A web server may not be silent for ever."""
     import fsspec
 
+    options = {}
+    if address.startswith(("http://", "https://")):
+        import aiohttp
+
+        options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=_TIMEOUT, sock_read=_TIMEOUT)}}
+    file_system, path = fsspec.core.url_to_fs(address, **options)
+    return file_system, path
+
+
+def open_file(address: str) -> Any:
+    """Open a file of this machine or a remote one, to read bytes."""
+    file_system, path = file_system_of(address)
+    return file_system.open(path, "rb")
+
+
+def _read_remote(ref: ImageRef) -> bytes:
+    """Read from a remote address. A failure that may pass is tried again."""
     start, end = (None, None) if ref.size < 0 else (ref.offset, ref.offset + ref.size)
     for attempt in range(1, _TRIES + 1):
         try:
-            file_system, path = fsspec.core.url_to_fs(ref.file)
+            file_system, path = file_system_of(ref.file)
             content: bytes = file_system.cat_file(path, start=start, end=end)
         except (FileNotFoundError, PermissionError, IsADirectoryError):
             raise
         except Exception as err:  # every protocol has errors of its own
-            if attempt == _TRIES:
+            status = getattr(err, "status", None)
+            if isinstance(status, int) and 400 <= status < 500 and status not in _MAY_PASS:
+                msg = f"the server answers {status}"
+                raise OSError(msg) from err
+            if attempt == _TRIES or isinstance(err, TimeoutError):
                 msg = f"{shown(ref.path)} cannot be read ({type(err).__name__}: {err}); run the same again to go on."
                 raise InputError(msg) from err
             time.sleep(attempt / 4)
@@ -114,7 +146,6 @@ class _RowGroups:
         self._columns: dict[tuple[str, int, str], Any] = {}
 
     def column(self, file: str, group: int, name: str) -> Any:
-        import fsspec
         import pyarrow.parquet as pq
 
         with self._lock:
@@ -122,7 +153,7 @@ class _RowGroups:
             if key not in self._columns:
                 while len(self._columns) >= self._count:
                     del self._columns[next(iter(self._columns))]
-                with fsspec.open(file, "rb") as opened:
+                with open_file(file) as opened:
                     self._columns[key] = pq.ParquetFile(opened).read_row_group(group, columns=[name]).column(0)
             return self._columns[key]
 

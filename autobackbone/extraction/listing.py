@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import tarfile
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from glob import glob, has_magic
+from io import StringIO
 from typing import TYPE_CHECKING, Any, cast
 
 from autobackbone.errors import ConfigError, InputError
@@ -15,19 +18,24 @@ from autobackbone.extraction.images import (
     ImageRef,
     Images,
     TableImages,
+    file_system_of,
     is_remote,
     member,
+    open_file,
 )
 from autobackbone.values import did_you_mean, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 # What is an image in a folder or an archive. Files that are named one by one may have any name.
 _IMAGES = tuple(
     ".avif .bmp .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
 )
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_NOT_READ = tuple(".7z .arrow .bz2 .gz .h5 .json .jsonl .npy .npz .rar .tgz .xls .xlsx .xz .zip .zst".split())  # noqa: SIM905
+_READ = ": .txt, .csv, .tsv and .parquet files, and uncompressed .tar files are."
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as webdataset writes names of shards
 
 
 def list_images(images: Any, column: str | None = None) -> tuple[Images, int]:
@@ -54,20 +62,24 @@ def list_images(images: Any, column: str | None = None) -> tuple[Images, int]:
     ConfigError
         If `images` is nothing that holds images, or if there are no columns to choose `column` from.
     """
+    name: Any = column
+    if name is not None and not isinstance(name, str):
+        msg = f"column must be the name of a column, or None, got {shown(column)}."
+        raise ConfigError(msg)
     if isinstance(images, str | os.PathLike):
         found = _from_address(os.fspath(images), column)
     elif hasattr(images, "cast_column") and hasattr(images, "column_names"):
         found = _from_hugging_face(images, column)
     elif isinstance(images, list | tuple):
         found = _from_items(images, column)
-    elif hasattr(images, "__getitem__") and hasattr(images, "__len__"):
-        found = DatasetImages(_numbered(len(images)), images, column)
-    elif hasattr(images, "__iter__") and not hasattr(images, "__getitem__"):
+    elif _is_dataset(images):
+        found = _from_dataset(images, column)
+    elif isinstance(images, Collection) and not isinstance(images, bytes | bytearray | Mapping):
         found = _from_items(list(images), column)
     else:
         msg = (
             "images must be a folder, a pattern, a list, a table, an archive, or a data set with a length, got "
-            f"{shown(images)}."
+            f"{shown(images)}{'; give a list of its items' if isinstance(images, Iterator) else ''}."
         )
         raise ConfigError(msg)
     if not found.refs:
@@ -78,6 +90,31 @@ def list_images(images: Any, column: str | None = None) -> tuple[Images, int]:
         by_id.setdefault(ref.id, ref)
     repeated = len(found.refs) - len(by_id)
     return (replace(cast("Any", found), refs=list(by_id.values())) if repeated else found), repeated
+
+
+def _is_dataset(images: Any) -> bool:
+    """Whether something has items by position, and a number of them."""
+    from torch.utils.data import IterableDataset
+
+    not_by_position = (str, bytes, bytearray, Mapping, IterableDataset)
+    return hasattr(images, "__getitem__") and hasattr(images, "__len__") and not isinstance(images, not_by_position)
+
+
+def _from_dataset(images: Any, column: str | None) -> Images:
+    """List the items of a data set. The first one shows whether there is such a column."""
+    refs = _numbered(len(images))
+    try:
+        first = images[0] if refs else None
+    except Exception:  # noqa: BLE001 - of a user's data set; it is told when this image's turn comes
+        first = None
+    if isinstance(first, Mapping) and not (column is None and "bytes" in first):
+        _chosen(column, list(first), "the data set")
+    elif column is not None and first is not None and not isinstance(first, Mapping):
+        msg = f"column={shown(column)}: items of the data set are {type(first).__name__}s without names; leave it out."
+        raise ConfigError(msg)
+    if isinstance(first, Mapping) and column is None and "bytes" not in first:
+        column = next(iter(first))  # the only one
+    return DatasetImages(refs, images, column)
 
 
 def _from_address(address: str, column: str | None) -> Images:
@@ -94,8 +131,11 @@ def _from_address(address: str, column: str | None) -> Images:
         if _suffix(name) in _SEPARATORS:
             return FileImages(_refs_in(_csv_values(name, column), name))
         if _suffix(name) == ".txt":
-            lines = files.read(name).decode("utf-8-sig", "surrogateescape").splitlines()
+            lines = _content(name).decode("utf-8-sig", "surrogateescape").split("\n")
             return FileImages(_refs_in([line.strip() for line in lines if line.strip()], name))
+        if _suffix(name) in _NOT_READ:
+            msg = f"{shown(address)} is neither an image nor a list that is read here; unpack or convert it{_READ}"
+            raise ConfigError(msg)
     if suffixes == {".tar"}:
         return FileImages([ref for name in files.names for ref in _members(name)])
     names = [name for name in files.names if _suffix(name) in _IMAGES] if files.is_folder else files.names
@@ -117,6 +157,8 @@ class _Files:
         self.base = address
         self.is_folder = False
         self._remote = is_remote(address)
+        self._root = ""
+        self._paths: dict[str, str] = {}  # in the file system, by address
         try:
             self.names = self._list_remote() if self._remote else self._list_local()
         except InputError:
@@ -133,6 +175,11 @@ class _Files:
             return list(_walk(self.base, set()))
         if os.path.exists(self.base):  # noqa: PTH110
             return [self.base]
+        pattern = _RANGE.search(self.base)
+        if pattern:
+            low, high = pattern.groups()
+            numbers = [f"{i:0{len(low)}d}" for i in range(int(low), int(high) + 1)]
+            return [name for i in numbers for name in _Files(_RANGE.sub(i, self.base, count=1)).names]
         if has_magic(self.base):
             names = sorted(name for name in glob(self.base, recursive=True) if os.path.isfile(name))  # noqa: PTH113, PTH207
             if not names:
@@ -143,35 +190,35 @@ class _Files:
         raise InputError(msg)
 
     def _list_remote(self) -> list[str]:
-        import fsspec
-
-        file_system, path = fsspec.core.url_to_fs(self.base)
+        file_system, path = file_system_of(self.base)
+        is_web = self.base.startswith(("http://", "https://"))
+        if is_web and _suffix(path) and not has_magic(path):
+            return [self.base]  # it is there, or reading it says that it is not
         if has_magic(path):
             found = file_system.glob(path)
         elif file_system.isfile(path):
             return [self.base]
         elif file_system.isdir(path):
             self.is_folder = True
-            found = file_system.find(path)
+            self._root = path.rstrip("/")
+            found = [name for name in file_system.find(path) if "/." not in name[len(self._root) :]]
         else:
             found = []
         if not found:
             msg = f"There is nothing at {shown(self.base)}; check the address."
             raise InputError(msg)
-        return sorted(file_system.unstrip_protocol(name) for name in found)
+        chain = self.base.partition("::")[1:]
+        addresses = {name: file_system.unstrip_protocol(name) + "".join(chain) for name in found}
+        self._paths = {address: name for name, address in addresses.items()}
+        return sorted(self._paths)
 
     def id_of(self, name: str) -> str:
         """Return the path of a file within the folder; the address if it is no folder."""
         if not self.is_folder:
             return name
-        start = name.find(self.base.rstrip("/")) if self._remote else 0
         if self._remote:
-            return name[start + len(self.base.rstrip("/")) + 1 :] if start >= 0 else name
+            return self._paths[name][len(self._root) :].lstrip("/")
         return os.path.relpath(name, self.base).replace(os.sep, "/")
-
-    def read(self, name: str) -> bytes:
-        """Return the content of a file."""
-        return FileImages(()).read(ImageRef("", name, name))
 
 
 def _walk(folder: str, seen: set[str]) -> Iterator[str]:
@@ -203,16 +250,31 @@ def _join(folder: str, path: str) -> str:
 def _csv_values(name: str, column: str | None) -> list[str]:
     import csv
 
-    content = FileImages(()).read(ImageRef("", name, name)).decode("utf-8-sig", "surrogateescape")
-    rows = csv.reader(content.splitlines(), delimiter=_SEPARATORS[_suffix(name)])
-    header = next(rows, [])
-    position = header.index(_chosen(column, header, name))
-    return [row[position] for row in rows if len(row) > position and row[position]]
+    content = _content(name).decode("utf-8-sig", "surrogateescape")
+    rows = csv.reader(StringIO(content, newline=""), delimiter=_SEPARATORS[_suffix(name)])
+    try:
+        header = next(rows, [])
+        if not header:
+            msg = f"{shown(name)} is empty; its first line must name the columns."
+            raise InputError(msg)
+        position = header.index(_chosen(column, header, name))
+        return [row[position] for row in rows if len(row) > position and row[position]]
+    except csv.Error as err:
+        msg = f"{shown(name)} cannot be read as a table ({err})."
+        raise InputError(msg) from err
+
+
+def _content(name: str) -> bytes:
+    """Return the content of a list or a table."""
+    try:
+        return FileImages(()).read(ImageRef("", name, name))
+    except OSError as err:
+        msg = f"{shown(name)} cannot be read ({err.strerror or err}); check the path."
+        raise InputError(msg) from err
 
 
 def _from_parquet(names: Sequence[str], column: str | None, address: str) -> Images:
     """List the images of Parquet files: paths, or encoded images."""
-    import fsspec
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -220,15 +282,20 @@ def _from_parquet(names: Sequence[str], column: str | None, address: str) -> Ima
     embedded = False
     for name in names:
         try:
-            with fsspec.open(name, "rb") as opened:
+            with open_file(name) as opened:
                 table = pq.ParquetFile(opened)
                 chosen = _chosen(column, table.schema_arrow.names, address)
                 kind = table.schema_arrow.field(chosen).type
-                if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+                if pa.types.is_dictionary(kind):
+                    kind = kind.value_type
+                if embedded and not _is_embedded(kind):
+                    msg = f"Column {chosen!r} of {shown(name)} is {kind}, that of others holds encoded images."
+                    raise InputError(msg)
+                if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
                     values = table.read(columns=[chosen]).column(0).to_pylist()
                     refs += _refs_in([value for value in values if value], name)
                     continue
-                if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _has_bytes(kind)):
+                if not _is_embedded(kind) or (refs and not embedded):
                     msg = f"Column {chosen!r} of {shown(name)} is {kind}; it must hold paths or encoded images."
                     raise InputError(msg)
                 embedded, column, row = True, chosen, 0
@@ -243,10 +310,13 @@ def _from_parquet(names: Sequence[str], column: str | None, address: str) -> Ima
     return TableImages(refs, column or "") if embedded else FileImages(refs)
 
 
-def _has_bytes(kind: Any) -> bool:
+def _is_embedded(kind: Any) -> bool:
     import pyarrow as pa
 
-    return bool(pa.types.is_struct(kind)) and kind.get_field_index("bytes") >= 0
+    types = pa.types
+    if types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
 def _from_hugging_face(images: Any, column: str | None) -> Images:
@@ -263,21 +333,26 @@ def _from_hugging_face(images: Any, column: str | None) -> Images:
 
 
 def _from_items(items: Sequence[Any], column: str | None) -> Images:
-    """List a list of paths, or of images."""
+    """List a list of paths, of tables, of archives, or of images."""
+    if all(isinstance(item, str | os.PathLike) for item in items):
+        paths = [os.fspath(item) for item in items]
+        suffixes = set(map(_suffix, paths))
+        if suffixes == {".parquet"}:
+            return _from_parquet(paths, column, paths[0])
+        if suffixes == {".tar"} and column is None:
+            return FileImages([ref for path in paths for ref in _members(path)])
     if column is not None:
         msg = f"column={shown(column)}: a list has no columns; leave it out."
         raise ConfigError(msg)
     if all(isinstance(item, str | os.PathLike) for item in items):
-        return FileImages([ImageRef(_text(path := os.fspath(item)), _text(path), path) for item in items])
+        return FileImages([ImageRef(_text(path), _text(path), path) for path in paths])
     return DatasetImages(_numbered(len(items)), items)
 
 
 def _members(archive: str) -> Iterator[ImageRef]:
     """List the images in a tar file by their place, so that they can be read in any order."""
-    import fsspec
-
     try:
-        with fsspec.open(archive, "rb") as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
+        with open_file(archive) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
             for entry in tar:
                 if entry.isfile() and _suffix(entry.name) in _IMAGES:
                     place = _text(member(archive, entry.name))
@@ -311,4 +386,7 @@ def _suffix(name: str) -> str:
 
 def _text(name: str) -> str:
     """Return a path as text that can be written as UTF-8. Bytes that are no text are escaped."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # characters that no path has
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -83,7 +83,7 @@ class Preparation:
         InputSizeError
             If the backbone does not accept images of this size.
         """
-        if resize not in RESIZES:
+        if not isinstance(resize, str) or resize not in RESIZES:
             otherwise = f"it is one of {', '.join(map(repr, RESIZES))}."
             msg = f"resize={shown(resize)}: {did_you_mean(str(resize), RESIZES, otherwise)}"
             raise ConfigError(msg)
@@ -161,7 +161,8 @@ class Preparation:
             If it is no image.
         """
         if isinstance(content, Tensor):
-            return self._checked(content, content.shape[-1], content.shape[-2], _hash_of(content))
+            pixels = self._pixels(content)
+            return Prepared(pixels, pixels.shape[-1], pixels.shape[-2], _hash_of(pixels))
         if isinstance(content, np.ndarray):
             try:
                 content = Image.fromarray(content)
@@ -201,7 +202,7 @@ class Preparation:
         except InputError as err:
             raise UnreadableError(str(err)) from err
         if self.custom is not None:
-            return self._checked(ready, opened.width, opened.height, opened.content_hash)
+            return Prepared(self._pixels(ready), opened.width, opened.height, opened.content_hash)
         return Prepared(ready, opened.width, opened.height, opened.content_hash)
 
     @cached_property
@@ -220,7 +221,7 @@ class Preparation:
         share = min(self.spec.crop_pct, 1.0) if self.resize == "crop" else 1.0
         return min(1.0, max(self.size[0] / height, self.size[1] / width) / share)
 
-    def _checked(self, pixels: Any, width: int, height: int, content_hash: str) -> Prepared:
+    def _pixels(self, pixels: Any) -> Tensor:
         """Check a tensor of a data set or of a custom transform."""
         if not isinstance(pixels, Tensor) or pixels.ndim != 3 or not pixels.is_floating_point():
             kind = (
@@ -232,7 +233,7 @@ class Preparation:
             self.spec.check(pixels[None])
         except InputError as err:
             raise UnreadableError(str(err)) from err
-        return Prepared(pixels, width, height, content_hash)
+        return pixels.detach()
 
 
 def _bytes_of(image: Image.Image) -> Tensor:
