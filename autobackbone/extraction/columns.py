@@ -140,8 +140,10 @@ def level_columns(keep: Any, levels: Sequence[FeatureLevel]) -> tuple[Column, ..
         several = (reductions,) if several is None else several
         for reduction in several:
             _check_reduction(reduction, keep)
-        for reduction in dict.fromkeys(several):
-            columns.append(Column(f"{name}_{reduction}", level.channels, name, by_name[name], level.stride, reduction))
+        columns += [
+            Column(f"{name}_{reduction}", level.channels, name, by_name[name], level.stride, reduction)
+            for reduction in dict.fromkeys(several)
+        ]
     if not columns:
         msg = f"keep={shown(keep)} keeps nothing; name a reduction of a level, such as {{'c5': 'mean'}}."
         raise ConfigError(msg)

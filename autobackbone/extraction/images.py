@@ -178,7 +178,7 @@ class TableImages:
         content = content.get("bytes") if isinstance(content, dict) else content
         if content is None:
             msg = "the row holds no image"
-            raise FileNotFoundError(msg)
+            raise OSError(msg)
         return bytes(content)
 
 

@@ -381,6 +381,7 @@ def _numbered(count: int) -> list[ImageRef]:
 
 
 def _suffix(name: str) -> str:
+    name = next((link for link in name.split("::") if "://" in link), name)
     return os.path.splitext(name)[1].lower()  # noqa: PTH122
 
 

@@ -217,8 +217,8 @@ def _open(job: Job, ref: ImageRef) -> Opened | Prepared | UnreadableError:
         return job.preparation.open(job.images.read(ref))
     except UnreadableError as err:
         return err
-    except FileNotFoundError as err:
-        return UnreadableError("there is no such file" if err.errno else str(err))
+    except FileNotFoundError:
+        return UnreadableError("there is no such file")
     except OSError as err:
         return UnreadableError(f"it cannot be read ({err.strerror or err})")
     except InputError:
