@@ -79,7 +79,8 @@ def open_image(content: bytes | Image.Image) -> Opened:
     try:
         image = Image.open(BytesIO(content))
         several = image.format in _SEVERAL and getattr(image, "is_animated", False)
-        sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+        # Pillow's reader of TIFF turns images itself.
+        sideways = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _SIDEWAYS
     except Exception as err:  # Pillow's readers raise errors of many kinds
         raise UnreadableError(_reason(err)) from err
     if several:

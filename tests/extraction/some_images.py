@@ -49,7 +49,7 @@ def write_pictures(folder: Path, count: int, first: int = 0) -> list[Path]:
     return paths
 
 
-def expected(backbone, images: Iterable, size: int | None = None) -> torch.Tensor:
+def expected(backbone, images: Iterable) -> torch.Tensor:
     """The features of a plain loop: each image alone, upright, through the backbone's own transform."""
     transform = get_input_spec(backbone).transform()
     with torch.inference_mode():

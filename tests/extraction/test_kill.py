@@ -116,14 +116,14 @@ def undisturbed(parent, pictures, tmp_path_factory):
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_killed_at_random_moments(parent, pictures, undisturbed, tmp_path, seed):
     output, seconds = undisturbed
-    ends(parent, pictures, tmp_path / "out", random.Random(seed), seconds)
+    ends(parent, pictures, tmp_path / "out", random.Random(seed), seconds)  # noqa: S311
     assert_same(tmp_path / "out", output)
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_killed_while_images_are_added_and_mended(parent, undisturbed, tmp_path, seed):
     """Between kills, images come, bad ones too, and bad ones are mended and tried again."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311
     folder, seconds = tmp_path / "pictures", undisturbed[1] / 2
     write_pictures(folder, 7)
     spoil(folder, 2, 8)

@@ -1,4 +1,4 @@
-"""The same photographs, however they are named, give the same features; what names none is told before anything else."""
+"""The same photographs, however they are named, give the same features; what names none is told at once."""
 
 import csv
 import http.server
@@ -109,9 +109,27 @@ def as_table(folder, images):
 
 
 WAYS = (
-    "folder,folder as an address,folder with a slash,pattern,list of str,tuple of Path,keys,text,CSV,TSV,paths in Parquet,"
-    "categories in Parquet,images in Parquet,structs in Parquet,images in Parquet\\, as an address,Parquet shards,"
-    "pattern of Parquet shards,tar,tar shards,pattern of tar shards,range of tar shards"
+    "folder",
+    "folder as an address",
+    "folder with a slash",
+    "pattern",
+    "list of str",
+    "tuple of Path",
+    "keys",
+    "text",
+    "CSV",
+    "TSV",
+    "paths in Parquet",
+    "categories in Parquet",
+    "images in Parquet",
+    "structs in Parquet",
+    "images in Parquet, as an address",
+    "Parquet shards",
+    "pattern of Parquet shards",
+    "tar",
+    "tar shards",
+    "pattern of tar shards",
+    "range of tar shards",
 )
 
 
@@ -120,7 +138,7 @@ def ways(photos, tmp_path_factory):
     return as_table(photos, tmp_path_factory.mktemp("ways"))
 
 
-@pytest.mark.parametrize("way", [way.replace("\\", ",") for way in WAYS.replace("\\,", "\\").split(",")])
+@pytest.mark.parametrize("way", WAYS)
 def test_names_in_files(way, ways, features, tmp_path):
     images, kwargs, ids = ways[way]
     table = extract(images, tmp_path / "out", **kwargs)
@@ -255,7 +273,7 @@ def server(photos):
             else:
                 super().do_GET()
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
@@ -292,7 +310,7 @@ def test_a_server_that_does_not_answer(name, tmp_path, monkeypatch):
     monkeypatch.setattr("autobackbone.extraction.images._TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
-        with pytest.raises(InputError, match="127.0.0.1"):
+        with pytest.raises(InputError, match=r"127\.0\.0\.1"):
             extract(f"http://127.0.0.1:{silent.getsockname()[1]}/{name}", tmp_path / "out")
         assert time.monotonic() - start < 60  # of a busy machine; without a limit, it would be minutes
 
