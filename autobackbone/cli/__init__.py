@@ -1,4 +1,4 @@
-"""The command line: list, info, compare, features, extract, export, catalog build."""
+"""The command line: list, info, compare, features, extract, neighbors, duplicates, map, export, catalog build."""
 
 import io
 import logging
@@ -11,11 +11,13 @@ import click
 
 from autobackbone.cli.catalog import build
 from autobackbone.cli.compare import compare
+from autobackbone.cli.duplicates import duplicates
 from autobackbone.cli.export import export
 from autobackbone.cli.extract import extract
 from autobackbone.cli.features import features
 from autobackbone.cli.info import info
 from autobackbone.cli.list import list_command
+from autobackbone.cli.neighbors import neighbors
 from autobackbone.errors import BackboneError
 
 
@@ -30,7 +32,7 @@ def catalog() -> None:
     """The catalog of facts about backbones."""  # noqa: D401
 
 
-for command in (list_command, info, compare, features, extract, export):
+for command in (list_command, info, compare, features, extract, neighbors, duplicates, export):
     app.add_command(command)
 catalog.add_command(build)
 

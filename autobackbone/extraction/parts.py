@@ -133,6 +133,10 @@ class Part:
         for name, value in values.items():
             self._values[name][position] = value
 
+    def features(self, position: int) -> dict[str, Tensor]:
+        """Return the features of an image, one value per column."""
+        return {name: values[position] for name, values in self._values.items()}
+
     def table(self) -> pa.Table:
         """Return the rows, in the order of the images, with the failures in the metadata."""
         rows = sorted(self._about)

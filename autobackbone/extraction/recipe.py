@@ -144,6 +144,11 @@ def hash_of_weights(backbone: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def weights_note(values: dict[str, Any]) -> str:
+    """Return what to say where features are shown whose weights were not loaded; nothing if they were."""
+    return "" if values["weights"]["loaded"] else "RANDOM WEIGHTS, or trained where the features were extracted"
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)

@@ -1,0 +1,46 @@
+"""Shared by the commands that read a table of features: opening it, and its options."""
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autobackbone.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from autobackbone.extraction.table import FeatureTable
+
+output = click.argument("out")
+column = click.option("--column", help="The features to compare, such as c5_mean, if there are several.")
+
+
+def open_table(out: str) -> "FeatureTable":
+    """Open a table of features.
+
+    Raises
+    ------
+    UnsupportedError
+        If the extra is not installed.
+    """
+    missing = [name for name in ("pyarrow", "fsspec") if find_spec(name) is None]
+    if missing:
+        msg = f"Reading features needs {', '.join(missing)}: pip install 'autobackbone[extract]'."
+        raise UnsupportedError(msg)
+    from autobackbone.extraction.table import open_features
+
+    return open_features(out)
+
+
+def print_note(console: "Console", note: str) -> None:
+    """Print what has to be said of the weights, if anything."""
+    if note:
+        console.print(note, style="bold red", soft_wrap=True)
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print an answer as JSON."""
+    print(json.dumps(values))  # noqa: T201
