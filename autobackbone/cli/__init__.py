@@ -17,6 +17,7 @@ from autobackbone.cli.extract import extract
 from autobackbone.cli.features import features
 from autobackbone.cli.info import info
 from autobackbone.cli.list import list_command
+from autobackbone.cli.map import map_command
 from autobackbone.cli.neighbors import neighbors
 from autobackbone.errors import BackboneError
 
@@ -32,7 +33,7 @@ def catalog() -> None:
     """The catalog of facts about backbones."""  # noqa: D401
 
 
-for command in (list_command, info, compare, features, extract, neighbors, duplicates, export):
+for command in (list_command, info, compare, features, extract, neighbors, duplicates, map_command, export):
     app.add_command(command)
 catalog.add_command(build)
 
