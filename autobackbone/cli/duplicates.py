@@ -1,5 +1,6 @@
 """The command ``duplicates``."""
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -54,9 +55,9 @@ def duplicates(out: str, min_similarity: float, column: str | None, as_json: boo
         _print_group(console, group)
     spare = sum(len(group.images) - 1 for group in groups)
     console.print(
-        f"{len(table)} images: {len(groups)} groups, {spare} images more than one of each."
+        f"{len(table)} images, {spare} of them could go; groups: {len(groups)}"
         if groups
-        else f"{len(table)} images: no two have a similarity of {min_similarity} or more."
+        else f"{len(table)} images, no two have a similarity of {min_similarity} or more"
     )
     tables.print_note(console, note)
 
@@ -64,7 +65,8 @@ def duplicates(out: str, min_similarity: float, column: str | None, as_json: boo
 def _print_group(console: "Console", group: "DuplicateGroup") -> None:
     from rich.markup import escape
 
-    what = "the same file" if group.is_exact else f"similarity {group.similarity:.4f} or more"
+    least = math.floor(group.similarity * 1e4) / 1e4  # rounding must not claim more
+    what = "the same file" if group.is_exact else f"similarity {least:.4f} or more"
     console.print(f"{len(group.images)} images, {what}", style="bold", soft_wrap=True)
     copies = Counter(image.content_hash for image in group.images)
     for image in group.images:

@@ -10,7 +10,9 @@ from autobackbone.cli.options import new_console
 
 @click.command("map")
 @tables.output
-@click.option("--to", "-o", "page", type=click.Path(path_type=Path), default="map.html", show_default=True, help="File.")
+@click.option(
+    "--to", "-o", "page", type=click.Path(path_type=Path), default="map.html", show_default=True, help="File."
+)
 @click.option("--method", default="pca", show_default=True, help="pca, or umap, which needs umap-learn.")
 @tables.column
 @click.option("--thumbnails", type=click.IntRange(min=0), default=4000, show_default=True, help="Most thumbnails.")

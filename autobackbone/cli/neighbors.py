@@ -99,7 +99,9 @@ def _resolve(query: str, table: "FeatureTable") -> _Query:
         content = Path(query).read_bytes()
     except (OSError, ValueError) as err:
         if isinstance(err, FileNotFoundError | ValueError):
-            remedy = did_you_mean(query, table.ids, "check the path, or give an id such as those that duplicates lists.")
+            remedy = did_you_mean(
+                query, table.ids, "check the path, or give an id such as those that duplicates lists."
+            )
             msg = f"There is neither a file nor an image of the table with the name {query!r}; {remedy}"
         else:
             msg = f"{query!r} cannot be read ({getattr(err, 'strerror', None) or err}); name an image file."

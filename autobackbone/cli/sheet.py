@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from autobackbone.extraction.decoding import UnreadableError
 from autobackbone.extraction.thumbnails import Thumbnails, elided
 
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _CELL = 200  # pixels of an image's longer side
 _GAP = 16
 _LABEL = 46  # below an image: two lines
@@ -55,7 +56,7 @@ def draw_sheet(title: str, query: str, neighbors: Sequence[tuple[float, str, str
 
 
 def _cell(
-    sheet: Image.Image, place: tuple[int, int], thumbnails: Thumbnails, path: str, label: str, name: str, font: object
+    sheet: Image.Image, place: tuple[int, int], thumbnails: Thumbnails, path: str, label: str, name: str, font: _Font
 ) -> None:
     """Draw an image, or why there is none, and two lines of text below it."""
     pen = ImageDraw.Draw(sheet)
@@ -73,11 +74,11 @@ def _cell(
     pen.text((x, y + _CELL + 25), _fitted(name, font, _CELL), fill=_QUIET, font=font)
 
 
-def _fitted(text: str, font: object, width: int) -> str:
+def _fitted(text: str, font: _Font, width: int) -> str:
     """Return a text on one line, with the middle left out if it is wider than a number of pixels."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     for fits in range(min(len(line), 400), 1, -1):
-        if font.getlength(shorter := elided(line, fits)) <= width:  # type: ignore[attr-defined]
+        if font.getlength(shorter := elided(line, fits)) <= width:
             return shorter
     return line[:1]
 

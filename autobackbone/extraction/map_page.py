@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -187,7 +187,7 @@ def by_pca(features: Tensor) -> Layout:
         centered = _unit(flat) - mean
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            axes = torch.pca_lowrank(centered, q=min(6, *centered.shape), center=False)[2][:, :count]
+            axes = torch.pca_lowrank(centered, q=min(8, *centered.shape), center=False, niter=8)[2][:, :count]
         total = centered.square().sum()
     points = torch.zeros(len(flat), 2, dtype=torch.float64)
     for block in blocks:

@@ -30,9 +30,7 @@ _OF_IMAGES = ("interpolation", "crop_pct", "crop_mode")
 _OF_PIXELS = ("mean", "std")
 
 
-def remake(
-    metadata: Mapping[str, Any], *, weights: str | None = None
-) -> Callable[[bytes | Any], dict[str, Tensor]]:
+def remake(metadata: Mapping[str, Any], *, weights: str | None = None) -> Callable[[bytes | Any], dict[str, Tensor]]:
     """Make the backbone of a table again, and what was done to images and features.
 
     Parameters

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from autobackbone.errors import InputError
 from autobackbone.extraction.decoding import UnreadableError, decode, open_image
 from autobackbone.extraction.images import FileImages, ImageRef, Images, is_remote
 from autobackbone.extraction.listing import list_images
 from autobackbone.pixels import convert
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _NO_FILE = "no such file"
 
