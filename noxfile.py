@@ -76,7 +76,7 @@ def docs(session: nox.Session) -> None:
     _install(session, "docs")
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.run("playwright", "install", "chromium")
-    tests = ("docs/test_snippets.py", "docs/test_catalog_page.py")
+    tests = ("docs/test_snippets.py", "docs/test_catalog_page.py", "docs/test_map_page.py")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
     session.run("pytest", "--doctest-modules", "--pyargs", "autobackbone", *tests, *session.posargs)
 

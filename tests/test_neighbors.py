@@ -223,7 +223,7 @@ def test_a_custom_transform_cannot_be_made_again(photos, tmp_path):
     backbone = create_backbone("test_resnet", pretrained=False)
     extract_features(backbone, photos / "warm", tmp_path / "out", transform=transform)
     table = open_features(tmp_path / "out")
-    with pytest.raises(UnsupportedError, match="prepared by .*transform.*by its id"):
+    with pytest.raises(UnsupportedError, match=r"prepared by .*transform.*by its id"):
         remake(table.metadata)
 
 
