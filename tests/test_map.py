@@ -8,6 +8,7 @@ import sys
 import tarfile
 from types import ModuleType
 
+import fsspec
 import pytest
 import torch
 from click.testing import CliRunner
@@ -193,7 +194,8 @@ def test_thumbnails(tmp_path, photo):
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:
         archive.add(photo, "in/cat.png")
     reader = Thumbnails(64)
-    for path in (str(photo), f"{tmp_path}/photos.tar!in/cat.png"):
+    fsspec.filesystem("memory").pipe_file("/cat.png", photo.read_bytes())
+    for path in (str(photo), f"{tmp_path}/photos.tar!in/cat.png", "memory://cat.png"):
         image = reader.read(path)
         assert (image.size, image.mode) == ((64, 43), "RGB")
     (tmp_path / "text.png").write_text("no image")
@@ -203,6 +205,8 @@ def test_thumbnails(tmp_path, photo):
         f"{tmp_path}/photos.tar!in/dog.png": "no such file",
         f"{tmp_path}/no.tar!in/dog.png": "cannot be shown",
         f"{tmp_path}/no.png": "no such file",
+        "memory://no.png": "no such file",
+        "nothing://no.png": "cannot be shown",
         str(tmp_path): "cannot be read",
         f"{tmp_path}/text.png": "no format that Pillow knows",
         f"{tmp_path}/float.tif": "cannot be shown",

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from autobackbone.cli import options, tables
-from autobackbone.cli.options import new_console
+from autobackbone.cli.options import new_console, print_fitted
 from autobackbone.errors import InputError, OutputError
 from autobackbone.values import did_you_mean
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from autobackbone.extraction.table import FeatureTable
 
@@ -78,7 +78,7 @@ def neighbors(
         )
         return
     console = new_console()
-    console.print(_table(rows))
+    _print(console, rows)
     tables.print_note(console, note)
     if sheet is not None:
         print(sheet)  # noqa: T201
@@ -120,20 +120,23 @@ def _features(table: "FeatureTable", asked: _Query, column: str | None, weights:
     return features[column or table.columns[0]]
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> "Table":
+def _print(console: "Console", rows: Sequence[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("similarity", justify="right", no_wrap=True)
-    table.add_column("id", overflow="fold")
     shows_paths = any(row["path"] not in ("", row["id"]) for row in rows)
-    if shows_paths:
-        table.add_column("path", overflow="fold")
-    for row in rows:
-        path = (escape(row["path"]),) if shows_paths else ()
-        table.add_row(f"{row['similarity']:.4f}", escape(row["id"]), *path)
-    return table
+    columns = ["id", "similarity", *(["path"] if shows_paths else [])]
+
+    def build(shown: Sequence[str], *, framed: bool) -> Table:  # noqa: ARG001 - a list has no frame
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in shown:
+            table.add_column(column, justify="right" if column == "similarity" else "left", overflow="fold")
+        for row in rows:
+            texts = {"id": escape(row["id"]), "similarity": f"{row['similarity']:.4f}", "path": escape(row["path"])}
+            table.add_row(*(texts[column] for column in shown))
+        return table
+
+    print_fitted(console, build, columns, lesser=("path",))
 
 
 def _write_sheet(sheet: Path, title: str, query: str, rows: Sequence[dict[str, Any]], note: str) -> None:
