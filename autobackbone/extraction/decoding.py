@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _ORIENTATION = 0x0112  # the Exif tag
+_WIDTH, _HEIGHT = 256, 257  # tags of TIFF, as stored
 _SIDEWAYS = (5, 6, 7, 8)  # its values for images that lie on their side
 _SEVERAL = (
     "GIF",
@@ -79,8 +80,7 @@ def open_image(content: bytes | Image.Image) -> Opened:
     try:
         image = Image.open(BytesIO(content))
         several = image.format in _SEVERAL and getattr(image, "is_animated", False)
-        # Pillow's reader of TIFF turns images itself.
-        sideways = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+        sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS and not _is_turned(image)
     except Exception as err:  # Pillow's readers raise errors of many kinds
         raise UnreadableError(_reason(err)) from err
     if several:
@@ -115,6 +115,11 @@ def decode(opened: Opened, fraction: float = 1.0) -> Image.Image:
     except Exception as err:  # Pillow's readers raise errors of many kinds
         raise UnreadableError(_reason(err)) from err
     return image
+
+
+def _is_turned(image: Any) -> bool:
+    """Whether the size is that of the upright image already: newer Pillows turn TIFF images themselves."""
+    return bool(image.format == "TIFF" and image.size != (image.tag_v2.get(_WIDTH), image.tag_v2.get(_HEIGHT)))
 
 
 def _reason(err: Exception) -> str:

@@ -37,7 +37,7 @@ ERRORS = "errors.parquet"
 _PARTIAL = ".partial-"  # prefix of files that are being written
 _RUN = ".run-"  # prefix of the files that say which runs there are
 _LOCK = ".lock"
-_OWN = (FEATURES, ERRORS, _LOCK, ".cache")
+_OWN = (FEATURES, ERRORS)
 _BEAT = 2.0  # seconds between two signs of life of a run in a remote folder
 _PATIENCE = 5.0  # seconds without one after which it is taken for dead
 _ROW_GROUP = 1 << 16
@@ -114,7 +114,7 @@ class Output:
                 raise OutputError(msg)
             for entry in self.fs.ls(self.root, detail=False):
                 name = entry.rstrip("/").rpartition("/")[2]
-                if name not in _OWN and not name.startswith((_RUN, _PARTIAL)):
+                if name not in _OWN and not name.startswith("."):  # systems put hidden files everywhere
                     msg = f"The output {self} holds something else, such as {name!r}; name a new folder."
                     raise OutputError(msg)
 

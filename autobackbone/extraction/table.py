@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from hashlib import sha256
@@ -235,9 +236,11 @@ class FeatureTable:
             excluded = self.position(query)
             query = features[excluded]
         vector = torch.as_tensor(query).float().flatten()
-        if vector.numel() != features[:1].numel():
+        if vector.numel() != math.prod(features.shape[1:]):
             msg = f"The query has the shape {tuple(torch.as_tensor(query).shape)}, features have {self.shape(column)}."
             raise ConfigError(msg)
+        if not len(self):
+            return []
         similarities = cosine_similarities(features, vector[None])[0]
         if excluded is not None:
             similarities[excluded] = -torch.inf

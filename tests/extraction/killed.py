@@ -10,6 +10,8 @@ after
     Seconds after which the process is killed.
 at, late
     Number of the file operation at which the process kills itself: before it, or once it is done.
+kill_when
+    A file: the process is killed once it exists.
 hold
     A file: it is made when the first part is complete, and the process goes on when it is gone.
 env
@@ -75,6 +77,7 @@ def hold_at_the_first_part(path):
     write = run._write
 
     def held(*args):
+        run._write = write
         Path(path).touch()
         while Path(path).exists():
             time.sleep(0.01)
@@ -113,6 +116,10 @@ def serve(request):
         finally:
             os._exit(2)
     os.close(writable)
+    if "kill_when" in request:
+        while not Path(request["kill_when"]).exists():
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
     if "after" in request:
         time.sleep(request["after"])
         os.kill(pid, signal.SIGKILL)  # ours until it is waited for, even if it has ended

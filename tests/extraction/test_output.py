@@ -1,0 +1,456 @@
+"""Folders of tables: what they refuse, one run at a time, full disks, damage, remote ones, and reading them."""
+
+import copy
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from fsspec.implementations.local import LocalFileOpener
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from some_images import expected, leveled, picture, pooled, write_pictures
+from test_kill import Parent
+
+from autobackbone import ConfigError, InputError, OutputError, UnsupportedError, extract_features, open_features
+
+
+@pytest.fixture(scope="module")
+def parent():
+    started = Parent()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    write_pictures(folder, 7)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch):
+    monkeypatch.setattr("autobackbone.extraction.run._MAX_ROWS", 3)
+
+
+def extract(images, output, backbone=None, **kwargs):
+    kwargs = {"workers": 1, "batch_size": 2, "show_progress": False} | kwargs
+    return extract_features(pooled() if backbone is None else backbone, images, output, **kwargs)
+
+
+@pytest.fixture
+def made(photos, tmp_path):
+    extract(photos, tmp_path / "made")
+    return tmp_path / "made"
+
+
+# --- one run at a time ---
+
+
+def wait_for(path):
+    for _ in range(6000):
+        if path.exists():
+            return
+        time.sleep(0.01)
+    pytest.fail("the other process did not come so far")
+
+
+def test_another_process_is_refused_until_the_first_is_killed(parent, photos, tmp_path):
+    hold = tmp_path / "hold"
+    parent.send(photos, tmp_path / "out", hold=str(hold), kill_when=str(tmp_path / "kill"))
+    wait_for(hold)
+    partial = tmp_path / "out" / "features" / ".partial-of-the-first"
+    partial.touch()
+    with pytest.raises(OutputError, match="Another run is at work in .*wait until it has ended, or name another"):
+        extract(photos, tmp_path / "out", image_size=32)
+    assert partial.exists(), "the refused run touched the files of the other"
+    (tmp_path / "kill").touch()
+    assert parent.answer()["status"] == -9
+    assert extract(photos, tmp_path / "out", image_size=32).extracted == 7
+    assert not partial.exists()
+
+
+def test_another_thread_is_refused(photos, tmp_path):
+    going, go_on = threading.Event(), threading.Event()
+
+    def transform(image):
+        going.set()
+        go_on.wait()
+        return torch.zeros(3, 32, 32)
+
+    def run():
+        reports.append(extract(photos, tmp_path / "out", transform=transform))
+
+    reports = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    going.wait()
+    try:
+        with pytest.raises(OutputError, match="Another run is at work"):
+            extract(photos, tmp_path / "out", transform=transform)
+    finally:
+        go_on.set()
+        thread.join()
+    assert reports[0].extracted == 7
+    assert extract(photos, tmp_path / "out", transform=transform).skipped == 7
+
+
+def ranks(port, rank, world=2):
+    return {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def test_ranks_of_a_job_work_together_and_others_are_refused(parent, photos, tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    write_pictures(images, 14)
+    for i in (1, 4, 13):
+        (images / f"{i:03d}-bad.jpg").write_bytes(b"bad")
+    hold = tmp_path / "hold"
+    parent.send(images, tmp_path / "out", hold=str(hold), env=ranks(1234, 0))
+    wait_for(hold)
+    for name, value in ranks(99, 1).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OutputError, match="Another run is at work"):
+        extract(images, tmp_path / "out", image_size=32)
+    partial = tmp_path / "out" / "features" / ".partial-of-rank-0"
+    partial.touch()
+    monkeypatch.setenv("MASTER_PORT", "1234")
+    second = extract(images, tmp_path / "out", image_size=32)
+    assert partial.exists()
+    hold.unlink()
+    answer = parent.answer()
+    assert answer["status"] == 0, answer
+    for name in ranks(0, 0):
+        monkeypatch.delenv(name)
+    assert second.listed == 8  # its share
+    extract(images, tmp_path / "alone", image_size=32)
+    table, alone = open_features(tmp_path / "out"), open_features(tmp_path / "alone")
+    assert table.ids == alone.ids
+    assert [failure.id for failure in table.errors] == [failure.id for failure in alone.errors]
+    assert len(pq.read_table(tmp_path / "out" / "errors.parquet")) == 3
+    np.testing.assert_allclose(table.numpy(), alone.numpy(), atol=1e-5)
+
+
+# --- what is refused ---
+
+
+def test_folders_that_hold_something_else(photos, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="is a file; name a folder"):
+        extract(photos, tmp_path / "file")
+    with pytest.raises(OutputError, match=r"holds something else, such as '00\d\..*'; name a new folder"):
+        extract(photos, photos)
+    (tmp_path / "below" / "features").mkdir(parents=True)
+    (tmp_path / "below" / "features" / "x.parquet").write_bytes((photos / "000.jpg").read_bytes())
+    with pytest.raises(OutputError, match=r"x.parquet' is damaged"):
+        extract(photos, tmp_path / "below")
+    pq.write_table(pq.read_table(_empty(tmp_path)), tmp_path / "below" / "features" / "x.parquet")
+    with pytest.raises(OutputError, match="no part of a table of features; name another folder"):
+        extract(photos, tmp_path / "below")
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / ".DS_Store").touch()
+    assert extract(photos, tmp_path / "hidden").extracted == 7
+
+
+def _empty(folder):
+    pq.write_table(pa.table({"id": ["a"]}), folder / "plain.parquet")
+    return folder / "plain.parquet"
+
+
+@pytest.mark.parametrize("output", [None, 3, "", "a\0b", b"x"])
+def test_outputs_that_are_no_paths(output, photos):
+    with pytest.raises(ConfigError, match="output must be a path"):
+        extract(photos, output)
+    with pytest.raises(ConfigError, match="output must be a path"):
+        open_features(output)
+
+
+def test_outputs_out_of_reach(photos):
+    with pytest.raises(OutputError, match="no address that can be opened"):
+        extract(photos, "nonsense://x")
+    with pytest.raises(OutputError, match=r"/proc.* cannot be (written|used)"):
+        extract(photos, "/proc/none/out")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "difference"),
+    [
+        ({"dtype": "float16"}, r"dtype \"float32\" instead of \"float16\""),
+        ({"image_size": 64}, "transform .*160.* instead of .*64"),
+        ({"resize": "stretch"}, "transform"),
+        ({"scaled_decoding": False}, "transform"),
+        ({"transform": len}, "transform"),
+        ({"backbone": lambda: leveled()}, "kind"),
+        ({"backbone": lambda: pooled("test_vit")}, "columns|model_name|config"),
+        ({"backbone": lambda: pooled(drop_path_rate=0.1)}, "drop_path_rate=0.0 instead of 0.1"),
+        ({"backbone": lambda: other_weights()}, "other weights"),
+        ({"backbone": lambda: copy.deepcopy(pooled()).bfloat16()}, "compute_dtype"),
+    ],
+)
+def test_other_features_are_refused(kwargs, difference, photos, made):
+    if "backbone" in kwargs:
+        kwargs = {"backbone": kwargs["backbone"]()}
+    with pytest.raises(OutputError, match=f"The features in .* are others: .*({difference}).*Name another folder"):
+        extract(photos, made, **kwargs)
+    assert extract(photos, made).skipped == 7
+
+
+def other_weights():
+    other = copy.deepcopy(pooled())
+    with torch.no_grad():
+        next(other.parameters()).view(-1)[0] += 1
+    return other
+
+
+@pytest.mark.parametrize("keep", [None, {"c4": ("mean", "grid2")}, {"c5": "map", "c3": ["max"]}])
+def test_feature_backbones_go_on(keep, photos, tmp_path):
+    extract(photos, tmp_path / "out", leveled(), keep=keep)
+    assert extract(photos, tmp_path / "out", leveled(), keep=keep).skipped == 7
+    with pytest.raises(OutputError, match="columns"):
+        extract(photos, tmp_path / "out", leveled(), keep={"c5": "gem"})
+
+
+# --- what can go wrong ---
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 60), st.sampled_from([errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS]))
+def test_writing_fails_at_some_call(photos, tmp_path_factory, number, code):
+    output = tmp_path_factory.mktemp("full") / "out"
+    write, calls = LocalFileOpener.write, iter(range(1, 10**6))
+
+    def failing(opener, data):
+        if next(calls) >= number:
+            raise OSError(code, os.strerror(code))
+        return write(opener, data)
+
+    message = {
+        errno.ENOSPC: "The disk of .* is full; free space, and run the same again: finished parts are kept",
+        errno.EDQUOT: "The disk of .* is full",
+        errno.EIO: "cannot be used .*Input/output error",
+        errno.EROFS: r"cannot be written \(Read-only file system\); allow it, or name another folder",
+    }[code]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autobackbone.extraction.run._MAX_ROWS", 3)
+        patch.setattr(LocalFileOpener, "write", failing)
+        with pytest.raises(OutputError, match=message):
+            extract(photos, output)
+        patch.undo()
+        patch.setattr("autobackbone.extraction.run._MAX_ROWS", 3)
+        assert extract(photos, output).listed == 7
+    assert open_features(output).ids == sorted(path.name for path in photos.iterdir())
+    assert not list(output.glob("**/.partial*"))
+
+
+@pytest.mark.parametrize("method", ["makedirs", "ls", "open", "exists"])
+def test_a_folder_that_cannot_be_used(method, made, photos, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, method, refuse)
+    with pytest.raises(OutputError, match=r"cannot be written \(Permission denied\); allow it"):
+        extract(photos, made)
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_damaged_parts_are_told(photos, tmp_path_factory, data):
+    output = tmp_path_factory.mktemp("damaged") / "out"
+    extract(photos, output)
+    undamaged = open_features(output)
+    ids, features = undamaged.ids, np.array(undamaged.numpy())
+    part = sorted((output / "features").iterdir())[1]
+    content = part.read_bytes()
+    if data.draw(st.booleans()):
+        part.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    else:
+        at = data.draw(st.integers(0, len(content) // 2))  # of the pages, not of what Parquet says about them
+        part.write_bytes(content[:at] + bytes([content[at] ^ data.draw(st.integers(1, 255))]) + content[at + 1 :])
+    try:
+        table = open_features(output)
+        rows = table.arrow().num_rows
+        table.numpy()
+        table.row(ids[3])
+        assert rows == 7
+        assert table.ids == ids
+        np.testing.assert_array_equal(table.numpy(), features)
+    except OutputError as err:
+        assert part.name in str(err)
+        assert "is damaged" in str(err)
+        part.unlink()
+        assert extract(photos, output).extracted == 3
+    else:
+        return
+    table = open_features(output)
+    assert table.ids == ids
+    np.testing.assert_allclose(table.numpy(), features, atol=1e-5)
+
+
+# --- remote folders ---
+
+
+@pytest.fixture
+def memory():
+    fs = fsspec.filesystem("memory")
+    yield fs
+    fs.rm("/", recursive=True)
+
+
+def test_a_table_in_memory(memory, photos, made, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("autobackbone.extraction.output._PATIENCE", 0.2)
+    monkeypatch.setattr("autobackbone.extraction.output._BEAT", 0.02)
+    assert extract(photos, "memory://table").extracted == 7
+    assert extract(photos, "memory://table").skipped == 7
+    table = open_features("memory://table")
+    assert table.ids == open_features(made).ids
+    np.testing.assert_allclose(table.numpy(), open_features(made).numpy(), atol=1e-5)
+    assert table.row(table.ids[2])["id"] == table.ids[2]
+    assert sorted(memory.ls("/table", detail=False)) == ["/table/features"]
+    memory.pipe_file("/table/.run-dead-0", b"5")
+    memory.pipe_file("/table/features/.partial-x", b"5")
+    assert extract(photos, "memory://table").skipped == 7
+    assert sorted(memory.ls("/table", detail=False)) == ["/table/features"]
+    assert len(memory.ls("/table/features")) == 3
+    before = np.array(table.numpy())
+    memory.rm("/table", recursive=True)
+    extract(photos, "memory://table", image_size=64)
+    other = open_features("memory://table").numpy()
+    assert not np.allclose(other, before), "an array of a table that is gone was read"
+
+
+def test_a_run_in_memory_shows_that_it_lives(memory, photos, monkeypatch):
+    monkeypatch.setattr("autobackbone.extraction.output._PATIENCE", 2.0)
+    monkeypatch.setattr("autobackbone.extraction.output._BEAT", 0.01)
+    refused = []
+
+    def transform(image):
+        if not refused:
+            refused.append(True)
+            with pytest.raises(OutputError, match="Another run is at work"):
+                extract(photos, "memory://table", transform=transform)
+        return torch.zeros(3, 32, 32)
+
+    assert extract(photos, "memory://table", transform=transform).extracted == 7
+    assert refused
+    assert sorted(memory.ls("/table", detail=False)) == ["/table/features"]
+
+
+# --- reading ---
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("given_as", ["text", "torch"])
+def test_dtypes(dtype, given_as, photos, tmp_path):
+    kind = getattr(torch, dtype)
+    extract(photos, tmp_path / "out", dtype=kind if given_as == "torch" else dtype, scaled_decoding=False)
+    table = open_features(tmp_path / "out")
+    wanted = expected(pooled(), sorted(photos.iterdir()))
+    assert table.torch().dtype == kind
+    torch.testing.assert_close(table.torch(), wanted.to(kind), atol=1e-5, rtol=torch.finfo(kind).eps)
+    assert table.numpy().dtype == (np.float16 if dtype == "float16" else np.float32)
+    np.testing.assert_array_equal(table.numpy(), table.torch().float().numpy())
+    row = table.row(table.ids[4])
+    assert torch.equal(row["pooled"], table.torch()[4])
+    assert torch.equal(table.dataset()[4]["pooled"], row["pooled"])
+    arrow = np.array(table.arrow(["pooled"])["pooled"].to_pylist())
+    bits = table.torch().view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else table.numpy()
+    np.testing.assert_array_equal(arrow, bits)
+
+
+def test_what_is_too_large_for_float16_is_an_error(photos, tmp_path):
+    def transform(image):
+        return torch.full((3, 32, 32), 1e9 if image.width == 31 else 0.5)
+
+    report = extract(photos, tmp_path / "out", transform=transform, dtype="float16")
+    table = open_features(tmp_path / "out")
+    assert report.failed == 2
+    assert {failure.reason for failure in table.errors} == {"its feature 'pooled' is not finite in float16"}
+    assert np.isfinite(table.numpy()).all()
+
+
+def test_maps_of_different_sizes(photos, tmp_path):
+    keep = {"c4": "map", "c5": ["mean", "map"]}
+    extract(photos, tmp_path / "out", leveled(), keep=keep, resize="none", dtype="bfloat16")
+    table = open_features(tmp_path / "out")
+    assert len(table) == 7
+    assert table.columns == ("c4_map", "c5_mean", "c5_map")
+    assert table.shape("c4_map") is None
+    with pytest.raises(UnsupportedError, match="have different sizes, so they are no array; read them with row"):
+        table.numpy("c4_map")
+    for key in table.ids:
+        row = table.row(key)
+        assert row["c4_map"].shape == (192, -(-row["height"] // 16), -(-row["width"] // 16))
+        torch.testing.assert_close(row["c5_map"].float().mean((1, 2)), row["c5_mean"].float(), atol=1e-3, rtol=2e-2)
+    assert table.numpy("c5_mean").shape == (7, 96)
+
+
+def test_reading(made, photos):
+    table = open_features(made)
+    assert repr(table).endswith("7 images, pooled (96,), test_resnet, RANDOM or own weights)")
+    arrow = table.arrow()
+    assert arrow["id"].to_pylist() == table.ids
+    features = np.array(arrow["pooled"].to_pylist(), np.float32)
+    np.testing.assert_array_equal(table.numpy(), features)
+    array = table.numpy()
+    array[0] = 5  # private
+    np.testing.assert_array_equal(open_features(made).numpy(), features)
+    for i, key in enumerate(table.ids):
+        row = table.row(key)
+        assert row["content_hash"] == arrow["content_hash"][i].as_py()
+        np.testing.assert_array_equal(row["pooled"], features[i])
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    similar = unit @ unit[2]
+    nearest = table.nearest(table.ids[2], k=100)
+    assert [key for key, _ in nearest] == [table.ids[i] for i in np.argsort(-similar) if i != 2]
+    np.testing.assert_allclose([s for _, s in nearest], np.sort(np.delete(similar, 2))[::-1], atol=1e-5)
+    assert table.nearest(features[2], k=1)[0][0] == table.ids[2]
+    for k in (0, -1, 2.5, None, True):
+        with pytest.raises(ConfigError, match="k must be a positive integer"):
+            table.nearest(features[2], k=k)
+    with pytest.raises(ConfigError, match="The query has the shape"):
+        table.nearest([1.0, 2.0])
+    with pytest.raises(InputError, match="did you mean '000.jpg'"):
+        table.row("000.jpeg")
+    with pytest.raises(ConfigError, match="no column 'pool'; did you mean 'pooled'"):
+        table.arrow(["id", "pool"])
+    for read in (table.numpy, table.torch, table.dataset, table.shape):
+        with pytest.raises(ConfigError, match="no features 'c5_mean'"):
+            read("c5_mean")
+
+
+def test_a_table_of_errors_only(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    extract(tmp_path / "a.jpg", tmp_path / "out")
+    table = open_features(tmp_path / "out")
+    assert len(table) == 0
+    assert table.numpy().shape == (0, 96)
+    assert table.torch().shape == (0, 96)
+    assert table.arrow().num_rows == 0
+    assert table.nearest(torch.ones(96)) == []
+    assert len(table.dataset()) == 0
+
+
+def test_no_table(tmp_path):
+    with pytest.raises(InputError, match=r"There is no table of features in .*; extract_features\(\) makes one"):
+        open_features(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises((InputError, OutputError), match="file"):
+        open_features(tmp_path / "file")
+
+
+def test_a_read_only_table_is_mapped_from_elsewhere(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).startswith(str(made)))
+    first, second = open_features(made).numpy(), open_features(made).numpy()
+    np.testing.assert_array_equal(first, second)
+    assert not list((made / ".cache").iterdir())
+    assert picture(0) is not None
+    assert len(list(Path(tmp_path).glob("autobackbone-features-*/*.npy"))) == 1
