@@ -69,7 +69,7 @@ def test_another_process_is_refused_until_the_first_is_killed(parent, photos, tm
     wait_for(hold)
     partial = tmp_path / "out" / "features" / ".partial-of-the-first"
     partial.touch()
-    with pytest.raises(OutputError, match="Another run is at work in .*wait until it has ended, or name another"):
+    with pytest.raises(OutputError, match=r"Another run is at work in .*wait until it has ended, or name another"):
         extract(photos, tmp_path / "out", image_size=32)
     assert partial.exists(), "the refused run touched the files of the other"
     (tmp_path / "kill").touch()
@@ -81,7 +81,7 @@ def test_another_process_is_refused_until_the_first_is_killed(parent, photos, tm
 def test_another_thread_is_refused(photos, tmp_path):
     going, go_on = threading.Event(), threading.Event()
 
-    def transform(image):
+    def transform(_):
         going.set()
         go_on.wait()
         return torch.zeros(3, 32, 32)
@@ -107,7 +107,7 @@ def ranks(port, rank, world=2):
     return {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def test_ranks_of_a_job_work_together_and_others_are_refused(parent, photos, tmp_path, monkeypatch):
+def test_ranks_of_a_job_work_together_and_others_are_refused(parent, tmp_path, monkeypatch):
     images = tmp_path / "images"
     write_pictures(images, 14)
     for i in (1, 4, 13):
@@ -187,10 +187,10 @@ def test_outputs_out_of_reach(photos):
         ({"resize": "stretch"}, "transform"),
         ({"scaled_decoding": False}, "transform"),
         ({"transform": len}, "transform"),
-        ({"backbone": lambda: leveled()}, "kind"),
+        ({"backbone": leveled}, "kind"),
         ({"backbone": lambda: pooled("test_vit")}, "columns|model_name|config"),
         ({"backbone": lambda: pooled(drop_path_rate=0.1)}, "drop_path_rate=0.0 instead of 0.1"),
-        ({"backbone": lambda: other_weights()}, "other weights"),
+        ({"backbone": lambda: other_weights(pooled())}, "other weights"),
         ({"backbone": lambda: copy.deepcopy(pooled()).bfloat16()}, "compute_dtype"),
     ],
 )
@@ -202,8 +202,8 @@ def test_other_features_are_refused(kwargs, difference, photos, made):
     assert extract(photos, made).skipped == 7
 
 
-def other_weights():
-    other = copy.deepcopy(pooled())
+def other_weights(backbone):
+    other = copy.deepcopy(backbone)
     with torch.no_grad():
         next(other.parameters()).view(-1)[0] += 1
     return other
@@ -331,7 +331,7 @@ def test_a_run_in_memory_shows_that_it_lives(memory, photos, monkeypatch):
     monkeypatch.setattr("autobackbone.extraction.output._BEAT", 0.01)
     refused = []
 
-    def transform(image):
+    def transform(_):
         if not refused:
             refused.append(True)
             with pytest.raises(OutputError, match="Another run is at work"):
@@ -392,7 +392,7 @@ def test_maps_of_different_sizes(photos, tmp_path):
     assert table.numpy("c5_mean").shape == (7, 96)
 
 
-def test_reading(made, photos):
+def test_reading(made):
     table = open_features(made)
     assert repr(table).endswith("7 images, pooled (96,), test_resnet, RANDOM or own weights)")
     arrow = table.arrow()
@@ -448,7 +448,7 @@ def test_no_table(tmp_path):
 
 def test_a_read_only_table_is_mapped_from_elsewhere(made, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("os.access", lambda path, mode: not str(path).startswith(str(made)))
+    monkeypatch.setattr("os.access", lambda path, _: not str(path).startswith(str(made)))
     first, second = open_features(made).numpy(), open_features(made).numpy()
     np.testing.assert_array_equal(first, second)
     assert not list((made / ".cache").iterdir())

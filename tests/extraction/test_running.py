@@ -65,18 +65,13 @@ def test_batches_are_halved_where_memory_is_short(workers, photos, tmp_path, cap
 
 
 def test_memory_for_no_image_at_all(photos, tmp_path):
-    def no_memory(x):
-        if len(x) > 1 or np.random.default_rng().random() >= 0:
+    calls = []
+
+    def only_the_trial(_):
+        calls.append(1)
+        if len(calls) > 1:
             message = "out of memory"
             raise torch.OutOfMemoryError(message)
-
-    hooked = copy.deepcopy(pooled())
-    first = []
-
-    def only_the_trial(x):
-        if first:
-            no_memory(x)
-        first.append(True)
 
     hooked = before_forward(pooled(), only_the_trial)
     with pytest.raises(torch.OutOfMemoryError):
@@ -86,7 +81,7 @@ def test_memory_for_no_image_at_all(photos, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("number", [1, 2, 5, 9])
+@pytest.mark.parametrize("number", [1, 2, 5, 8])
 def test_errors_of_a_backbone_surface_as_they_are(number, workers, photos, tmp_path):
     calls = []
 
@@ -97,11 +92,9 @@ def test_errors_of_a_backbone_surface_as_they_are(number, workers, photos, tmp_p
             raise RuntimeError(message)
 
     backbone = before_forward(pooled(), fail)
-    with pytest.raises(RuntimeError, match="^cuDNN says no$"):
+    with pytest.raises(RuntimeError, match=r"^cuDNN says no$"):
         extract(photos, tmp_path / "out", backbone, workers=workers, batch_size=2)
-    assert threading.active_count() == 1 or not [
-        t for t in threading.enumerate() if t.name.startswith(("lane", "read"))
-    ]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("lane", "read", "write"))]
     assert extract(photos, tmp_path / "out", pooled()).listed == 13
     assert_complete(tmp_path / "out", photos)
 
@@ -114,7 +107,7 @@ def test_an_interrupt_ends_a_run_which_can_go_on(photos, tmp_path):
         if len(calls) == 5:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
         extract(photos, tmp_path / "out", before_forward(pooled(), interrupt), batch_size=1)
         for _ in range(1000):  # the signal comes when the interpreter is ready for it
             threading.Event().wait(0.01)
@@ -237,8 +230,8 @@ def test_what_is_no_backbone(photos, tmp_path):
 def test_sizes_that_a_backbone_does_not_accept(photos, tmp_path):
     with pytest.raises(InputSizeError):
         extract(photos, tmp_path / "out", pooled("test_vit"), image_size=8)
-    fixed = pooled("swin_tiny_patch4_window7_224")
-    with pytest.raises(InputSizeError, match="takes 224x224 images only; leave resize= out"):
+    fixed = pooled("test_vit_relpos")
+    with pytest.raises(InputSizeError, match="takes 160x160 images only; leave resize= out"):
         extract(photos, tmp_path / "out", fixed, resize="none")
     assert not (tmp_path / "out").exists()
     vit = pooled("test_vit")  # takes multiples of 16
