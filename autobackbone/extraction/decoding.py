@@ -25,25 +25,6 @@ class UnreadableError(Exception):
     """An image cannot be decoded; the text is the reason."""
 
 
-class Decoded(NamedTuple):
-    """A decoded image.
-
-    Attributes
-    ----------
-    image
-        Upright. It may be smaller than the original.
-    width, height
-        Of the original in pixels, upright.
-    content_hash
-        SHA-256 of the encoded image; of the pixels if it was not encoded.
-    """
-
-    image: Any
-    width: int
-    height: int
-    content_hash: str
-
-
 class Opened(NamedTuple):
     """An image whose header has been read.
 
@@ -54,7 +35,7 @@ class Opened(NamedTuple):
     width, height
         Of the image in pixels, upright.
     content_hash
-        As in `Decoded`.
+        SHA-256 of the encoded image; of the pixels if it was not encoded.
     """
 
     image: Image.Image
@@ -72,6 +53,8 @@ def open_image(content: bytes | Image.Image) -> Opened:
         If it is empty, of no known format, too large, or holds several images.
     """
     if isinstance(content, Image.Image):
+        if content.getexif().get(_ORIENTATION, 1) != 1:
+            content = ImageOps.exif_transpose(content)  # a copy: the image is the user's
         pixels = f"{content.mode} {content.size} ".encode() + content.tobytes()
         return Opened(content, content.width, content.height, sha256(pixels).hexdigest())
     if not content:
@@ -80,7 +63,7 @@ def open_image(content: bytes | Image.Image) -> Opened:
     try:
         image = Image.open(BytesIO(content))
         several = image.format in _SEVERAL and getattr(image, "is_animated", False)
-        sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS and not _is_turned(image)
+        sideways = _has_exif(image) and image.getexif().get(_ORIENTATION) in _SIDEWAYS and not _is_turned(image)
     except Exception as err:  # Pillow's readers raise errors of many kinds
         raise UnreadableError(_reason(err)) from err
     if several:
@@ -115,6 +98,11 @@ def decode(opened: Opened, fraction: float = 1.0) -> Image.Image:
     except Exception as err:  # Pillow's readers raise errors of many kinds
         raise UnreadableError(_reason(err)) from err
     return image
+
+
+def _has_exif(image: Any) -> bool:
+    """Whether Exif can be read from the header. Pillow would decode a PNG to look for Exif behind its pixels."""
+    return image.format != "PNG" or "exif" in image.info or "Raw profile type exif" in image.info
 
 
 def _is_turned(image: Any) -> bool:

@@ -353,10 +353,16 @@ def _members(archive: str) -> Iterator[ImageRef]:
     """List the images in a tar file by their place, so that they can be read in any order."""
     try:
         with open_file(archive) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
+            content: dict[str, tuple[int, int]] = {}
             for entry in tar:
-                if entry.isfile() and _suffix(entry.name) in _IMAGES:
+                if entry.isfile():
+                    content[entry.name] = entry.offset_data, entry.size
+                name = entry.linkname if entry.islnk() else entry.name  # a second name of a file before
+                hidden = entry.name.rpartition("/")[2].startswith(".")
+                if name in content and _suffix(entry.name) in _IMAGES and not hidden:
                     place = _text(member(archive, entry.name))
-                    yield ImageRef(place, place, archive, offset=entry.offset_data, size=entry.size)
+                    offset, size = content[name]
+                    yield ImageRef(place, place, archive, offset=offset, size=size)
     except (tarfile.TarError, OSError, EOFError) as err:
         msg = f"{shown(archive)} cannot be read as an uncompressed tar file ({err})."
         raise InputError(msg) from err

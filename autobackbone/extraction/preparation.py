@@ -195,6 +195,8 @@ class Preparation:
             msg = f"the backbone takes {self.spec.in_chans} channels, and an image has 1 or 3; give tensors"
             raise UnreadableError(msg)
         image = decode(opened, self.fraction(opened.height, opened.width))
+        if image.format != "JPEG":  # which may be smaller now; of a PNG, Exif may stand behind the pixels
+            opened = opened._replace(width=image.width, height=image.height)
         try:
             if self.resize == "none":
                 self.spec.check(torch.empty(1, self.spec.in_chans, opened.height, opened.width, device="meta"))

@@ -44,14 +44,16 @@ class PartDone(NamedTuple):
 
 @dataclass(frozen=True)
 class ExtractionReport:
-    """What an extraction did.
+    """What an extraction did; under torchrun, what this process did of it.
+
+    `listed` - `skipped` - `extracted` images failed in this run.
 
     Attributes
     ----------
     output
         The folder of the table.
     listed
-        How many images there were, each counted once.
+        How many images there were, each counted once; under torchrun, in the share of this process.
     repeated
         How many more times images were listed.
     skipped

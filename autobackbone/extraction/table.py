@@ -30,7 +30,8 @@ _ROWS = 4096  # at once, when nearest rows are looked for
 class FeatureTable:
     """A table of features. Make one with `open_features`.
 
-    Rows are in the order of the images. They can be read in other ways, too: the folder ``features`` in the table's
+    Rows are in the order of the images; images that were added later stand in or behind the part that they belong to.
+    They can be read in other ways, too: the folder ``features`` in the table's
     folder is a Parquet data set.
 
     Attributes
@@ -377,7 +378,8 @@ def _write_array(path: Path, shape: tuple[int, ...], kind: Any, parts: Iterator[
         array.flush()
         del array, flat
         for old in path.parent.glob(f"{path.name.rpartition('-')[0]}-*.npy"):
-            old.unlink(missing_ok=True)
+            if old != path:  # another process may map that one
+                old.unlink(missing_ok=True)
         partial.replace(path)
     except OSError as err:
         msg = f"{shown(str(path))} cannot be written ({err}); numpy() needs room for the column, uncompressed."

@@ -1,5 +1,6 @@
 """Every image that is listed is a row or an error, never both: the rows are those of a plain loop."""
 
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from torchvision.transforms import InterpolationMode, Resize
 from torchvision.transforms.functional import pil_to_tensor
 
 from autobackbone import BackboneError, InputError, extract_features, get_input_spec, open_features
+from autobackbone.extraction.decoding import open_image
 
 SETTINGS = settings(max_examples=40)
 
@@ -231,3 +233,35 @@ def test_a_data_set_and_a_transform_that_fail(tmp_path):
     assert "Image" in reasons[1]
     assert "no pixels" in reasons[2]
     assert report.extracted == 1
+
+
+def test_exif_behind_the_pixels_of_a_png(tmp_path):
+    content = some.with_orientation(3, 6, "PNG")
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    last = content.index(b"IEND") - 4
+    (tmp_path / "late.png").write_bytes(content[:start] + content[end:last] + content[start:end] + content[last:])
+    (tmp_path / "early.png").write_bytes(content)
+    paths = [str(tmp_path / name) for name in ("early.png", "late.png")]
+    for resize in ("crop", "none"):
+        extract(paths, tmp_path / resize, resize=resize)
+        early, late = open_features(tmp_path / resize).arrow().to_pylist()
+        assert (late["width"], late["height"]) == (early["width"], early["height"]) == (21, 33)
+        np.testing.assert_allclose(early["pooled"], late["pooled"], atol=1e-6)
+
+
+def test_pil_images_are_turned_upright_and_left_as_they_are(tmp_path):
+    images = [Image.open(io.BytesIO(some.with_orientation(3, 6, "JPEG"))) for _ in range(2)]
+    wanted = expected(pooled(), images)
+    extract(images, tmp_path / "out")
+    table = open_features(tmp_path / "out")
+    np.testing.assert_allclose(table.numpy(), wanted, atol=1e-5)
+    assert (table.row("0")["width"], table.row("0")["height"]) == (21, 33)
+    assert [image.size for image in images] == [(33, 21)] * 2
+    assert images[0].getexif()[0x0112] == 6
+
+
+def test_png_headers_are_read_without_decoding():
+    """Images wait for their turn in encoded form."""
+    opened = open_image(some.encoded(picture(0), "PNG"))
+    assert opened.image.tile

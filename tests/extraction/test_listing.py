@@ -249,6 +249,21 @@ def test_folders_in_memory_and_in_archives(photos, features, tmp_path):
     np.testing.assert_allclose(table.numpy(), features, atol=1e-5)
 
 
+def test_links_and_hidden_files_in_archives(photos, features, tmp_path):
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    (copies / "a.png").write_bytes((photos / "a.png").read_bytes())
+    (copies / "b.png").hardlink_to(copies / "a.png")
+    (copies / "._a.png").write_bytes(b"of another system")
+    (copies / "c.png").symlink_to("a.png")
+    with tarfile.open(tmp_path / "links.tar", "w") as tar:
+        for name in ("a.png", "b.png", "c.png", "._a.png"):
+            tar.add(copies / name, arcname=name)
+    table = extract(tmp_path / "links.tar", tmp_path / "out")
+    assert [key.rpartition("!")[2] for key in table.ids] == ["a.png", "b.png"]
+    np.testing.assert_allclose(table.numpy(), features[[0, 0]], atol=1e-5)
+
+
 def test_what_is_listed_twice_is_extracted_once(photos, tmp_path):
     path = str(photos / "a.png")
     report = extract_features(pooled(), [path, path, str(photos / "z.png"), path], tmp_path / "out", workers=1)

@@ -3,6 +3,8 @@
 import copy
 import errno
 import os
+import shutil
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -249,6 +251,30 @@ def test_writing_fails_at_some_call(photos, tmp_path_factory, number, code):
     assert not list(output.glob("**/.partial*"))
 
 
+@pytest.fixture
+def tiny_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = shutil.which("mount")
+    if (
+        command is None
+        or subprocess.run(
+            [command, "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("nothing can be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)  # noqa: S607
+
+
+def test_a_disk_that_is_full(tiny_disk, photos):
+    (tiny_disk / "filler").write_bytes(bytes(36 << 10))
+    with pytest.raises(OutputError, match=r"The disk of .* is full; free space, and run the same again"):
+        extract(photos, tiny_disk / "out", keep={"c5": ("mean", "grid8")}, backbone=leveled())
+    (tiny_disk / "filler").unlink()
+    assert extract(photos, tiny_disk / "out", keep={"c5": "mean"}, backbone=leveled()).listed == 7
+
+
 @pytest.mark.parametrize("method", ["makedirs", "ls", "open", "exists"])
 def test_a_folder_that_cannot_be_used(method, made, photos, monkeypatch):
     def refuse(*_, **__):
@@ -417,7 +443,7 @@ def test_reading(made):
             table.nearest(features[2], k=k)
     with pytest.raises(ConfigError, match="The query has the shape"):
         table.nearest([1.0, 2.0])
-    with pytest.raises(InputError, match="did you mean '000.jpg'"):
+    with pytest.raises(InputError, match=r"did you mean '000\.jpg'"):
         table.row("000.jpeg")
     with pytest.raises(ConfigError, match="no column 'pool'; did you mean 'pooled'"):
         table.arrow(["id", "pool"])
