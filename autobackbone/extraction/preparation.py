@@ -118,15 +118,20 @@ class Preparation:
         Raises
         ------
         ConfigError
-            If they are tensors, and the user asks to prepare them.
+            If they are tensors, and the user asks to prepare them; if they are none, and the backbone takes other
+            channels than images have.
         """
-        if not isinstance(images, DatasetImages):
-            return self
-        try:
-            first = images.read(images.refs[0])
-        except Exception:  # noqa: BLE001 - of a user's data set; it is told when this image's turn comes
-            return self
+        first = None
+        if isinstance(images, DatasetImages):
+            try:
+                first = images.read(images.refs[0])
+            except Exception:  # noqa: BLE001 - of a user's data set; it is told when this image's turn comes
+                return self
         if not isinstance(first, Tensor):
+            if self.custom is None and self.spec.in_chans not in _MODES:
+                channels = self.spec.in_chans
+                msg = f"The backbone takes {channels} channels, an image has 1 or 3: give tensors or transform=."
+                raise ConfigError(msg)
             return self
         if self.custom is not None or self.resize != "crop" or self.size != self.spec.size:
             msg = "The images are tensors, which are taken as they are: leave transform=, resize= and image_size= out."
@@ -190,10 +195,7 @@ class Preparation:
         """
         if isinstance(opened, Prepared):
             return opened
-        mode = _MODES.get(self.spec.in_chans)
-        if mode is None:
-            msg = f"the backbone takes {self.spec.in_chans} channels, and an image has 1 or 3; give tensors"
-            raise UnreadableError(msg)
+        mode = _MODES.get(self.spec.in_chans, "RGB")  # others are of a custom transform
         image = decode(opened, self.fraction(opened.height, opened.width))
         if image.format != "JPEG":  # which may be smaller now; of a PNG, Exif may stand behind the pixels
             opened = opened._replace(width=image.width, height=image.height)
