@@ -60,6 +60,24 @@ def test_pooled_features(kind, tmp_path):
     assert table.metadata["kind"] == "pooled"
 
 
+def test_channels_that_images_do_not_have(tmp_path):
+    backbone = pooled(in_chans=4)
+    with pytest.raises(ConfigError, match="takes 4 channels, an image has 1 or 3: give tensors or transform="):
+        extract(PICTURES, tmp_path / "out", backbone)
+    assert not (tmp_path / "out").exists()
+    tensors = [torch.rand(4, 40, 48) for _ in range(3)]
+    with torch.inference_mode():
+        wanted = backbone(torch.stack(tensors))
+    table = extract(tensors, tmp_path / "tensors", backbone)
+    np.testing.assert_allclose(table.numpy(), wanted, atol=1e-5)
+    table = extract(
+        PICTURES, tmp_path / "images", backbone, transform=lambda image: torch.full((4, 32, 32), image.width / 200)
+    )
+    with torch.inference_mode():
+        wanted = backbone(torch.stack([torch.full((4, 32, 32), image.width / 200) for image in PICTURES]))
+    np.testing.assert_allclose(table.numpy(), wanted, atol=1e-5)
+
+
 def reduced(y, reduction):
     """A map (C, H, W), reduced by hand."""
     if reduction == "map":

@@ -22,6 +22,7 @@ from some_images import expected, leveled, picture, pooled, write_pictures
 from test_kill import Parent
 
 from autobackbone import ConfigError, InputError, OutputError, UnsupportedError, extract_features, open_features
+from autobackbone.extraction.output import Output
 
 
 @pytest.fixture(scope="module")
@@ -367,6 +368,23 @@ def test_a_run_in_memory_shows_that_it_lives(memory, photos, monkeypatch):
     assert extract(photos, "memory://table", transform=transform).extracted == 7
     assert refused
     assert sorted(memory.ls("/table", detail=False)) == ["/table/features"]
+
+
+def test_of_two_runs_in_memory_that_start_together_none_goes_on_unseen(memory, photos, monkeypatch):
+    listed = Output._runs
+    calls = []
+
+    def another_starts(output):
+        found = listed(output)
+        if not calls:
+            calls.append(1)
+            memory.pipe_file("/table/.run-other-0", b"0")
+        return found
+
+    monkeypatch.setattr(Output, "_runs", another_starts)
+    with pytest.raises(OutputError, match="Another run is at work"):
+        extract(photos, "memory://table")
+    assert sorted(memory.ls("/table", detail=False)) == ["/table/.run-other-0", "/table/features"]
 
 
 # --- reading ---
