@@ -128,7 +128,7 @@ def _read_remote(ref: ImageRef) -> bytes:
             if isinstance(status, int) and 400 <= status < 500 and status not in _MAY_PASS:
                 msg = f"the server answers {status}"
                 raise OSError(msg) from err
-            if attempt == _TRIES or isinstance(err, TimeoutError):
+            if attempt == _TRIES:
                 msg = f"{shown(ref.path)} cannot be read ({type(err).__name__}: {err}); run the same again to go on."
                 raise InputError(msg) from err
             time.sleep(attempt / 4)

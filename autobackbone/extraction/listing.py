@@ -33,6 +33,7 @@ _IMAGES = tuple(
     ".avif .bmp .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
 )
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_LISTS = (".csv", ".parquet", ".tar", ".tsv", ".txt")
 _NOT_READ = tuple(".7z .arrow .bz2 .gz .h5 .json .jsonl .npy .npz .rar .tgz .xls .xlsx .xz .zip .zst".split())  # noqa: SIM905
 _READ = ": .txt, .csv, .tsv and .parquet files, and uncompressed .tar files are."
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as webdataset writes names of shards
@@ -192,7 +193,7 @@ class _Files:
     def _list_remote(self) -> list[str]:
         file_system, path = file_system_of(self.base)
         is_web = self.base.startswith(("http://", "https://"))
-        if is_web and _suffix(path) and not has_magic(path):
+        if is_web and _suffix(path) in (*_IMAGES, *_LISTS) and not has_magic(path):
             return [self.base]  # it is there, or reading it says that it is not
         if has_magic(path):
             found = file_system.glob(path)
