@@ -127,7 +127,8 @@ class Output:
         """Remove the files that killed runs left half written. Only where no other process is at work."""
         for path in (*self._listed(), *self.fs.ls(self.root, detail=False)):
             if path.rpartition("/")[2].startswith(_PARTIAL):
-                self.fs.rm(path)
+                with suppress(FileNotFoundError):
+                    self.fs.rm(path)
 
     def part_paths(self) -> list[str]:
         """Return the parts, in order."""

@@ -20,7 +20,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from autobackbone import BackboneError, InputError, extract_features, get_input_spec, open_features
 from autobackbone.extraction.decoding import open_image
 
-SETTINGS = settings(max_examples=40)
+SETTINGS = settings(max_examples=25)
 
 
 def extract(images, output, backbone=None, **kwargs):

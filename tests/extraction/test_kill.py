@@ -17,7 +17,7 @@ from some_images import write_pictures
 from autobackbone import open_features
 
 ROUNDS = int(os.environ.get("AUTOBACKBONE_KILL_ROUNDS", "2"))
-EVERY = 1 if ROUNDS >= 100 else 11  # of the file operations at which a run is killed
+EVERY = 1 if ROUNDS >= 100 else 17  # of the file operations at which a run is killed
 
 
 class Parent:

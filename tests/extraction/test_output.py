@@ -223,7 +223,7 @@ def test_feature_backbones_go_on(keep, photos, tmp_path):
 # --- what can go wrong ---
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(1, 60), st.sampled_from([errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS]))
 def test_writing_fails_at_some_call(photos, tmp_path_factory, number, code):
     output = tmp_path_factory.mktemp("full") / "out"
@@ -286,7 +286,7 @@ def test_a_folder_that_cannot_be_used(method, made, photos, monkeypatch):
         extract(photos, made)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.data())
 def test_damaged_parts_are_told(photos, tmp_path_factory, data):
     output = tmp_path_factory.mktemp("damaged") / "out"
