@@ -312,7 +312,8 @@ class FeatureTable:
                 continue
             column = self._output.read_part(path, [name]).column(0).combine_chunks()
             column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-            values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), -1)
+            width = column.type.list_size  # named, as -1 is ambiguous in a part that holds failures only
+            values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), width)
             yield values if len(rows) == len(values) else values[rows]
 
 
