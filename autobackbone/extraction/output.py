@@ -130,6 +130,22 @@ class Output:
                 with suppress(FileNotFoundError):
                     self.fs.rm(path)
 
+    def absolute(self) -> Output:
+        """Return the same folder for processes with another working directory."""
+        return Output(self.root) if self.is_local else self
+
+    @contextmanager
+    def mark(self) -> Iterator[str]:
+        """Write a file, by which other machines can tell whether they see this folder; yield its path."""
+        path = self.path(FEATURES, f"{_PARTIAL}{os.urandom(4).hex()}-mark")
+        with _told(self):
+            self.fs.pipe_file(path, b"mark")
+        try:
+            yield path
+        finally:
+            with suppress(Exception):  # the next run removes it
+                self.fs.rm(path)
+
     def part_paths(self) -> list[str]:
         """Return the parts, in order."""
         return sorted(

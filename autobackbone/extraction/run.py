@@ -186,12 +186,19 @@ def run_locally(
         for part in compute_parts(job, chunks, on_images):
             if waiting:
                 yield waiting.popleft().result()
-            waiting.append(writer.submit(_write, output, part))
+            waiting.append(writer.submit(write_part, output, part))
         while waiting:
             yield waiting.popleft().result()
 
 
-def _write(output: Output, part: Part) -> PartDone:
+def write_part(output: Output, part: Part) -> PartDone:
+    """Write a part, and say what is in it.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
     output.write_part(part.name, part.table())
     failures = [Failure(part.refs[i].id, part.refs[i].path, reason) for i, reason in sorted(part.failures.items())]
     return PartDone(part.extracted, failures)

@@ -1,0 +1,1 @@
+"""Running this package's work on other systems."""
