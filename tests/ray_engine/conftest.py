@@ -43,10 +43,7 @@ def start_ray():
 
     @contextmanager
     def start(cpus):
-        # 127.0.0.1: to find the address of this machine, Ray would open a connection to another.
-        ray.init(
-            "local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1"
-        )
+        ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
         try:
             yield
         finally:

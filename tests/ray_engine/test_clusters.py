@@ -37,7 +37,7 @@ def wait_for(condition):
         ([16], 99, (2, 7)),
         ([16], 1, (1, 13)),
         ([16] * 10, 999, (19, 8)),
-        ([64, 2], 999, (8, 8)),
+        ([64, 2], 999, (7, 8)),
     ],
 )
 def test_cpus_are_divided(cpus, parts, expected):
@@ -93,16 +93,15 @@ def cluster():
     """A cluster with a head, which this process is connected to."""
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 2, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    ray.init(cluster.address, log_to_driver=False, _node_ip_address="127.0.0.1")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    ray.init(cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()
     cluster.shutdown()
 
 
 def test_a_node_that_goes_away(cluster, backbone, photos, tmp_path, same_table):
-    node = cluster.add_node(num_cpus=2, node_ip_address="127.0.0.1")
+    node = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     head = ray.get_runtime_context().get_node_id()
     reached = tmp_path / "reached"
@@ -137,7 +136,7 @@ from autobackbone import create_backbone, extract_features
 
 address, photos, output, reached = sys.argv[1:]
 autobackbone.extraction.run._MAX_ROWS = 4
-ray.init(address, log_to_driver=False, _node_ip_address="127.0.0.1")
+ray.init(address, log_to_driver=False)
 torch.manual_seed(0)
 
 def transform(image):
@@ -146,7 +145,6 @@ def transform(image):
         time.sleep(600)
     return torch.ones(3, 64, 64)
 
-transform.__class__.__repr__
 extract_features(create_backbone("test_resnet", pretrained=False), photos, output, transform=transform, engine="ray")
 """
 
@@ -166,7 +164,9 @@ def test_a_driver_that_is_killed(cluster, backbone, photos, tmp_path, same_table
 
     transform.__qualname__ = "transform"  # as it is named in the script: it is compared
     report = extract_features(backbone, photos, output, engine="ray", transform=transform)
-    assert (report.skipped > 0, report.extracted > 0, report.skipped + report.extracted) == (True, True, 31 - report.failed + 0)
+    assert report.skipped
+    assert report.extracted
+    assert len(open_features(output)) == 30
     same_table(output, backbone, photos, transform=transform)
 
 
@@ -193,7 +193,7 @@ def test_ray_is_started_and_stopped_quietly(photos, tmp_path):
         "assert not ray.is_initialized()\n"
         "print(report.extracted)"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment = os.environ | {"RAY_ADDRESS": "local"}
     command = [sys.executable, "-c", script, str(photos), str(tmp_path / "table")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "30\n"
