@@ -29,14 +29,14 @@ def _pytest(session: nox.Session, marks: str, *options: str, dist: str = "loadsc
 def tests(session: nox.Session) -> None:
     """Run the test suite against the built wheel."""
     _install(session, "test")
-    _pytest(session, "not zoo and not families")
+    _pytest(session, "not zoo and not families and not ray")
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the test suite, and report the lines and branches that it does not reach."""
     _install(session, "test")
-    _pytest(session, "not zoo and not families", "--cov", "--cov-report=term", "--cov-report=xml")
+    _pytest(session, "not zoo and not families and not ray", "--cov", "--cov-report=term", "--cov-report=xml")
 
 
 @nox.session
@@ -44,6 +44,13 @@ def families(session: nox.Session) -> None:
     """Run the tests of the contract on one architecture of every family."""
     _install(session, "test")
     _pytest(session, "families", dist="worksteal")
+
+
+@nox.session
+def ray(session: nox.Session) -> None:
+    """Run extraction on Ray clusters of this machine, whose workers, nodes and drivers are killed."""
+    session.install(".[ray]", *nox.project.dependency_groups(PROJECT, "test"))
+    _pytest(session, "ray")
 
 
 @nox.session
@@ -95,7 +102,7 @@ def lowest(session: nox.Session) -> None:
     """Run the test suite on the oldest dependencies allowed."""
     groups = nox.project.dependency_groups(PROJECT, "test")
     session.install("--resolution", "lowest-direct", ".", *groups)
-    _pytest(session, "not zoo and not families")
+    _pytest(session, "not zoo and not families and not ray")
 
 
 @nox.session

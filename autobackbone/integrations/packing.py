@@ -67,7 +67,7 @@ def unpack(packed: Packed) -> Any:
     return _Unpickler(packed).load()
 
 
-class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc] # Ray is untyped
+class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc] # Ray is taken as Any
     """Keeps tensors apart. A tensor that occurs twice is one tensor afterwards, too."""
 
     def __init__(self, file: BytesIO) -> None:
@@ -96,7 +96,7 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc] # Ray is untyped
         return _PackedTensor(
             self._storage_numbers[key],
             tensor.dtype,
-            tensor.storage_offset(),
+            int(tensor.storage_offset()),
             tuple(tensor.shape),
             tensor.stride(),
             isinstance(tensor, nn.Parameter),
@@ -105,7 +105,7 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc] # Ray is untyped
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, packed: Packed) -> None:
-        super().__init__(BytesIO(packed.pickled))
+        super().__init__(BytesIO(memoryview(packed.pickled)))
         shared = {tensor.storage for tensor in packed.tensors if tensor.is_parameter}
         storages = [_storage_of(array, copied=i not in shared) for i, array in enumerate(packed.storages)]
         self._tensors = [_tensor_of(tensor, storages[tensor.storage]) for tensor in packed.tensors]
@@ -126,7 +126,8 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> np.ndarray:
-    array: np.ndarray = torch.empty(0, dtype=torch.uint8).set_(storage.cpu()).numpy()
+    on_cpu = storage.cpu()  # type: ignore[no-untyped-call] # torch's
+    array: np.ndarray = torch.empty(0, dtype=torch.uint8).set_(on_cpu).numpy()
     return array
 
 

@@ -1,8 +1,8 @@
 """Extraction on a Ray cluster: each worker computes parts on its own and writes them itself.
 
 A row of a Ray data set is a part: its images go in, and how many have features comes out. No image and no feature
-passes through Ray. A part that is lost with its worker is computed again by another, or by the same one when it is back.
-The file of a part is the same each time, so it does not matter if it is written twice.
+passes through Ray. A part that is lost with its worker is computed again when the worker is back. The file of a part is
+the same each time, so it does not matter if it is written twice.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import ray
 import ray.data
 import torch
 from ray import cloudpickle
-from ray.util.placement_group import placement_group, remove_placement_group
 
 from autobackbone.errors import BackboneError, ConfigError, InputError, OutputError, UnsupportedError
 from autobackbone.extraction.images import is_remote
 from autobackbone.extraction.pipeline import Chunk, Job, compute_parts
 from autobackbone.extraction.run import PartDone, write_part
 from autobackbone.integrations.packing import pack, unpack
+from autobackbone.integrations.ray_workers import Workers, choose_workers
 from autobackbone.values import shown
 
 if TYPE_CHECKING:
@@ -37,13 +37,10 @@ if TYPE_CHECKING:
     from autobackbone.extraction.images import ImageRef
     from autobackbone.extraction.output import Output
 
-_MAX_THREADS = 8  # of a worker: Python's global lock slows down more of them
-_USED = 0.85  # of the CPUs at least, if fewer and larger workers use fewer of them
 _TRIES = 5  # of a part whose worker died
 _AT_ONCE = 2  # parts in a worker: one is computed while another is written
 # Ray 2.58 and later deprecate the older way to say so.
 _NAMES_CALLS = "max_concurrent_calls_per_actor" in signature(ray.data.ActorPoolStrategy).parameters
-_PATIENCE = 30.0  # seconds to wait for the place of the first worker
 _LOOKED_AT = 100  # images, to find one that is a file of this machine
 
 
@@ -52,15 +49,6 @@ class _Answer(NamedTuple):
 
     images: int
     done: PartDone
-
-
-class _Workers(NamedTuple):
-    """The workers of a run, which are all alike."""
-
-    count: int
-    cpus: float
-    gpus: int
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +75,7 @@ class _Task:
     output: Output
     mark: str
     image: str | None
-    workers: _Workers
+    workers: Workers
     attempts: Any
 
 
@@ -110,8 +98,8 @@ def run_on_ray(
 ) -> Iterator[PartDone]:
     """Compute and write parts on a Ray cluster; yield each when it is written.
 
-    Connects to the cluster that ``RAY_ADDRESS`` names, or starts Ray on this machine, unless Ray is initialized already.
-    On a cluster of several machines, images and output must be in a folder that all of them share, or at addresses such
+    Connects to the cluster that ``RAY_ADDRESS`` names, or starts Ray on this machine, unless Ray is initialized. On a
+    cluster of several machines, images and output must be in a folder that all of them share, or at addresses such
     as ``s3://``; a worker that does not see them stops the run.
 
     There is one worker per GPU, if the cluster has GPUs and the backbone is on one, or this machine has none. Otherwise
@@ -131,7 +119,7 @@ def run_on_ray(
     """
     packed = _packed(job)
     with _told(), _cluster(), _quiet(), output.mark() as mark:
-        workers = _workers(next(job.backbone.parameters()).device, len(chunks))
+        workers = choose_workers(next(job.backbone.parameters()).device, len(chunks))
         task = _Task(ray.put(packed), output.absolute(), mark, _local_image(chunks), workers, _Attempts.remote(_TRIES))
         del packed
         for answer in _answers(task, chunks):
@@ -222,66 +210,10 @@ def _told() -> Iterator[None]:
     except ray.exceptions.RayError as err:
         reason = str(err).strip().splitlines()[-1] if str(err).strip() else "no reason given"
         msg = (
-            f"Ray gave up ({type(err).__name__}: {reason}). Finished parts are kept. If workers died, look for too little "
-            "memory; every machine needs the same version of autobackbone. Then run the same again."
+            f"Ray gave up ({type(err).__name__}: {reason}). Finished parts are kept. If workers died, look for too "
+            "little memory; every machine needs the same version of autobackbone. Then run the same again."
         )
         raise UnsupportedError(msg) from err
-
-
-def _workers(device: torch.device, parts: int) -> _Workers:
-    """Choose the workers, and see that there is a place for one.
-
-    Nothing but the workers needs a CPU, so nothing that they wait for can starve. What other work on the cluster has
-    taken is left to it.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not with_gpus):
-        msg = f"The backbone is on {device}, and the Ray cluster has no such device; move it to the CPU: backbone.cpu()."
-        raise ConfigError(msg)
-    if with_gpus and (device.type == "cuda" or not torch.cuda.is_available()):
-        gpus = sum(int(node["GPU"]) for node in with_gpus)
-        threads = min(int(node.get("CPU", 0)) // int(node["GPU"]) for node in with_gpus)
-        workers = _Workers(min(gpus, parts), 0, 1, max(1, threads))
-        if _has_place(workers):
-            return workers
-        msg = f"No GPU of the Ray cluster is free, of {gpus}; wait until other work on it has ended."
-        raise UnsupportedError(msg)
-    cpus = [int(node.get("CPU", 0)) for node in nodes]
-    if sum(cpus) and _has_place(workers := _on_cpus(cpus, parts)):
-        return workers
-    free = ray.available_resources().get("CPU", 0)
-    if free >= 1 and _has_place(workers := _Workers(min(int(free), parts), 1, 0, 1)):
-        return workers
-    msg = (
-        f"The Ray cluster has {sum(cpus)} CPUs, of which {free:g} are free, and a worker needs 1: wait until other work "
-        "on it has ended, or give it more, as in ray.init(num_cpus=2)."
-    )
-    raise UnsupportedError(msg)
-
-
-def _on_cpus(cpus: Sequence[int], parts: int) -> _Workers:
-    """Divide the CPUs of nodes into equal workers, and leave one CPU free."""
-    if sum(cpus) == 1:
-        return _Workers(1, 0.5, 0, 1)
-    most = max(cpus)
-    capacities = sorted(cpus, reverse=True)
-    capacities[0] -= 1
-    counts = {size: min(parts, sum(cpu // size for cpu in capacities)) for size in range(1, most + 1)}
-    best = max(size * count for size, count in counts.items())
-    good = [size for size, count in counts.items() if size * count >= _USED * best]
-    size = max((size for size in good if size <= _MAX_THREADS), default=min(good))
-    return _Workers(counts[size], size, 0, size)
-
-
-def _has_place(workers: _Workers) -> bool:
-    """Whether a worker can start now. Ray would wait without end, and without a word."""
-    needs = {"CPU": workers.cpus, "GPU": workers.gpus}
-    group = placement_group([{name: amount for name, amount in needs.items() if amount}])
-    try:
-        return bool(group.wait(_PATIENCE))
-    finally:
-        remove_placement_group(group)
 
 
 def _answers(task: _Task, chunks: Sequence[Chunk]) -> Iterator[_Answer | Exception]:
@@ -374,8 +306,8 @@ class _Worker:
             raise OutputError(msg)
         if task.image is not None and not os.path.isfile(task.image):  # noqa: PTH113
             msg = (
-                f"The machine {node} has no file {shown(task.image)}, which the machine that started the run has; images "
-                "must be in a folder that all machines of the cluster share, or at addresses such as s3://..."
+                f"The machine {node} has no file {shown(task.image)}, which the machine that started the run has; "
+                "images must be in a folder that all machines of the cluster share, or at addresses such as s3://..."
             )
             raise InputError(msg)
 

@@ -41,14 +41,14 @@ def wait_for(condition):
     ],
 )
 def test_cpus_are_divided(cpus, parts, expected):
-    from autobackbone.integrations.ray import _on_cpus
+    from autobackbone.integrations.ray_workers import on_cpus
 
-    workers = _on_cpus(cpus, parts)
+    workers = on_cpus(cpus, parts)
     assert (workers.count, workers.cpus) == expected
     assert sum(cpus) == 1 or workers.count * workers.cpus < sum(cpus)  # one is free
 
 
-def test_a_cluster_with_one_cpu_and_with_none_that_is_free(start_ray, backbone, photos, tmp_path, same_table, monkeypatch):
+def test_one_cpu_and_none_that_is_free(start_ray, backbone, photos, tmp_path, same_table, monkeypatch):
     with start_ray(1):
         extract_features(backbone, photos, tmp_path / "table", engine="ray")
         same_table(tmp_path / "table", backbone, photos)
@@ -60,7 +60,7 @@ def test_a_cluster_with_one_cpu_and_with_none_that_is_free(start_ray, backbone, 
 
         other = Other.remote()
         ray.get(other.begin.remote())
-        monkeypatch.setattr("autobackbone.integrations.ray._PATIENCE", 0.5)
+        monkeypatch.setattr("autobackbone.integrations.ray_workers._PATIENCE", 0.5)
         with pytest.raises(UnsupportedError, match=r"has 1 CPUs, of which 0 are free, and a worker needs 1: wait"):
             extract_features(backbone, photos, tmp_path / "other", engine="ray")
 
@@ -106,7 +106,7 @@ def test_a_node_that_goes_away(cluster, backbone, photos, tmp_path, same_table):
     head = ray.get_runtime_context().get_node_id()
     reached = tmp_path / "reached"
 
-    def transform(image):  # a worker on the other node waits until it is gone, the others wait until it has begun
+    def transform(_):  # a worker on the other node waits until it is gone, the others wait until it has begun
         import ray
 
         if ray.get_runtime_context().get_node_id() != head:
@@ -159,7 +159,7 @@ def test_a_driver_that_is_killed(cluster, backbone, photos, tmp_path, same_table
     written = len(list((output / "features").glob("*.parquet")))
     assert written
 
-    def transform(image):
+    def transform(_):
         return torch.ones(3, 64, 64)
 
     transform.__qualname__ = "transform"  # as it is named in the script: it is compared

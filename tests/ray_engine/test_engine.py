@@ -66,7 +66,9 @@ def test_a_worker_that_is_killed(backbone, photos, tmp_path, same_table):
 def test_an_image_that_kills_every_worker(backbone, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("autobackbone.integrations.ray._TRIES", 2)
     with pytest.raises(UnsupportedError, match=r"Worker after worker died with one of the 4 images from '00\.jpg' on"):
-        extract_features(backbone, photos, tmp_path / "table", engine="ray", transform=_transform(tmp_path / "no" / "x"))
+        extract_features(
+            backbone, photos, tmp_path / "table", engine="ray", transform=_transform(tmp_path / "no" / "x")
+        )
 
 
 def _transform(marker):
@@ -98,7 +100,7 @@ def test_a_strict_run_stops_with_the_error_of_this_package(backbone, photos, tmp
 
 
 def test_a_disk_that_is_full(backbone, photos, tmp_path):
-    def transform(image):
+    def transform(_):
         def fail(_):
             raise OSError(28, "No space left on device")
 
@@ -155,7 +157,7 @@ def test_images_that_cannot_be_pickled(backbone, tmp_path):
 
 
 def test_an_output_that_workers_do_not_see(backbone, photos):
-    with pytest.raises(OutputError, match=r"does not see the folder 'memory://seen/by/none' .*must be in a folder that"):
+    with pytest.raises(OutputError, match=r"does not see the folder 'memory://seen/by/none' .*must be in"):
         extract_features(backbone, photos, "memory://seen/by/none", engine="ray")
 
 
@@ -171,9 +173,9 @@ def test_images_that_workers_do_not_see(tmp_path):
             worker._check_places()
 
 
-def test_devices_that_the_cluster_does_not_have(backbone):
-    from autobackbone.integrations.ray import _workers
+def test_devices_that_the_cluster_does_not_have():
+    from autobackbone.integrations.ray_workers import choose_workers
 
     for device in ("cuda:1", "mps"):
         with pytest.raises(ConfigError, match=rf"is on {device}.*no such device; move it to the CPU"):
-            _workers(torch.device(device), 3)
+            choose_workers(torch.device(device), 3)
