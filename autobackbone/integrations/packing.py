@@ -105,7 +105,7 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc] # Ray is taken a
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, packed: Packed) -> None:
-        super().__init__(BytesIO(memoryview(packed.pickled)))
+        super().__init__(BytesIO(packed.pickled.data))
         shared = {tensor.storage for tensor in packed.tensors if tensor.is_parameter}
         storages = [_storage_of(array, copied=i not in shared) for i, array in enumerate(packed.storages)]
         self._tensors = [_tensor_of(tensor, storages[tensor.storage]) for tensor in packed.tensors]

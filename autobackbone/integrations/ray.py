@@ -79,7 +79,6 @@ class _Task:
     attempts: Any
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class _Attempts:
     """Counts how often each part was begun. Ray tries without end, even if an image kills every worker."""
 
@@ -120,7 +119,8 @@ def run_on_ray(
     packed = _packed(job)
     with _told(), _cluster(), _quiet(), output.mark() as mark:
         workers = choose_workers(next(job.backbone.parameters()).device, len(chunks))
-        task = _Task(ray.put(packed), output.absolute(), mark, _local_image(chunks), workers, _Attempts.remote(_TRIES))
+        attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts).remote(_TRIES)
+        task = _Task(ray.put(packed), output.absolute(), mark, _local_image(chunks), workers, attempts)
         del packed
         for answer in _answers(task, chunks):
             if isinstance(answer, Exception):
@@ -225,10 +225,10 @@ def _answers(task: _Task, chunks: Sequence[Chunk]) -> Iterator[_Answer | Excepti
     del rows
     pool = ray.data.ActorPoolStrategy(
         min_size=1,  # when a node is gone, and its workers with it, fewer finish the work
-        max_size=workers.count,
-        initial_size=workers.count,
+        max_size=workers.number,
+        initial_size=workers.number,
         # A second part waits at the worker, unless that would leave another worker without any.
-        max_tasks_in_flight_per_actor=2 if len(chunks) >= 4 * workers.count else 1,
+        max_tasks_in_flight_per_actor=2 if len(chunks) >= 4 * workers.number else 1,
         enable_true_multi_threading=True,
         **({"max_concurrent_calls_per_actor": _AT_ONCE} if _NAMES_CALLS else {}),
     )

@@ -23,7 +23,7 @@ class Workers(NamedTuple):
 
     Attributes
     ----------
-    count
+    number
         How many.
     cpus, gpus
         What each of them reserves.
@@ -31,7 +31,7 @@ class Workers(NamedTuple):
         How many threads each of them uses.
     """
 
-    count: int
+    number: int
     cpus: float
     gpus: int
     threads: int

@@ -44,8 +44,8 @@ def test_cpus_are_divided(cpus, parts, expected):
     from autobackbone.integrations.ray_workers import on_cpus
 
     workers = on_cpus(cpus, parts)
-    assert (workers.count, workers.cpus) == expected
-    assert sum(cpus) == 1 or workers.count * workers.cpus < sum(cpus)  # one is free
+    assert (workers.number, workers.cpus) == expected
+    assert sum(cpus) == 1 or workers.number * workers.cpus < sum(cpus)  # one is free
 
 
 def test_one_cpu_and_none_that_is_free(start_ray, backbone, photos, tmp_path, same_table, monkeypatch):
