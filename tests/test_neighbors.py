@@ -216,6 +216,22 @@ def test_weights_that_changed_where_they_came_from(photos, tmp_path):
         remake(open_features(tmp_path / "out").metadata)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": "https://example.com/x.pt"}, "does not choose what is downloaded"),
+        ({"weights": "hf-hub:someone/something"}, "does not choose what is downloaded"),
+        ({"extra_kwargs": {"cache_dir": "elsewhere"}}, "sets 'cache_dir'"),
+        ({"extra_kwargs": {"pretrained_cfg_overlay": {"file": "x"}}}, "sets 'file'"),
+        ({"model_name": "local-dir:x", "extra_kwargs": {"device": "meta"}}, "sets extra_kwargs"),
+    ],
+)
+def test_what_a_table_may_not_decide(out, changes, message):
+    metadata = open_features(out).metadata
+    with pytest.raises(ConfigError, match=message):
+        remake(metadata | {"config": metadata["config"] | changes})
+
+
 def test_a_custom_transform_cannot_be_made_again(photos, tmp_path):
     def transform(_image):
         return torch.zeros(3, 64, 64)

@@ -10,14 +10,15 @@ import torch
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.create import create_backbone, create_feature_backbone
-from autobackbone.errors import InputError, UnsupportedError, WeightsMismatchError
+from autobackbone.errors import ConfigError, InputError, UnsupportedError, WeightsMismatchError
 from autobackbone.extraction.columns import DTYPES, Column
-from autobackbone.extraction.images import DatasetImages, ImageRef
+from autobackbone.extraction.images import DatasetImages, ImageRef, is_remote
 from autobackbone.extraction.parts import Layout
 from autobackbone.extraction.pipeline import Chunk, Job, compute_parts
 from autobackbone.extraction.preparation import Preparation
 from autobackbone.extraction.recipe import Recipe, hash_of_weights
 from autobackbone.inspection import get_input_spec
+from autobackbone.sources.choose import check_saved
 from autobackbone.values import shown
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def remake(metadata: Mapping[str, Any], *, weights: str | None = None) -> Callab
     ------
     UnsupportedError
         If images were prepared by a function, or as tensors.
+    ConfigError
+        If the metadata sets more than an architecture and its arguments, or names weights on the web.
     WeightsError
         If the weights cannot be had, or are not those of the table.
     """
@@ -81,14 +84,32 @@ def remake(metadata: Mapping[str, Any], *, weights: str | None = None) -> Callab
 
 
 def _backbone(metadata: Mapping[str, Any], weights: str | None) -> nn.Module:
-    values = dict(metadata["config"])
+    kind = FeatureBackboneConfig if metadata["kind"] == "features" else BackboneConfig
+    config = kind.from_dict(metadata["config"])
+    _check_trust(config, weights)
     if weights is not None:
-        values |= {"pretrained": False, "weights": weights}
+        config = config.replace(pretrained=False, weights=weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        if metadata["kind"] == "features":
-            return create_feature_backbone(FeatureBackboneConfig.from_dict(values))
-        return create_backbone(BackboneConfig.from_dict(values))
+        if isinstance(config, FeatureBackboneConfig):
+            return create_feature_backbone(config)
+        return create_backbone(config)
+
+
+def _check_trust(config: BackboneConfig | FeatureBackboneConfig, weights: str | None) -> None:
+    """Refuse what a table must not decide, as others may have made it: arguments of no architecture, web addresses."""
+    places = ("hf-hub:", "local-dir:")
+    if not config.model_name.startswith(places):
+        check_saved(config, "The metadata of the table")
+    elif config.extra_kwargs:
+        msg = f"The metadata of the table sets extra_kwargs={shown(config.extra_kwargs)} for {config.model_name!r}; "
+        raise ConfigError(msg + "name an image of the table by its id.")
+    if weights is None and config.weights is not None and (is_remote(config.weights) or "hf-hub:" in config.weights):
+        msg = (
+            f"The weights of the table are from {shown(config.weights)}. A table does not choose what is downloaded; "
+            "if you trust the place, name it (--weights)."
+        )
+        raise ConfigError(msg)
 
 
 def _other_weights(metadata: Mapping[str, Any], weights: str | None) -> str:

@@ -31,7 +31,7 @@ def describe(name: str) -> ModelRecord:
     return _source_of(ref).describe(ref)
 
 
-def check_saved(config: FeatureBackboneConfig, where: str) -> None:
+def check_saved(config: BackboneConfig | FeatureBackboneConfig, where: str) -> None:
     """Refuse a saved config that sets more than an architecture and its arguments.
 
     Parameters
