@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from click.testing import CliRunner
@@ -22,6 +23,7 @@ from autobackbone import (
 from autobackbone.cli import app, main
 from autobackbone.cli.sheet import draw_sheet
 from autobackbone.extraction.duplicates import near_duplicates
+from autobackbone.extraction.output import Output
 from autobackbone.extraction.remake import remake
 
 HOSTILE = "<script>alert(1)</script> \"q\" 'q' & é日本 [bold]x[/].png"
@@ -253,6 +255,14 @@ def test_several_columns(photos, tmp_path, monkeypatch, capsys):
         assert answer["neighbors"][0]["id"] == "copy of red.png"
     with pytest.raises(ConfigError):
         near_duplicates(open_features(folder))
+
+
+def test_local_parts_are_read_without_files_of_python(out):
+    """Arrow's threads may hold them until the interpreter ends, and then abort it."""
+    output = Output(str(out))
+    for path in output.part_paths():
+        with output.open(path) as file:
+            assert type(file) is pa.OSFile
 
 
 def test_unreadable_query(out):

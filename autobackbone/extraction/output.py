@@ -174,7 +174,7 @@ class Output:
                     parquet = pq.ParquetFile(file, page_checksum_verification=True)
                     schema = parquet.schema_arrow
                     recipe = Recipe.from_metadata(schema.metadata)
-                    ids = parquet.read(columns=["id"]).column(0).to_pylist() if recipe else []
+                    ids = parquet.read(["id"], use_threads=self.is_local).column(0).to_pylist() if recipe else []
                     failures = failures_in(schema.metadata)
                 except (pa.ArrowException, OSError, KeyError, ValueError) as err:
                     raise _damaged(path, err) from err
@@ -193,7 +193,7 @@ class Output:
         """
         with self.open(path) as file:
             try:
-                return pq.read_table(file, columns=columns, page_checksum_verification=True)
+                return pq.read_table(file, columns=columns, page_checksum_verification=True, use_threads=self.is_local)
             except (pa.ArrowException, OSError) as err:
                 raise _damaged(path, err) from err
 
@@ -205,9 +205,14 @@ class Output:
         return (path, *(str(info.get(name)) for name in names))
 
     def open(self, path: str) -> Any:
-        """Open a file to read."""
+        """Open a file to read.
+
+        Arrow's threads may still hold a file of Python when the interpreter ends, and then abort the process
+        (https://github.com/apache/arrow/issues/34314). So local files are Arrow's own, and others are read without its
+        threads.
+        """
         with _told(self):
-            return self.fs.open(path, "rb")
+            return pa.OSFile(os.fsencode(path)) if self.is_local else self.fs.open(path, "rb")
 
     def write_part(self, name: str, table: pa.Table) -> None:
         """Write a part, whole or not at all.
