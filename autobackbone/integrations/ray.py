@@ -12,6 +12,7 @@ import os
 import platform
 import threading
 import traceback
+import warnings
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -170,7 +171,9 @@ def _cluster() -> Iterator[None]:
         return
     level = logging.getLogger("ray").level
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # a tip of Ray's about GPUs
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as err:
         place = f"at RAY_ADDRESS={os.environ['RAY_ADDRESS']!r}" if "RAY_ADDRESS" in os.environ else "on this machine"
         msg = f"There is no Ray cluster {place}, and none can be started ({type(err).__name__}: {err})."
@@ -290,6 +293,11 @@ class _Worker:
         torch.set_num_threads(workers.threads)  # holds for this thread of the worker
         if self._job is None:
             self._check_places()
+            if workers.gpus and not torch.cuda.is_available():
+                msg = (
+                    f"torch finds no GPU on {platform.node()}, and Ray does; install torch with CUDA on every machine."
+                )
+                raise UnsupportedError(msg)
             job: Job = unpack(ray.get(self._task.job))
             backbone = job.backbone.to("cuda") if workers.gpus else job.backbone
             self._job = replace(job, backbone=backbone, workers=job.workers or workers.threads)

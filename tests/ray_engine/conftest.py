@@ -42,8 +42,8 @@ def start_ray():
     import ray
 
     @contextmanager
-    def start(cpus):
-        ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+    def start(cpus, gpus=0):
+        ray.init("local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, log_to_driver=False)
         try:
             yield
         finally:

@@ -73,6 +73,19 @@ def test_a_cluster_without_cpus(start_ray, backbone, photos, tmp_path):
         extract_features(backbone, photos, tmp_path / "table", engine="ray")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Ray is told of GPUs that are not there")
+def test_a_worker_per_gpu(start_ray, backbone, photos, tmp_path):
+    from autobackbone.integrations.ray_workers import Workers, choose_workers
+
+    with start_ray(4, gpus=2):
+        workers = choose_workers(torch.device("cpu"), 9)  # this process has no GPU to put a backbone on
+        assert workers == choose_workers(torch.device("cuda"), 9) == Workers(number=2, cpus=0, gpus=1, threads=2)
+        with pytest.raises(
+            UnsupportedError, match=r"^torch finds no GPU on .*install torch with CUDA on every machine"
+        ):
+            extract_features(backbone, photos, tmp_path / "table", engine="ray")
+
+
 def test_from_a_task_that_holds_a_cpu_of_two(start_ray, backbone, photos, tmp_path, same_table):
     output = str(tmp_path / "table")
 
