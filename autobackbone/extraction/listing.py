@@ -6,12 +6,13 @@ import os
 import re
 import tarfile
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from glob import glob, has_magic
 from io import StringIO
 from typing import TYPE_CHECKING, Any, cast
 
-from autobackbone.errors import ConfigError, InputError
+from autobackbone.errors import BackboneError, ConfigError, InputError
 from autobackbone.extraction.images import (
     DatasetImages,
     FileImages,
@@ -282,32 +283,28 @@ def _from_parquet(names: Sequence[str], column: str | None, address: str) -> Ima
     refs: list[ImageRef] = []
     embedded = False
     for name in names:
-        try:
-            with open_file(name) as opened:
-                table = pq.ParquetFile(opened)
-                chosen = _chosen(column, table.schema_arrow.names, address)
-                kind = table.schema_arrow.field(chosen).type
-                if pa.types.is_dictionary(kind):
-                    kind = kind.value_type
-                if embedded and not _is_embedded(kind):
-                    msg = f"Column {chosen!r} of {shown(name)} is {kind}, that of others holds encoded images."
-                    raise InputError(msg)
-                if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-                    values = table.read(columns=[chosen]).column(0).to_pylist()
-                    refs += _refs_in([value for value in values if value], name)
-                    continue
-                if not _is_embedded(kind) or (refs and not embedded):
-                    msg = f"Column {chosen!r} of {shown(name)} is {kind}; it must hold paths or encoded images."
-                    raise InputError(msg)
-                embedded, column, row = True, chosen, 0
-                for group in range(table.num_row_groups):
-                    for offset in range(table.metadata.row_group(group).num_rows):
-                        place = _text(member(name, row))
-                        refs.append(ImageRef(place, place, name, group, offset))
-                        row += 1
-        except (OSError, pa.ArrowException) as err:
-            msg = f"{shown(name)} cannot be read as Parquet ({err})."
-            raise InputError(msg) from err
+        with _told(name, "Parquet"), open_file(name) as opened:
+            table = pq.ParquetFile(opened)
+            chosen = _chosen(column, table.schema_arrow.names, address)
+            kind = table.schema_arrow.field(chosen).type
+            if pa.types.is_dictionary(kind):
+                kind = kind.value_type
+            if embedded and not _is_embedded(kind):
+                msg = f"Column {chosen!r} of {shown(name)} is {kind}, that of others holds encoded images."
+                raise InputError(msg)
+            if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+                values = table.read(columns=[chosen]).column(0).to_pylist()
+                refs += _refs_in([value for value in values if value], name)
+                continue
+            if not _is_embedded(kind) or (refs and not embedded):
+                msg = f"Column {chosen!r} of {shown(name)} is {kind}; it must hold paths or encoded images."
+                raise InputError(msg)
+            embedded, column, row = True, chosen, 0
+            for group in range(table.num_row_groups):
+                for offset in range(table.metadata.row_group(group).num_rows):
+                    place = _text(member(name, row))
+                    refs.append(ImageRef(place, place, name, group, offset))
+                    row += 1
     return TableImages(refs, column or "") if embedded else FileImages(refs)
 
 
@@ -352,20 +349,36 @@ def _from_items(items: Sequence[Any], column: str | None) -> Images:
 
 def _members(archive: str) -> Iterator[ImageRef]:
     """List the images in a tar file by their place, so that they can be read in any order."""
+    with (
+        _told(archive, "an uncompressed tar file"),
+        open_file(archive) as opened,
+        tarfile.open(fileobj=opened, mode="r:") as tar,
+    ):
+        content: dict[str, tuple[int, int]] = {}
+        for entry in tar:
+            if entry.isfile():
+                content[entry.name] = entry.offset_data, entry.size
+            name = entry.linkname if entry.islnk() else entry.name  # a second name of a file before
+            hidden = entry.name.rpartition("/")[2].startswith(".")
+            if name in content and _suffix(entry.name) in _IMAGES and not hidden:
+                place = _text(member(archive, entry.name))
+                offset, size = content[name]
+                yield ImageRef(place, place, archive, offset=offset, size=size)
+
+
+@contextmanager
+def _told(name: str, kind: str) -> Iterator[None]:
+    """Turn errors about a file into InputError."""
+    import pyarrow as pa
+
     try:
-        with open_file(archive) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
-            content: dict[str, tuple[int, int]] = {}
-            for entry in tar:
-                if entry.isfile():
-                    content[entry.name] = entry.offset_data, entry.size
-                name = entry.linkname if entry.islnk() else entry.name  # a second name of a file before
-                hidden = entry.name.rpartition("/")[2].startswith(".")
-                if name in content and _suffix(entry.name) in _IMAGES and not hidden:
-                    place = _text(member(archive, entry.name))
-                    offset, size = content[name]
-                    yield ImageRef(place, place, archive, offset=offset, size=size)
-    except (tarfile.TarError, OSError, EOFError) as err:
-        msg = f"{shown(archive)} cannot be read as an uncompressed tar file ({err})."
+        yield
+    except BackboneError:
+        raise
+    except Exception as err:  # every protocol has errors of its own
+        if not is_remote(name) and not isinstance(err, OSError | EOFError | tarfile.TarError | pa.ArrowException):
+            raise
+        msg = f"{shown(name)} cannot be read as {kind} ({str(err) or type(err).__name__})."
         raise InputError(msg) from err
 
 
