@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from autobackbone import BackboneError, InputError, extract_features, get_input_spec, open_features
 from autobackbone.extraction.decoding import open_image
 
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="others have no /proc, and no names but UTF-8")
 SETTINGS = settings(max_examples=25)
 
 
@@ -119,6 +121,7 @@ def test_reasons(content, reason, tmp_path):
     assert (report.extracted, report.failed) == (0, 1)
 
 
+@ON_LINUX
 def test_what_cannot_be_read(tmp_path):
     images = tmp_path / "images"
     write_pictures(images, 2)
@@ -145,6 +148,7 @@ def test_what_cannot_be_read(tmp_path):
     assert (report.listed, report.extracted, report.failed) == (11, 2, 9)
 
 
+@ON_LINUX
 def test_odd_names(tmp_path):
     images = tmp_path / "images"
     images.mkdir()

@@ -17,6 +17,7 @@ from some_images import write_pictures
 from autobackbone import open_features
 
 ROUNDS = int(os.environ.get("AUTOBACKBONE_KILL_ROUNDS", "2"))
+WARNINGS = "error,ignore:This process:DeprecationWarning"  # Python's, of processes that fork beside threads
 EVERY = 1 if ROUNDS >= 100 else 17  # of the file operations at which a run is killed
 
 
@@ -24,7 +25,7 @@ class Parent:
     """The process of ``killed.py``."""
 
     def __init__(self):
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "error"}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": WARNINGS}
         self.process = subprocess.Popen(
             [sys.executable, killed.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )

@@ -275,6 +275,8 @@ def test_what_is_listed_twice_is_extracted_once(photos, tmp_path):
 
 @pytest.fixture
 def server(photos):
+    pytest.importorskip("aiohttp")
+
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
             super().__init__(*args, directory=str(photos))
@@ -284,7 +286,7 @@ def server(photos):
 
         def do_GET(self):
             if "status" in self.path:
-                self.send_error(int(self.path.rpartition("/")[2].removesuffix(".png")))
+                self.send_error(int(self.path.rpartition("/")[2].partition(".")[0]))
             else:
                 super().do_GET()
 
@@ -316,12 +318,14 @@ def test_addresses_of_a_web_server(server, photos, features, tmp_path):
         (photos / "list.txt").unlink()
     with pytest.raises(InputError, match="run the same again to go on"):
         extract([f"{server}/status/500.png"], tmp_path / "fails")
-    with pytest.raises(InputError, match=r"gone\.txt.*cannot be read"):
-        extract(f"{server}/gone.txt", tmp_path / "no list")
+    for name in ("gone.txt", "gone.parquet", "status/500.parquet", "status/500.tar", "status/403.csv"):
+        with pytest.raises(InputError, match=f"{name}.*cannot be read"):
+            extract(f"{server}/{name}", tmp_path / "no list")
 
 
 @pytest.mark.parametrize("name", ["a.png", "list.csv", "shard.tar", "table.parquet", "folder/"])
 def test_a_server_that_does_not_answer(name, tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp")
     monkeypatch.setattr("autobackbone.extraction.images._TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
