@@ -74,16 +74,16 @@ class Operations:
 
 
 def hold_at_the_first_part(path):
-    write = run._write
+    write = run.write_part
 
     def held(*args):
-        run._write = write
+        run.write_part = write
         Path(path).touch()
         while Path(path).exists():
             time.sleep(0.01)
         return write(*args)
 
-    run._write = held
+    run.write_part = held
 
 
 def child(request, answer):
