@@ -137,14 +137,15 @@ def extract_features(
     engine = _choice("engine", engine, _ENGINES)
     _check_packages(engine)
     from autobackbone.extraction.columns import DTYPES
+    from autobackbone.extraction.lanes import Job
     from autobackbone.extraction.listing import list_images
     from autobackbone.extraction.output import Output
     from autobackbone.extraction.parts import Layout
-    from autobackbone.extraction.pipeline import Job
     from autobackbone.extraction.preparation import Preparation
     from autobackbone.extraction.progress import progress
     from autobackbone.extraction.recipe import Recipe
     from autobackbone.extraction.run import ExtractionReport, Written, chunks_of, rows_per_part, run_here
+    from autobackbone.extraction.sole_run import sole_run
 
     dtype = _choice("dtype", str(dtype).removeprefix("torch."), DTYPES)
     for name, value in (("batch_size", batch_size), ("workers", workers)):
@@ -166,7 +167,7 @@ def extract_features(
         layout = Layout(columns, preparation.input_size, DTYPES[dtype], recipe)
         job = Job(backbone, listed, preparation, columns, layout, batch_size, workers, strict)
         out.prepare()
-        with out.sole_run(run):
+        with sole_run(out, run):
             written = Written(out, recipe)
             rows = rows_per_part(layout)
             skipped, chunks = chunks_of(listed.refs, written, rows, run.rank, world, retry=retry_errors)

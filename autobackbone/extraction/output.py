@@ -1,4 +1,4 @@
-"""The folder of a table of features, on this machine or remote: its parts, and one run in it at a time.
+"""The folder of a table of features, on this machine or remote: its parts and its table of errors.
 
 ::
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from autobackbone.errors import OutputError
@@ -35,27 +34,9 @@ if TYPE_CHECKING:
 FEATURES = "features"
 ERRORS = "errors.parquet"
 _PARTIAL = ".partial-"  # prefix of files that are being written
-_RUN = ".run-"  # prefix of the files that say which runs there are
 _LOCK = ".lock"
 _OWN = (FEATURES, ERRORS)
-_BEAT = 2.0  # seconds between two signs of life of a run in a remote folder
-_PATIENCE = 5.0  # seconds without one after which it is taken for dead
 _ROW_GROUP = 1 << 16
-
-
-class RunId(NamedTuple):
-    """Which run a process belongs to.
-
-    Attributes
-    ----------
-    job
-        The same for all processes of a run.
-    rank
-        Of the process in it.
-    """
-
-    job: str
-    rank: int
 
 
 class PartFile(NamedTuple):
@@ -90,7 +71,7 @@ class Output:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        with _told(self):
+        with told(self):
             self.fs, self.root = fsspec.core.url_to_fs(address)
         self.is_local = isinstance(self.fs, LocalFileSystem)
 
@@ -106,7 +87,7 @@ class Output:
 
     def check(self) -> None:
         """Raise OutputError if the folder holds something else than features, or is a file."""
-        with _told(self):
+        with told(self):
             if not self.fs.exists(self.root):
                 return
             if not self.fs.isdir(self.root):
@@ -120,10 +101,10 @@ class Output:
 
     def prepare(self) -> None:
         """Make the folder."""
-        with _told(self):
+        with told(self):
             self.fs.makedirs(self.path(FEATURES), exist_ok=True)
 
-    def _clean(self) -> None:
+    def clean(self) -> None:
         """Remove the files that killed runs left half written. Only where no other process is at work."""
         for path in (*self._listed(), *self.fs.ls(self.root, detail=False)):
             if path.rpartition("/")[2].startswith(_PARTIAL):
@@ -138,7 +119,7 @@ class Output:
     def mark(self) -> Iterator[str]:
         """Write a file, by which other machines can tell whether they see this folder; yield its path."""
         path = self.path(FEATURES, f"{_PARTIAL}{os.urandom(4).hex()}-mark")
-        with _told(self):
+        with told(self):
             self.fs.pipe_file(path, b"mark")
         try:
             yield path
@@ -154,7 +135,7 @@ class Output:
 
     def _listed(self) -> list[str]:
         self.fs.invalidate_cache()
-        with _told(self):
+        with told(self):
             try:
                 return list(self.fs.ls(self.path(FEATURES), detail=False))
             except FileNotFoundError:
@@ -199,7 +180,7 @@ class Output:
 
     def state(self, path: str) -> tuple[Any, ...]:
         """Return what changes when a part is written again."""
-        with _told(self):
+        with told(self):
             info = self.fs.info(path)
         names = ("size", "ino", "mtime", "created", "LastModified", "last_modified", "updated", "ETag", "etag")
         return (path, *(str(info.get(name)) for name in names))
@@ -211,7 +192,7 @@ class Output:
         (https://github.com/apache/arrow/issues/34314). So local files are Arrow's own, and others are read without its
         threads.
         """
-        with _told(self):
+        with told(self):
             return pa.OSFile(os.fsencode(path)) if self.is_local else self.fs.open(path, "rb")
 
     def write_part(self, name: str, table: pa.Table) -> None:
@@ -240,7 +221,7 @@ class Output:
     def write_errors(self, failures: Sequence[Failure]) -> None:
         """Write the table of errors; remove it if there are none."""
         if not failures:
-            with _told(self), suppress(FileNotFoundError):
+            with told(self), suppress(FileNotFoundError):
                 self.fs.rm(self.path(ERRORS))
             return
         columns = [[getattr(failure, name) for failure in failures] for name in Failure._fields]
@@ -250,7 +231,7 @@ class Output:
     def _replace(self, path: str, write: Callable[[Any], None]) -> None:
         folder, _, name = path.rpartition("/")
         partial = f"{folder}/{_PARTIAL}{os.urandom(4).hex()}-{name}"
-        with _told(self):
+        with told(self):
             try:
                 with self.fs.open(partial, "wb") as file:
                     write(file)
@@ -269,7 +250,7 @@ class Output:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep out other processes of a run for a moment, if the folder is on this machine."""
-        with _told(self):
+        with told(self):
             lock = FileLock(Path(self.root) / _LOCK, timeout=30) if self.is_local else None
             if lock is not None:
                 lock.acquire()
@@ -279,109 +260,13 @@ class Output:
             if lock is not None:
                 lock.release()
 
-    @contextmanager
-    def sole_run(self, run: RunId) -> Iterator[None]:
-        """Keep other runs out of the folder.
-
-        Raises
-        ------
-        OutputError
-            If another run is at work in it.
-        """
-        with self._local_run(run) if self.is_local else self._remote_run(run):
-            yield
-
-    @contextmanager
-    def _local_run(self, run: RunId) -> Iterator[None]:
-        """Hold a file lock, which ends with the process. Its name says whose it is."""
-        root = Path(self.root)
-        with self.lock(), _told(self):
-            is_alone = True
-            for path in root.glob(f"{_RUN}*"):
-                other = FileLock(path, timeout=0)
-                try:
-                    other.acquire()
-                except Timeout:
-                    if path.name.split("-")[1] == run.job and path.name != _name(run):
-                        is_alone = False  # another rank of this run
-                        continue
-                    raise self._in_use() from None
-                path.unlink(missing_ok=True)  # of a process that is gone
-                other.release()
-            if is_alone:
-                self._clean()
-            own = FileLock(root / _name(run), timeout=0)
-            own.acquire()
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                (root / _name(run)).unlink(missing_ok=True)
-                own.release()
-
-    @contextmanager
-    def _remote_run(self, run: RunId) -> Iterator[None]:
-        """Give signs of life in a file, as there are no locks. A file without them is of a process that is gone."""
-        own = self.path(_name(run))
-        with _told(self):
-            others = [path for path in self._runs() if path.rpartition("/")[2].split("-")[1] != run.job or path == own]
-            before = {path: self._content(path) for path in others}
-            if others:
-                threading.Event().wait(_PATIENCE)
-            for path in others:
-                if self._content(path) not in (None, before[path]):
-                    raise self._in_use()
-                with suppress(FileNotFoundError):
-                    self.fs.rm(path)
-            if all(path == own for path in self._runs()):
-                self._clean()
-            self.fs.pipe_file(own, b"0")
-            if any(path.rpartition("/")[2].split("-")[1] != run.job for path in self._runs()):
-                self.fs.rm(own)  # of two that start together, none sees the other before
-                raise self._in_use()
-        ended = threading.Event()
-
-        def beat() -> None:
-            count = 0
-            while not ended.wait(_BEAT):
-                count += 1
-                with suppress(Exception):  # the next one may succeed, and the run itself says what is wrong
-                    self.fs.pipe_file(own, str(count).encode())
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-            with suppress(Exception):
-                self.fs.rm(own)
-
-    def _runs(self) -> list[str]:
-        self.fs.invalidate_cache()
-        return [path for path in self.fs.ls(self.root, detail=False) if path.rpartition("/")[2].startswith(_RUN)]
-
-    def _content(self, path: str) -> bytes | None:
-        try:
-            return bytes(self.fs.cat_file(path))
-        except FileNotFoundError:
-            return None
-
-    def _in_use(self) -> OutputError:
-        return OutputError(f"Another run is at work in {self}; wait until it has ended, or name another folder.")
-
 
 def _damaged(path: str, err: Exception) -> OutputError:
     return OutputError(f"{shown(path)} is damaged ({err}); remove it, and the same run makes it again.")
 
 
-def _name(run: RunId) -> str:
-    return f"{_RUN}{run.job}-{run.rank}"
-
-
 @contextmanager
-def _told(output: Output) -> Iterator[None]:
+def told(output: Output) -> Iterator[None]:
     """Turn errors of file systems into OutputError."""
     try:
         yield

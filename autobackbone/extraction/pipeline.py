@@ -1,44 +1,27 @@
-"""Features of images on this machine: reading, decoding and the backbone, all at once.
-
-On CPUs, each of several threads takes a batch from its encoded images to its features, and the backbone uses one thread
-in each: no core waits for another, and nothing is copied between processes. On other devices, a pool of threads decodes
-the images, and two threads run the backbone, one of which prepares a batch while the other waits for the device.
-Decoding, resizing and the backbone run outside Python's global lock.
-"""
+"""Features of images on this machine: images are read ahead, put into batches, and given to lanes."""
 
 from __future__ import annotations
 
-import copy
-import logging
-import os
-import threading
-from collections import defaultdict, deque
+from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autobackbone.errors import InputError
-from autobackbone.extraction.columns import Column, reduce_outputs
-from autobackbone.extraction.decoding import Opened, UnreadableError
-from autobackbone.extraction.parts import Layout, Part
-from autobackbone.unwrapping import unwrap
-from autobackbone.values import shown
+from autobackbone.extraction.decoding import UnreadableError
+from autobackbone.extraction.lanes import Lanes, Waiting
+from autobackbone.extraction.parts import Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from autobackbone.extraction.images import ImageRef, Images
-    from autobackbone.extraction.preparation import Preparation, Prepared
+    from autobackbone.extraction.decoding import Opened
+    from autobackbone.extraction.images import ImageRef
+    from autobackbone.extraction.lanes import Job, Result
+    from autobackbone.extraction.preparation import Prepared
 
-_log = logging.getLogger("autobackbone")
 _READERS = 8  # threads that wait for files
 _AHEAD = 2  # batches per lane that are read ahead
 _HELD = 4  # batches of images of many sizes that are held until there are more of one size
-_BATCH = {"cpu": 8, "other": 64}
 
 
 class Chunk(NamedTuple):
@@ -54,56 +37,6 @@ class Chunk(NamedTuple):
 
     first: int
     refs: Sequence[ImageRef]
-
-
-class _Waiting(NamedTuple):
-    """An image whose header was read."""
-
-    part: Part
-    position: int
-    opened: Opened | Prepared
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is computed of images.
-
-    Attributes
-    ----------
-    backbone
-        Of either kind, in evaluation mode, on its device.
-    images
-        How they are read.
-    preparation
-        How they become the input of the backbone.
-    columns
-        What is kept.
-    layout
-        The columns in Arrow's terms.
-    batch_size
-        Images at once; ``None`` for 8 per thread on CPUs, and 64 on other devices.
-    workers
-        Threads that decode; ``None`` for as many as torch uses on CPUs, or as there are cores.
-    strict
-        Stop at the first image without features.
-    """
-
-    backbone: nn.Module
-    images: Images
-    preparation: Preparation
-    columns: tuple[Column, ...]
-    layout: Layout
-    batch_size: int | None = None
-    workers: int | None = None
-    strict: bool = False
-
-    def fail(self, part: Part, position: int, reason: str) -> None:
-        """Say why an image has no features. Raise InputError if the job is strict."""
-        if self.strict:
-            ref = part.refs[position]
-            msg = f"Image {shown(ref.path or ref.id)}: {reason}. Finished parts are kept; leave strict out to go on."
-            raise InputError(msg)
-        part.fail(position, reason)
 
 
 def compute_parts(
@@ -125,7 +58,7 @@ def compute_parts(
     InputError
         If the place where the images are is out of reach.
     """
-    with _Lanes(job) as lanes, ThreadPoolExecutor(_READERS, "read") as readers:
+    with Lanes(job) as lanes, ThreadPoolExecutor(_READERS, "read") as readers:
         try:
             yield from _run(job, lanes, readers, chunks, on_images)
         finally:
@@ -134,9 +67,9 @@ def compute_parts(
 
 
 def _run(
-    job: Job, lanes: _Lanes, readers: ThreadPoolExecutor, chunks: Iterable[Chunk], on_images: Callable[[int], None]
+    job: Job, lanes: Lanes, readers: ThreadPoolExecutor, chunks: Iterable[Chunk], on_images: Callable[[int], None]
 ) -> Iterator[Part]:
-    running: set[Future[list[_Result]]] = set()
+    running: set[Future[list[Result]]] = set()
     parts: dict[str, Part] = {}  # begun
     buckets = _Buckets(lanes.batch_size)
     for part, position, opened in _opened(job, readers, chunks, ahead=_AHEAD * lanes.count * lanes.batch_size):
@@ -145,7 +78,7 @@ def _run(
             job.fail(part, position, str(opened))
             on_images(1)
         else:
-            buckets.add(job.preparation.size_of(opened), _Waiting(part, position, opened))
+            buckets.add(job.preparation.size_of(opened), Waiting(part, position, opened))
         batches = buckets.take(all_of_them=position == len(part.refs) - 1)
         running |= {lanes.submit(batch) for batch in batches}
         while len(running) > _AHEAD * lanes.count:
@@ -158,7 +91,7 @@ def _run(
         yield from _complete(parts)
 
 
-def _collect(job: Job, done: Iterable[Future[list[_Result]]], on_images: Callable[[int], None]) -> None:
+def _collect(job: Job, done: Iterable[Future[list[Result]]], on_images: Callable[[int], None]) -> None:
     """Put the features of batches into their parts."""
     for future in done:
         results = future.result()
@@ -181,12 +114,12 @@ class _Buckets:
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        self._by_size: dict[Any, list[_Waiting]] = {}
+        self._by_size: dict[Any, list[Waiting]] = {}
 
-    def add(self, size: Any, image: _Waiting) -> None:
+    def add(self, size: Any, image: Waiting) -> None:
         self._by_size.setdefault(size, []).append(image)
 
-    def take(self, *, all_of_them: bool) -> list[list[_Waiting]]:
+    def take(self, *, all_of_them: bool) -> list[list[Waiting]]:
         """Take out batches that are full; the largest, too, if many images wait; or all."""
         limit = 1 if all_of_them else self._batch_size
         sizes = [size for size, images in self._by_size.items() if len(images) >= limit]
@@ -225,143 +158,3 @@ def _open(job: Job, ref: ImageRef) -> Opened | Prepared | UnreadableError:
         raise
     except Exception as err:  # noqa: BLE001 - of a user's data set
         return UnreadableError(f"it cannot be read ({type(err).__name__}: {err})")
-
-
-class _Result(NamedTuple):
-    """The features of an image, or why it has none."""
-
-    part: Part
-    position: int
-    prepared: Prepared | None
-    values: dict[str, Tensor]
-    reason: str = ""
-
-
-class _Lanes:
-    """Threads that turn batches into features."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        like = next(job.backbone.parameters())
-        self._device, self._dtype = like.device, like.dtype
-        self._threads = torch.get_num_threads()
-        on_cpu = self._device.type == "cpu"
-        replicas = [job.backbone]
-        if on_cpu:
-            replicas = _replicas(job.backbone, job.workers or self._threads)
-        self._replicas: deque[nn.Module] = deque(replicas if on_cpu else replicas * 2)
-        self.count = len(self._replicas)
-        self.batch_size = job.batch_size or _BATCH["cpu" if on_cpu else "other"]
-        self._shares = max(1, self._threads // self.count) if on_cpu else self._threads
-        self._pool = ThreadPoolExecutor(self.count, "lane", initializer=self._start)
-        self._decoders = None if on_cpu else ThreadPoolExecutor(job.workers or os.cpu_count() or 1, "decode")
-        self._warned = threading.Lock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-        if self._decoders is not None:
-            self._decoders.shutdown()
-        torch.set_num_threads(self._threads)  # what threads of the lanes set holds for new threads
-
-    def cancel(self) -> None:
-        """Give up the batches that have not been started."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def submit(self, batch: list[_Waiting]) -> Future[list[_Result]]:
-        """Compute the features of images that have the same size."""
-        if self._decoders is None:
-            return self._pool.submit(self._compute, [partial(self._finish, each) for each in batch])
-        futures = [self._decoders.submit(self._finish, each) for each in batch]
-        return self._pool.submit(self._compute, [future.result for future in futures])
-
-    def _start(self) -> None:
-        if self._shares != self._threads:
-            torch.set_num_threads(self._shares)
-
-    def _finish(self, each: _Waiting) -> _Result:
-        try:
-            return _Result(each.part, each.position, self._job.preparation.finish(each.opened), {})
-        except UnreadableError as err:
-            return _Result(each.part, each.position, None, {}, str(err))
-        except Exception as err:  # noqa: BLE001 - of a user's transform
-            return _Result(each.part, each.position, None, {}, f"the transform failed ({type(err).__name__}: {err})")
-
-    def _compute(self, finish: Sequence[Callable[[], _Result]]) -> list[_Result]:
-        results = [each() for each in finish]
-        replica = self._replicas.popleft()
-        done = [result for result in results if result.prepared is None]
-        try:
-            with torch.inference_mode():
-                for same in _of_one_size(results):
-                    for start in range(0, len(same), size := self.batch_size):
-                        done += self._features(replica, same[start : start + size])
-        finally:
-            self._replicas.append(replica)
-        return done
-
-    def _features(self, backbone: nn.Module, batch: list[_Result]) -> list[_Result]:
-        """Run the backbone. If the device has too little memory, the batch is halved."""
-        try:
-            values = reduce_outputs(self._job.columns, backbone(self._input(batch)), self._job.layout.dtype)
-        except InputError as err:  # images of this size
-            return [result._replace(prepared=None, reason=str(err)) for result in batch]
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-        else:
-            return [self._result(result, values, i) for i, result in enumerate(batch)]
-        half = len(batch) // 2
-        with self._warned:
-            if half < self.batch_size:
-                _log.warning(
-                    "%s has too little memory for %d images at once: going on with %d", self._device, len(batch), half
-                )
-                self.batch_size = half
-        torch.cuda.empty_cache()
-        return self._features(backbone, batch[:half]) + self._features(backbone, batch[half:])
-
-    def _input(self, batch: list[_Result]) -> Tensor:
-        """Return ``(B, C, H, W)``, normalized, on the device."""
-        pixels = [result.prepared.pixels for result in batch if result.prepared is not None]
-        x = torch.stack([each.permute(1, 2, 0) for each in pixels])  # channels last, as decoded
-        if self._device.type == "cuda":
-            x = x.pin_memory()
-        x = x.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
-        if x.dtype == torch.uint8:
-            x = self._job.preparation.spec.normalize(x.float() / 255)
-        return x.to(self._dtype)
-
-    def _result(self, result: _Result, values: dict[str, Tensor], i: int) -> _Result:
-        row = {name: value[i] for name, value in values.items()}
-        for name, value in row.items():
-            shape = self._job.layout.shapes[name]
-            if shape is not None and value.shape != shape:
-                reason = f"its feature {name!r} has the shape {tuple(value.shape)}, that of others {shape}"
-                return result._replace(prepared=None, reason=reason)
-            if not bool(value.isfinite().all()):
-                dtype = str(self._job.layout.dtype).removeprefix("torch.")
-                return result._replace(prepared=None, reason=f"its feature {name!r} is not finite in {dtype}")
-        return result._replace(values=row)
-
-
-def _of_one_size(results: Sequence[_Result]) -> list[list[_Result]]:
-    """Group the images that can be in one batch."""
-    groups: dict[Any, list[_Result]] = defaultdict(list)
-    for result in results:
-        if result.prepared is not None:
-            groups[result.prepared.pixels.shape, result.prepared.pixels.dtype].append(result)
-    return list(groups.values())
-
-
-def _replicas(backbone: nn.Module, count: int) -> list[nn.Module]:
-    """Return copies that share their weights: what a forward pass keeps in modules is then not shared by threads."""
-    if count == 1 or unwrap(backbone) is not backbone:  # compiled modules are compiled once
-        return [backbone]
-    shared = {id(t): t for t in (*backbone.parameters(), *backbone.buffers())}
-    try:
-        return [backbone, *(copy.deepcopy(backbone, dict(shared)) for _ in range(count - 1))]
-    except Exception:  # noqa: BLE001 - of a user's module
-        return [backbone]

@@ -142,7 +142,7 @@ class Preparation:
         """Return what is done to an image, as plain values."""
         spec = self.spec
         if self.custom is not None:
-            name = "tensors as they are" if self.custom is _as_tensors else _ADDRESS.sub("", repr(self.custom))
+            name = "tensors as they are" if self.custom is _as_tensors else _identity(self.custom)
             return {"custom": name, "in_chans": spec.in_chans}
         normalization = {"in_chans": spec.in_chans, "mean": list(spec.mean), "std": list(spec.std)}
         if self.resize == "none":
@@ -166,6 +166,9 @@ class Preparation:
             If it is no image.
         """
         if isinstance(content, Tensor):
+            if self.custom is not _as_tensors:
+                msg = "it is a tensor, and the first image was none; a data set gives tensors or images, not both"
+                raise UnreadableError(msg)
             pixels = self._pixels(content)
             return Prepared(pixels, pixels.shape[-1], pixels.shape[-2], _hash_of(pixels))
         if isinstance(content, np.ndarray):
@@ -244,6 +247,30 @@ def _bytes_of(image: Image.Image) -> Tensor:
     """Return a gray or RGB image as ``(C, H, W)`` bytes."""
     pixels = torch.from_numpy(np.array(image))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def _identity(custom: Any) -> str:
+    """Return a text that is the same for the same transform in another process, and not for others.
+
+    Transforms of torchvision say what they do in their repr. One that gives an address instead is told by its code and
+    by what it holds.
+    """
+    text = repr(custom)
+    if not _ADDRESS.search(text):
+        return text
+    code = getattr(custom, "__code__", None)
+    if code is None:
+        holds = sorted(getattr(custom, "__dict__", {}).items())
+        inside = [(name, _identity(value)) for name, value in holds]
+        inside += [
+            (part.__qualname__, _identity(part)) for part in (type(custom).__call__,) if hasattr(part, "__code__")
+        ]
+    else:
+        constants = [_ADDRESS.sub("", repr(constant)) for constant in code.co_consts]
+        cells = [_identity(cell.cell_contents) for cell in custom.__closure__ or ()]
+        inside = [("code", code.co_code.hex()), ("names", str(code.co_names)), ("constants", str(constants))]
+        inside += [("closure", str(cells)), ("defaults", str((custom.__defaults__, custom.__kwdefaults__)))]
+    return f"{_ADDRESS.sub('', text)} {sha256(repr(inside).encode()).hexdigest()[:16]}"
 
 
 def _as_tensors(image: Any) -> Any:

@@ -13,8 +13,9 @@ from autobackbone.create import create_backbone, create_feature_backbone
 from autobackbone.errors import ConfigError, InputError, UnsupportedError, WeightsMismatchError
 from autobackbone.extraction.columns import DTYPES, Column
 from autobackbone.extraction.images import DatasetImages, ImageRef, is_remote
+from autobackbone.extraction.lanes import Job
 from autobackbone.extraction.parts import Layout
-from autobackbone.extraction.pipeline import Chunk, Job, compute_parts
+from autobackbone.extraction.pipeline import Chunk, compute_parts
 from autobackbone.extraction.preparation import Preparation
 from autobackbone.extraction.recipe import Recipe, hash_of_weights
 from autobackbone.inspection import get_input_spec

@@ -11,14 +11,16 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from autobackbone.errors import OutputError
-from autobackbone.extraction.output import Output, RunId
 from autobackbone.extraction.parts import Failure, Part
-from autobackbone.extraction.pipeline import Chunk, Job, compute_parts
+from autobackbone.extraction.pipeline import Chunk, compute_parts
+from autobackbone.extraction.sole_run import RunId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from autobackbone.extraction.images import ImageRef
+    from autobackbone.extraction.lanes import Job
+    from autobackbone.extraction.output import Output
     from autobackbone.extraction.parts import Layout
     from autobackbone.extraction.recipe import Recipe
 

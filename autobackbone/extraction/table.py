@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
-from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +13,14 @@ import torch
 from torch import Tensor
 
 from autobackbone.errors import ConfigError, InputError, OutputError, UnsupportedError
+from autobackbone.extraction.arrays import FeatureDataset, file_for, from_bits, write_array
 from autobackbone.extraction.output import Output
 from autobackbone.extraction.parts import SHAPE_KEY, Failure
 from autobackbone.values import as_integer, did_you_mean, path_of, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    import os
+    from collections.abc import Iterator, Sequence
 
 _ROWS = 4096  # at once, when nearest rows are looked for
 
@@ -146,7 +144,7 @@ class FeatureTable:
             If images have maps of different sizes; read these with `row`.
         """
         array = self._mapped(self._column(column))
-        return _from_bits(array) if self.metadata["dtype"] == "bfloat16" else array
+        return from_bits(array) if self.metadata["dtype"] == "bfloat16" else array
 
     def torch(self, column: str | None = None) -> Tensor:
         """Return a column as a memory-mapped ``(N, *shape)`` tensor, in the table's dtype; see `numpy`.
@@ -282,29 +280,11 @@ class FeatureTable:
         kind = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}[self.metadata["dtype"]]
         if not len(self):
             return np.empty((0, *shape), kind)
-        path = self._cached(name)
+        path = file_for(self._output, self._paths, name)
         if not path.exists():
-            _write_array(path, (len(self), *shape), kind, self._values(name))
+            write_array(path, (len(self), *shape), kind, self._values(name))
         mapped: np.ndarray = np.load(path, mmap_mode="c")  # private: changes are not written
         return mapped
-
-    def _cached(self, name: str) -> Path:
-        """Return the file for a column: its name says which table and which states of its parts it is of."""
-        whose = sha256(self._output.path().encode()).hexdigest()[:12]
-        states = map(self._output.state, self._paths)
-        digest = f"{whose}-{sha256(repr(list(states)).encode()).hexdigest()[:16]}"
-        if self._output.is_local:
-            folder = Path(self._output.path(".cache"))
-            try:
-                folder.mkdir(exist_ok=True)
-                if os.access(folder, os.W_OK):
-                    return folder / f"{name}-{digest}.npy"
-            except OSError:
-                pass
-        user = os.getuid() if hasattr(os, "getuid") else ""  # the folder is shared with others
-        folder = Path(tempfile.gettempdir()) / f"autobackbone-features-{user}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return folder / f"{name}-{digest}.npy"
 
     def _values(self, name: str) -> Iterator[np.ndarray]:
         for path, rows in zip(self._paths, self._rows, strict=True):
@@ -315,28 +295,6 @@ class FeatureTable:
             width = column.type.list_size  # named, as -1 is ambiguous in a part that holds failures only
             values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), width)
             yield values if len(rows) == len(values) else values[rows]
-
-
-class FeatureDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """The rows of a table as a map-style torch ``Dataset``.
-
-    Attributes
-    ----------
-    ids
-        The id of each item.
-    tensors
-        ``(N, *shape)`` of each column.
-    """
-
-    def __init__(self, ids: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-        self.ids = ids
-        self.tensors = tensors
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return {"id": self.ids[i]} | {name: tensor[i] for name, tensor in self.tensors.items()}
 
 
 def open_features(output: str | os.PathLike[str]) -> FeatureTable:
@@ -365,31 +323,3 @@ def cosine_similarities(features: Tensor, queries: Tensor) -> Tensor:
         for start in range(0, len(features), _ROWS)
     ]
     return torch.cat(rows).T.contiguous()
-
-
-def _write_array(path: Path, shape: tuple[int, ...], kind: Any, parts: Iterator[np.ndarray]) -> None:
-    partial = path.with_name(f"{path.name}.{os.urandom(4).hex()}.partial")
-    try:
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=kind, shape=shape)
-        flat = array.reshape(shape[0], -1)
-        start = 0
-        for part in parts:
-            flat[start : start + len(part)] = part
-            start += len(part)
-        array.flush()
-        del array, flat
-        for old in path.parent.glob(f"{path.name.rpartition('-')[0]}-*.npy"):
-            if old != path:  # another process may map that one
-                old.unlink(missing_ok=True)
-        partial.replace(path)
-    except OSError as err:
-        msg = f"{shown(str(path))} cannot be written ({err}); numpy() needs room for the column, uncompressed."
-        raise OutputError(msg) from err
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _from_bits(bits: np.ndarray) -> np.ndarray:
-    """Return bfloat16 numbers, given as their bits, as float32."""
-    numbers: np.ndarray = (bits.astype(np.uint32) << 16).view(np.float32)
-    return numbers

@@ -26,7 +26,7 @@ from ray import cloudpickle
 
 from autobackbone.errors import BackboneError, ConfigError, InputError, OutputError, UnsupportedError
 from autobackbone.extraction.images import is_remote
-from autobackbone.extraction.pipeline import Chunk, Job, compute_parts
+from autobackbone.extraction.pipeline import Chunk, compute_parts
 from autobackbone.extraction.run import PartDone, write_part
 from autobackbone.integrations.packing import pack, unpack
 from autobackbone.integrations.ray_workers import Workers, choose_workers
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from autobackbone.extraction.images import ImageRef
+    from autobackbone.extraction.lanes import Job
     from autobackbone.extraction.output import Output
 
 _TRIES = 5  # of a part whose worker died

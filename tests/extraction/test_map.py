@@ -127,7 +127,7 @@ def test_pca_is_that_of_the_singular_values(data):
     # Signs, and axes of equal variance, are free: distances along the axes are not.
     torch.testing.assert_close(points.square().sum(0), expected.square().sum(0), atol=1e-6, rtol=1e-6)
     if len(s) < 3 or s[1] - s[2] > 0.01:
-        torch.testing.assert_close(torch.cdist(points, points), torch.cdist(expected, expected), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(torch.cdist(points, points), torch.cdist(expected, expected), atol=1e-4, rtol=1e-4)
 
 
 def test_limits(out, tmp_path):

@@ -332,8 +332,8 @@ def memory():
 
 def test_a_table_in_memory(memory, photos, made, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("autobackbone.extraction.output._PATIENCE", 0.2)
-    monkeypatch.setattr("autobackbone.extraction.output._BEAT", 0.02)
+    monkeypatch.setattr("autobackbone.extraction.sole_run._PATIENCE", 0.2)
+    monkeypatch.setattr("autobackbone.extraction.sole_run._BEAT", 0.02)
     assert extract(photos, "memory://table").extracted == 7
     assert extract(photos, "memory://table").skipped == 7
     table = open_features("memory://table")
@@ -354,8 +354,8 @@ def test_a_table_in_memory(memory, photos, made, monkeypatch, tmp_path):
 
 
 def test_a_run_in_memory_shows_that_it_lives(memory, photos, monkeypatch):
-    monkeypatch.setattr("autobackbone.extraction.output._PATIENCE", 2.0)
-    monkeypatch.setattr("autobackbone.extraction.output._BEAT", 0.01)
+    monkeypatch.setattr("autobackbone.extraction.sole_run._PATIENCE", 2.0)
+    monkeypatch.setattr("autobackbone.extraction.sole_run._BEAT", 0.01)
     refused = []
 
     def transform(_):
