@@ -24,7 +24,7 @@ from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from autobackbone.errors import OutputError
-from autobackbone.extraction.parts import ERRORS_SCHEMA, Failure, failures_in
+from autobackbone.extraction.parts import ABOUT, ERRORS_SCHEMA, Failure, failures_in
 from autobackbone.extraction.recipe import Recipe
 from autobackbone.values import shown
 
@@ -52,12 +52,15 @@ class PartFile(NamedTuple):
         Of the images in it.
     failures
         The images without features.
+    schema
+        Of its rows.
     """
 
     path: str
     recipe: Recipe
     ids: list[str]
     failures: list[Failure]
+    schema: pa.Schema
 
 
 class Output:
@@ -158,25 +161,30 @@ class Output:
                     ids = parquet.read(["id"], use_threads=self.is_local).column(0).to_pylist() if recipe else []
                     failures = failures_in(schema.metadata)
                 except (pa.ArrowException, OSError, KeyError, ValueError) as err:
-                    raise _damaged(path, err) from err
+                    raise damaged(path, err) from err
             if recipe is None:
                 msg = f"{shown(path)} is no part of a table of features; name another folder."
                 raise OutputError(msg)
-            yield PartFile(path, recipe, ids, failures)
+            if not {*ABOUT, *recipe.columns} <= {*schema.names}:
+                raise damaged(path, f"its columns are {', '.join(schema.names)}")
+            yield PartFile(path, recipe, ids, failures, schema)
 
-    def read_part(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """Read a part.
+    def read_part(self, part: PartFile, columns: list[str] | None = None) -> pa.Table:
+        """Read rows of a part.
 
         Raises
         ------
         OutputError
             If it is damaged.
         """
-        with self.open(path) as file:
+        with self.open(part.path) as file:
             try:
-                return pq.read_table(file, columns=columns, page_checksum_verification=True, use_threads=self.is_local)
+                table = pq.read_table(file, columns=columns, page_checksum_verification=True, use_threads=self.is_local)
             except (pa.ArrowException, OSError) as err:
-                raise _damaged(path, err) from err
+                raise damaged(part.path, err) from err
+        if len(table) != len(part.ids):
+            raise damaged(part.path, f"it has {len(table)} rows and {len(part.ids)} ids")
+        return table
 
     def state(self, path: str) -> tuple[Any, ...]:
         """Return what changes when a part is written again."""
@@ -261,7 +269,8 @@ class Output:
                 lock.release()
 
 
-def _damaged(path: str, err: Exception) -> OutputError:
+def damaged(path: str, err: object) -> OutputError:
+    """Return the error for a part that cannot be read."""
     return OutputError(f"{shown(path)} is damaged ({err}); remove it, and the same run makes it again.")
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ERRORS_KEY = b"autobackbone.errors"  # of the schema's metadata: the images of this part that could not be read
 ERRORS_SCHEMA = pa.schema([("id", pa.string()), ("path", pa.string()), ("reason", pa.string())])
 SHAPE_KEY = b"shape"  # of a field's metadata
-_ABOUT = ("id", "path", "width", "height", "content_hash")
+ABOUT = ("id", "path", "width", "height", "content_hash")
 _TYPES = {torch.float32: pa.float32(), torch.float16: pa.float16(), torch.bfloat16: pa.uint16()}
 
 

@@ -249,27 +249,36 @@ def _bytes_of(image: Image.Image) -> Tensor:
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
-def _identity(custom: Any) -> str:
+def _identity(custom: Any, outer: tuple[Any, ...] = ()) -> str:
     """Return a text that is the same for the same transform in another process, and not for others.
 
-    Transforms of torchvision say what they do in their repr. One that gives an address instead is told by its code and
-    by what it holds.
+    Transforms of torchvision say what they do in their repr. A function is told by its code and by what it refers to,
+    an object without a repr by its attributes. Of these, other objects count by their type alone: their state may
+    change while images are transformed.
+
+    Parameters
+    ----------
+    custom
+        The transform, or what it refers to.
+    outer
+        What refers to it.
     """
     text = repr(custom)
+    code = getattr(custom, "__code__", None)
     if not _ADDRESS.search(text):
         return text
-    code = getattr(custom, "__code__", None)
-    if code is None:
-        holds = sorted(getattr(custom, "__dict__", {}).items())
-        inside = [(name, _identity(value)) for name, value in holds]
-        inside += [
-            (part.__qualname__, _identity(part)) for part in (type(custom).__call__,) if hasattr(part, "__code__")
-        ]
-    else:
-        constants = [_ADDRESS.sub("", repr(constant)) for constant in code.co_consts]
-        cells = [_identity(cell.cell_contents) for cell in custom.__closure__ or ()]
-        inside = [("code", code.co_code.hex()), ("names", str(code.co_names)), ("constants", str(constants))]
-        inside += [("closure", str(cells)), ("defaults", str((custom.__defaults__, custom.__kwdefaults__)))]
+    if outer and code is None:
+        return type(custom).__qualname__
+    values: list[Any] = []
+    inside: list[str] = []
+    if code is not None and not any(custom is each for each in outer):
+        values += [cell.cell_contents for cell in custom.__closure__ or ()]
+        values += [*(custom.__defaults__ or ()), *(custom.__kwdefaults__ or {}).items()]
+        inside += [code.co_code.hex(), *code.co_names, *(_ADDRESS.sub("", repr(value)) for value in code.co_consts)]
+    elif code is None:
+        call = vars(type(custom)).get("__call__")
+        values += [*sorted(getattr(custom, "__dict__", {}).items()), *([call] if hasattr(call, "__code__") else [])]
+    inside += [_identity(value, (*outer, custom)) for value in values]
     return f"{_ADDRESS.sub('', text)} {sha256(repr(inside).encode()).hexdigest()[:16]}"
 
 

@@ -86,6 +86,11 @@ class Recipe:
             }
         )
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of features."""
+        return tuple(column["name"] for column in self.values["columns"])
+
     @classmethod
     def from_metadata(cls, metadata: dict[bytes, bytes] | None) -> Recipe | None:
         """Read the metadata of a file; ``None`` if the file is none of this package's."""

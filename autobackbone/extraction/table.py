@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from autobackbone.errors import ConfigError, InputError, OutputError, UnsupportedError
 from autobackbone.extraction.arrays import FeatureDataset, file_for, from_bits, write_array
-from autobackbone.extraction.output import Output
+from autobackbone.extraction.output import Output, damaged
 from autobackbone.extraction.parts import SHAPE_KEY, Failure
 from autobackbone.values import as_integer, did_you_mean, path_of, shown
 
@@ -54,8 +53,11 @@ class FeatureTable:
             if difference is not None:
                 msg = f"The parts of {shown(address)} were made in different ways: {part.path} with {difference}."
                 raise OutputError(msg)
-        self.metadata: dict[str, Any] = parts[0].recipe.values
-        self._paths = [part.path for part in parts]
+            if not part.schema.equals(parts[0].schema):
+                raise damaged(part.path, f"its columns differ from those of {parts[0].path}")
+        self._recipe = parts[0].recipe
+        self.metadata: dict[str, Any] = self._recipe.values
+        self._parts = parts
         seen: set[str] = set()
         self._rows: list[np.ndarray] = []  # of each part, those whose image is in no part before
         self.ids: list[str] = []
@@ -66,8 +68,7 @@ class FeatureTable:
             self.ids += [part.ids[i] for i in rows]
         failures = {failure.id: failure for part in parts for failure in part.failures if failure.id not in seen}
         self._failures = [failures[key] for key in sorted(failures)]
-        with self._output.open(self._paths[0]) as file:
-            self._schema = pq.read_schema(file)
+        self._schema = parts[0].schema
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -81,7 +82,7 @@ class FeatureTable:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of features."""
-        return tuple(column["name"] for column in self.metadata["columns"])
+        return self._recipe.columns
 
     @property
     def errors(self) -> list[Failure]:
@@ -120,8 +121,8 @@ class FeatureTable:
                 msg = f"The table has no column {shown(name)}; {remedy}"
                 raise ConfigError(msg)
         tables = []
-        for path, rows in zip(self._paths, self._rows, strict=True):
-            table = self._output.read_part(path, None if columns is None else list(columns))
+        for part, rows in zip(self._parts, self._rows, strict=True):
+            table = self._output.read_part(part, None if columns is None else list(columns))
             tables.append(table if len(rows) == len(table) else table.take(rows))
         return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
 
@@ -175,11 +176,11 @@ class FeatureTable:
             If there is no such row.
         """
         place = self.position(image_id)
-        for path, rows in zip(self._paths, self._rows, strict=True):
+        for part, rows in zip(self._parts, self._rows, strict=True):
             if place >= len(rows):
                 place -= len(rows)
                 continue
-            values = self._output.read_part(path).slice(int(rows[place]), 1)
+            values = self._output.read_part(part).slice(int(rows[place]), 1)
             row = {name: values.column(name)[0].as_py() for name in ("id", "path", "width", "height", "content_hash")}
             return row | {name: self._tensor(values, name) for name in self.columns}
         raise AssertionError
@@ -280,17 +281,17 @@ class FeatureTable:
         kind = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}[self.metadata["dtype"]]
         if not len(self):
             return np.empty((0, *shape), kind)
-        path = file_for(self._output, self._paths, name)
+        path = file_for(self._output, [part.path for part in self._parts], name)
         if not path.exists():
             write_array(path, (len(self), *shape), kind, self._values(name))
         mapped: np.ndarray = np.load(path, mmap_mode="c")  # private: changes are not written
         return mapped
 
     def _values(self, name: str) -> Iterator[np.ndarray]:
-        for path, rows in zip(self._paths, self._rows, strict=True):
+        for part, rows in zip(self._parts, self._rows, strict=True):
             if not len(rows):
                 continue
-            column = self._output.read_part(path, [name]).column(0).combine_chunks()
+            column = self._output.read_part(part, [name]).column(0).combine_chunks()
             column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
             width = column.type.list_size  # named, as -1 is ambiguous in a part that holds failures only
             values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), width)

@@ -22,7 +22,7 @@ from some_images import expected, leveled, picture, pooled, write_pictures
 from test_kill import Parent
 
 from autobackbone import ConfigError, InputError, OutputError, UnsupportedError, extract_features, open_features
-from autobackbone.extraction.output import Output
+from autobackbone.extraction import sole_run
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +298,8 @@ def test_damaged_parts_are_told(photos, tmp_path_factory, data):
     if data.draw(st.booleans()):
         part.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
     else:
-        at = data.draw(st.integers(0, len(content) // 2))  # of the pages, not of what Parquet says about them
+        pages = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # Parquet's footer has no checksum
+        at = data.draw(st.integers(0, pages - 1))
         part.write_bytes(content[:at] + bytes([content[at] ^ data.draw(st.integers(1, 255))]) + content[at + 1 :])
     try:
         table = open_features(output)
@@ -318,6 +319,39 @@ def test_damaged_parts_are_told(photos, tmp_path_factory, data):
     table = open_features(output)
     assert table.ids == ids
     np.testing.assert_allclose(table.numpy(), features, atol=1e-5)
+
+
+def made_of(size, mean):
+    def transform(_):
+        return torch.full((3, size, size), mean)
+
+    return transform
+
+
+class Filling:
+    def __init__(self, mean):
+        self.mean = mean
+
+    def __call__(self, _):
+        return torch.full((3, 32, 32), self.mean)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (made_of(32, 0.5), made_of(32, 0.25)),
+        (made_of(32, 0.5), made_of(64, 0.5)),
+        (lambda _: torch.zeros(3, 32, 32), lambda _: torch.ones(3, 32, 32)),
+        (lambda _, mean=0.5: torch.full((3, 32, 32), mean), lambda _, mean=0.25: torch.full((3, 32, 32), mean)),
+        (Filling(0.5), Filling(0.25)),
+        (Filling(0.5), made_of(32, 0.5)),
+    ],
+)
+def test_another_transform_is_refused(one, other, photos, tmp_path):
+    extract(photos, tmp_path / "out", transform=one)
+    assert extract(photos, tmp_path / "out", transform=copy.deepcopy(one)).skipped == 7
+    with pytest.raises(OutputError, match=r"transform .* instead of"):
+        extract(photos, tmp_path / "out", transform=other)
 
 
 # --- remote folders ---
@@ -356,22 +390,22 @@ def test_a_table_in_memory(memory, photos, made, monkeypatch, tmp_path):
 def test_a_run_in_memory_shows_that_it_lives(memory, photos, monkeypatch):
     monkeypatch.setattr("autobackbone.extraction.sole_run._PATIENCE", 2.0)
     monkeypatch.setattr("autobackbone.extraction.sole_run._BEAT", 0.01)
-    refused = []
+    refused = threading.Event()
 
     def transform(_):
-        if not refused:
-            refused.append(True)
+        if not refused.is_set():
+            refused.set()
             with pytest.raises(OutputError, match="Another run is at work"):
                 extract(photos, "memory://table", transform=transform)
         return torch.zeros(3, 32, 32)
 
     assert extract(photos, "memory://table", transform=transform).extracted == 7
-    assert refused
+    assert refused.is_set()
     assert sorted(memory.ls("/table", detail=False)) == ["/table/features"]
 
 
 def test_of_two_runs_in_memory_that_start_together_none_goes_on_unseen(memory, photos, monkeypatch):
-    listed = Output._runs
+    listed = sole_run._runs
     calls = []
 
     def another_starts(output):
@@ -381,7 +415,7 @@ def test_of_two_runs_in_memory_that_start_together_none_goes_on_unseen(memory, p
             memory.pipe_file("/table/.run-other-0", b"0")
         return found
 
-    monkeypatch.setattr(Output, "_runs", another_starts)
+    monkeypatch.setattr(sole_run, "_runs", another_starts)
     with pytest.raises(OutputError, match="Another run is at work"):
         extract(photos, "memory://table")
     assert sorted(memory.ls("/table", detail=False)) == ["/table/.run-other-0", "/table/features"]
