@@ -169,7 +169,7 @@ def extract_features(
         out.prepare()
         with sole_run(out, run):
             written = Written(out, recipe)
-            rows = rows_per_part(layout)
+            rows = rows_per_part(layout, len(listed.refs))
             skipped, chunks = chunks_of(listed.refs, written, rows, run.rank, world, retry=retry_errors)
             total = skipped + sum(len(chunk.refs) for chunk in chunks)
             extracted = 0

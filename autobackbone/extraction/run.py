@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections import deque
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _PART_BYTES = 1 << 27  # of features in memory
 _MAX_ROWS = 2048  # in a part: what is done again after a kill
+_MIN_ROWS = 64
+_PARTS = 16  # at least, unless they get smaller than this
 _ROWS_OF_ANY_SIZE = 64
 
 
@@ -154,11 +157,20 @@ def chunks_of(
     return done, chunks
 
 
-def rows_per_part(layout: Layout) -> int:
-    """Return how many rows a part has."""
+def rows_per_part(layout: Layout, count: int) -> int:
+    """Return how many rows a part has.
+
+    Parameters
+    ----------
+    layout
+        Of the rows, which must fit into memory.
+    count
+        Images in all. Few images make small parts, so that several workers have some, and a kill costs little.
+    """
     if layout.row_bytes is None:
         return _ROWS_OF_ANY_SIZE
-    return max(1, min(_MAX_ROWS, _PART_BYTES // max(1, layout.row_bytes)))
+    most = max(_MIN_ROWS, min(_MAX_ROWS, math.ceil(count / _PARTS)))
+    return max(1, min(most, _MAX_ROWS, _PART_BYTES // max(1, layout.row_bytes)))
 
 
 def run_here() -> tuple[RunId, int]:
