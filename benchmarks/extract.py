@@ -15,7 +15,6 @@ finished table of 100,000 rows, the call made again.
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -253,9 +252,13 @@ def memory(root: Path) -> None:
 
 
 def peak_of(folder: Path) -> int:
-    """Return the peak of resident memory of an extraction, in KiB."""
+    """Return the peak of resident memory of an extraction, in KiB.
+
+    Not by ``getrusage``, whose figure a process takes over from the one that started it.
+    """
     extract_features(create_backbone("resnet18", pretrained=False), folder, f"{folder}.out", show_progress=False)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    [peak] = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1])
 
 
 def resume(root: Path, rows: int = 100_000) -> None:

@@ -99,7 +99,7 @@ class Files:
             return name
         if self._remote:
             return self._paths[name][len(self._root) :].lstrip("/")
-        return os.path.relpath(name, self.base).replace(os.sep, "/")
+        return name[len(os.path.join(self.base, "")) :].replace(os.sep, "/")  # noqa: PTH118
 
 
 def _walk(folder: str, seen: set[str]) -> Iterator[str]:
