@@ -89,6 +89,15 @@ def from_parquet(names: Sequence[str], column: str | None, address: str) -> Imag
     return TableImages(refs, column or "") if embedded else FileImages(refs)
 
 
+def image_column(name: str) -> str | None:
+    """Return the only column of a Parquet file that can hold encoded images; ``None`` if there are none or several."""
+    import pyarrow.parquet as pq
+
+    with _told(name, "Parquet"), open_file(name) as opened:
+        columns = [field.name for field in pq.read_schema(opened) if _is_embedded(field.type)]
+    return columns[0] if len(columns) == 1 else None
+
+
 def _is_embedded(kind: Any) -> bool:
     import pyarrow as pa
 

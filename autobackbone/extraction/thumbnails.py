@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autobackbone.errors import InputError
+from autobackbone.errors import BackboneError
 from autobackbone.extraction.decoding import UnreadableError, decode, open_image
+from autobackbone.extraction.files import suffix_of
 from autobackbone.extraction.images import FileImages, ImageRef, Images, is_remote
 from autobackbone.extraction.listing import list_images
+from autobackbone.extraction.tables import image_column
 from autobackbone.pixels import convert
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ _NO_FILE = "no such file"
 
 
 class Thumbnails:
-    """Reads images by the paths that a table gives, and shrinks them.
+    """Reads images by the paths that a table gives, and shrinks them. Threads may share it.
 
     Parameters
     ----------
@@ -28,6 +31,7 @@ class Thumbnails:
 
     def __init__(self, size: int) -> None:
         self._size = size
+        self._lock = threading.Lock()
         self._containers: dict[str, tuple[Images, dict[str, ImageRef]]] = {}
 
     def read(self, path: str) -> Image.Image:
@@ -44,7 +48,7 @@ class Thumbnails:
             image = convert(decode(opened, min(1.0, self._size / max(1, larger))), "RGB")
         except OSError as err:
             raise UnreadableError(_NO_FILE if isinstance(err, FileNotFoundError) else "cannot be read") from err
-        except InputError as err:
+        except BackboneError as err:
             msg = "cannot be shown"
             raise UnreadableError(msg) from err
         image.thumbnail((self._size, self._size))
@@ -57,10 +61,12 @@ class Thumbnails:
         container = path.partition("!")[0]
         if is_remote(path) or Path(path).exists() or container == path:
             return FileImages(()).read(ImageRef(path, path, path))
-        if container not in self._containers:
-            images, _ = list_images(container)  # InputError if it is no archive, or the column must be named
-            self._containers[container] = images, {ref.path: ref for ref in images.refs}
-        images, refs = self._containers[container]
+        with self._lock:  # an archive is listed once
+            if container not in self._containers:
+                column = image_column(container) if suffix_of(container) == ".parquet" else None
+                images, _ = list_images(container, column)
+                self._containers[container] = images, {ref.path: ref for ref in images.refs}
+            images, refs = self._containers[container]
         if path not in refs:
             raise UnreadableError(_NO_FILE)
         content: bytes = images.read(refs[path])

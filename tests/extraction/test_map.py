@@ -6,9 +6,14 @@ import json
 import re
 import sys
 import tarfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
@@ -28,6 +33,7 @@ from autobackbone import (
 from autobackbone.cli import app
 from autobackbone.extraction import map_page
 from autobackbone.extraction.decoding import UnreadableError
+from autobackbone.extraction.listing import list_images
 from autobackbone.extraction.map_page import by_pca, write_map
 from autobackbone.extraction.thumbnails import Thumbnails, elided
 
@@ -220,3 +226,44 @@ def test_elided(text, fits):
     shorter = elided(text, fits)
     assert len(shorter) <= max(fits, 2)
     assert shorter == text if len(text) <= fits else "…" in shorter
+
+
+def test_thumbnails_of_a_table_with_other_columns(tmp_path):
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(file, "PNG")
+    image = {"bytes": file.getvalue(), "path": "red.png"}
+    shard = tmp_path / "shard.parquet"
+    pq.write_table(pa.table({"label": [3, 4], "image": [image, image]}), shard)
+    assert Thumbnails(8).read(f"{shard}!1").size == (8, 5)
+    pq.write_table(pa.table({"left": [image], "right": [image]}), shard)
+    with pytest.raises(UnreadableError, match=r"^cannot be shown$"):
+        Thumbnails(8).read(f"{shard}!0")
+
+
+def test_an_archive_is_listed_once_for_all_threads(tmp_path, monkeypatch):
+    archive = tmp_path / "shard.tar"
+    with tarfile.open(archive, "w") as tar:
+        for i in range(8):
+            file = io.BytesIO()
+            Image.new("RGB", (30, 20), "red").save(file, "PNG")
+            entry = tarfile.TarInfo(f"{i}.png")
+            entry.size = len(file.getvalue())
+            tar.addfile(entry, io.BytesIO(file.getvalue()))
+    calls = []
+    start = threading.Barrier(8)
+
+    def slow(*args):
+        calls.append(args)
+        time.sleep(0.1)
+        return list_images(*args)
+
+    monkeypatch.setattr("autobackbone.extraction.thumbnails.list_images", slow)
+    thumbnails = Thumbnails(8)
+
+    def read(i):
+        start.wait()
+        return thumbnails.read(f"{archive}!{i}.png").size
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(read, range(8))) == {(8, 5)}
+    assert len(calls) == 1
