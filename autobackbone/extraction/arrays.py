@@ -54,14 +54,11 @@ def write_array(path: Path, shape: tuple[int, ...], kind: Any, parts: Iterator[n
     """
     partial = path.with_name(f"{path.name}.{os.urandom(4).hex()}.partial")
     try:
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=kind, shape=shape)
-        flat = array.reshape(shape[0], -1)
-        start = 0
-        for part in parts:
-            flat[start : start + len(part)] = part
-            start += len(part)
-        array.flush()
-        del array, flat
+        with partial.open("xb") as file:  # not mapped: a full disk would kill the process
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in parts:
+                file.write(np.ascontiguousarray(part).data)
         for old in path.parent.glob(f"{path.name.rpartition('-')[0]}-*.npy"):
             if old != path:  # another process may map that one
                 old.unlink(missing_ok=True)
