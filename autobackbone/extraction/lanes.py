@@ -3,6 +3,8 @@
 On CPUs, the backbone uses one thread in each lane: no core waits for another, and nothing is copied between processes.
 On other devices, a pool of threads decodes the images, and there are two lanes, one of which prepares a batch while the
 other waits for the device. Decoding, resizing and the backbone run outside Python's global lock.
+
+Each lane has a copy of the backbone that shares its weights.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("autobackbone")
 _BATCH = {"cpu": 8, "other": 64}
+_DEVICE_LANES = 2
 
 
 class Waiting(NamedTuple):
@@ -108,16 +111,14 @@ class Lanes:
         self._device, self._dtype = like.device, like.dtype
         self._threads = torch.get_num_threads()
         on_cpu = self._device.type == "cpu"
-        replicas = [job.backbone]
-        if on_cpu:
-            replicas = _replicas(job.backbone, job.workers or self._threads)
-        self._replicas: deque[nn.Module] = deque(replicas if on_cpu else replicas * 2)
+        lanes = (job.workers or self._threads) if on_cpu else _DEVICE_LANES
+        self._replicas: deque[nn.Module] = deque(_replicas(job.backbone, lanes))
         self.count = len(self._replicas)
         self.batch_size = job.batch_size or _BATCH["cpu" if on_cpu else "other"]
         self._shares = max(1, self._threads // self.count) if on_cpu else self._threads
         self._pool = ThreadPoolExecutor(self.count, "lane", initializer=self._start)
         self._decoders = None if on_cpu else ThreadPoolExecutor(job.workers or os.cpu_count() or 1, "decode")
-        self._warned = threading.Lock()
+        self._halving = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -131,6 +132,8 @@ class Lanes:
     def cancel(self) -> None:
         """Give up the batches that have not been started."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._decoders is not None:
+            self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def submit(self, batch: list[Waiting]) -> Future[list[Result]]:
         """Compute the features of images that have the same size."""
@@ -142,6 +145,8 @@ class Lanes:
     def _start(self) -> None:
         if self._shares != self._threads:
             torch.set_num_threads(self._shares)
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # holds for this thread; compiled and custom kernels run there
 
     def _finish(self, each: Waiting) -> Result:
         try:
@@ -176,7 +181,7 @@ class Lanes:
         else:
             return [self._result(result, values, i) for i, result in enumerate(batch)]
         half = len(batch) // 2
-        with self._warned:
+        with self._halving:
             if half < self.batch_size:
                 _log.warning(
                     "%s has too little memory for %d images at once: going on with %d", self._device, len(batch), half
@@ -189,9 +194,11 @@ class Lanes:
         """Return ``(B, C, H, W)``, normalized, on the device."""
         pixels = [result.prepared.pixels for result in batch if result.prepared is not None]
         x = torch.stack([each.permute(1, 2, 0) for each in pixels])  # channels last, as decoded
-        if self._device.type == "cuda":
+        is_pinned = self._device.type == "cuda"
+        if is_pinned:
             x = x.pin_memory()
-        x = x.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        # Other memory might be freed before it has been copied.
+        x = x.to(self._device, non_blocking=is_pinned).permute(0, 3, 1, 2)
         if x.dtype == torch.uint8:
             x = self._job.preparation.spec.normalize(x.float() / 255)
         return x.to(self._dtype)
