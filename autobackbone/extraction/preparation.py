@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -274,12 +275,23 @@ def _identity(custom: Any, outer: tuple[Any, ...] = ()) -> str:
     if code is not None and not any(custom is each for each in outer):
         values += [cell.cell_contents for cell in custom.__closure__ or ()]
         values += [*(custom.__defaults__ or ()), *(custom.__kwdefaults__ or {}).items()]
-        inside += [code.co_code.hex(), *code.co_names, *(_ADDRESS.sub("", repr(value)) for value in code.co_consts)]
+        inside += _text_of(code)
     elif code is None:
         call = vars(type(custom)).get("__call__")
         values += [*sorted(getattr(custom, "__dict__", {}).items()), *([call] if hasattr(call, "__code__") else [])]
     inside += [_identity(value, (*outer, custom)) for value in values]
     return f"{_ADDRESS.sub('', text)} {sha256(repr(inside).encode()).hexdigest()[:16]}"
+
+
+def _text_of(code: CodeType) -> list[str]:
+    """Return what code does. Where it stands in a file, and the order of sets, may differ in another process."""
+    texts = [code.co_code.hex(), *code.co_names]
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            texts += _text_of(value)
+        else:
+            texts.append(repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value))
+    return texts
 
 
 def _as_tensors(image: Any) -> Any:

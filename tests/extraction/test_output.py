@@ -23,6 +23,7 @@ from test_kill import Parent
 
 from autobackbone import ConfigError, InputError, OutputError, UnsupportedError, extract_features, open_features
 from autobackbone.extraction import sole_run
+from autobackbone.extraction.preparation import _identity
 
 
 @pytest.fixture(scope="module")
@@ -345,6 +346,7 @@ class Filling:
         (lambda _, mean=0.5: torch.full((3, 32, 32), mean), lambda _, mean=0.25: torch.full((3, 32, 32), mean)),
         (Filling(0.5), Filling(0.25)),
         (Filling(0.5), made_of(32, 0.5)),
+        (lambda _: (lambda: torch.zeros(3, 32, 32))(), lambda _: (lambda: torch.ones(3, 32, 32))()),  # noqa: PLC3002
     ],
 )
 def test_another_transform_is_refused(one, other, photos, tmp_path):
@@ -352,6 +354,34 @@ def test_another_transform_is_refused(one, other, photos, tmp_path):
     assert extract(photos, tmp_path / "out", transform=copy.deepcopy(one)).skipped == 7
     with pytest.raises(OutputError, match=r"transform .* instead of"):
         extract(photos, tmp_path / "out", transform=other)
+
+
+def test_where_a_transform_stands_does_not_count():
+    source = "def transform(image):\n    return [side for side in image.size if image.mode in {'L', 'RGB'}]\n"
+    names = [{}, {}]
+    exec(compile(source, "one.py", "exec"), names[0])  # noqa: S102
+    exec(compile(f"\n{source}", "other.py", "exec"), names[1])  # noqa: S102
+    one, other = (each["transform"] for each in names)
+    assert _identity(one) == _identity(other)
+
+
+def test_the_order_of_a_set_in_a_transform_does_not_count():
+    def one(image):
+        return image.width in {0, 8}
+
+    def other(image):
+        return image.width in {0, 8}
+
+    other.__qualname__ = one.__qualname__
+    consts = one.__code__.co_consts
+    ordered, reordered = (
+        tuple(frozenset(numbers) if isinstance(value, frozenset) else value for value in consts)
+        for numbers in ([0, 8], [8, 0])
+    )
+    assert repr(ordered) != repr(reordered)
+    one.__code__ = one.__code__.replace(co_consts=ordered)
+    other.__code__ = one.__code__.replace(co_consts=reordered)
+    assert _identity(one) == _identity(other)
 
 
 # --- remote folders ---
