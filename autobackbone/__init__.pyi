@@ -51,9 +51,9 @@ from .errors import (
 )
 from .export import export_onnx as export_onnx
 from .extract import extract_features as extract_features
+from .extract import open_features as open_features
 from .extraction.run import ExtractionReport as ExtractionReport
 from .extraction.table import FeatureTable as FeatureTable
-from .extraction.table import open_features as open_features
 from .fpn import FeaturePyramid as FeaturePyramid
 from .freezing import freeze_norms as freeze_norms
 from .freezing import freeze_stages as freeze_stages

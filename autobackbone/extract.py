@@ -1,4 +1,4 @@
-"""From many images to a table of features."""
+"""From many images to a table of features, and opening it."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autobackbone.extraction.columns import Column
     from autobackbone.extraction.preparation import Preparation
     from autobackbone.extraction.run import ExtractionReport
+    from autobackbone.extraction.table import FeatureTable
 
 _PACKAGES = ("pyarrow", "fsspec")
 _ENGINES = ("local", "ray")
@@ -193,12 +194,35 @@ def extract_features(
     )
 
 
+def open_features(output: str | os.PathLike[str]) -> "FeatureTable":
+    """Open a table that `extract_features` wrote.
+
+    Parameters
+    ----------
+    output
+        Its folder; an address for fsspec, too.
+
+    Raises
+    ------
+    InputError
+        If there is no table.
+    OutputError
+        If a part of it is damaged, or cannot be read.
+    UnsupportedError
+        If the extra is not installed.
+    """
+    _check_packages("local")
+    from autobackbone.extraction.table import FeatureTable
+
+    return FeatureTable(path_of(output, "output"))
+
+
 def _check_packages(engine: str) -> None:
     """Raise UnsupportedError if an extra is not installed."""
     for extra, packages in (("extract", _PACKAGES), ("ray", ("ray",) if engine == "ray" else ())):
         missing = [name for name in packages if find_spec(name) is None]
         if missing:
-            msg = f"Extracting features needs {', '.join(missing)}: pip install 'autobackbone[{extra}]'."
+            msg = f"Tables of features need {', '.join(missing)}: pip install 'autobackbone[{extra}]'."
             raise UnsupportedError(msg)
 
 

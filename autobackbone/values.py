@@ -22,6 +22,7 @@ _MAX_VALUES = 100_000
 _MAX_DEPTH = 20
 _MAX_ITEMS = 10_000  # in a field; stops endless iterators
 _MAX_SHOWN = 240  # characters
+_MAX_COMPARED = 10_000  # choices; a comparison takes about 20 microseconds
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 120
@@ -48,7 +49,7 @@ def did_you_mean(text: str, choices: Iterable[str], otherwise: str, *, count: in
     text
         The unknown name.
     choices
-        All valid names.
+        All valid names. Of more than 10,000, only the first ones are compared.
     otherwise
         The remedy if no choice is like `text`.
     count
@@ -56,7 +57,7 @@ def did_you_mean(text: str, choices: Iterable[str], otherwise: str, *, count: in
     cutoff
         Least similarity of a suggested choice, from 0 to 1.
     """
-    matches = difflib.get_close_matches(text, choices, n=count, cutoff=cutoff)
+    matches = difflib.get_close_matches(text, islice(choices, _MAX_COMPARED), n=count, cutoff=cutoff)
     return f"did you mean {' or '.join(map(repr, matches))}?" if matches else otherwise
 
 

@@ -43,7 +43,7 @@ class _Query(NamedTuple):
 def neighbors(
     query: str, out: str, k: int, column: str | None, weights: str | None, sheet: Path | None, as_json: bool
 ) -> None:
-    """Find the images in the table of features OUT that are most like an image.
+    """Find the images in a TABLE of features that are most like an image.
 
     QUERY is the id of an image in the table, or an image file. For a file that is not in the table, the backbone of the
     table is created again.
@@ -56,9 +56,9 @@ def neighbors(
     if asked.id is None:
         feature = _features(table, asked, column, weights)
     nearest = table.nearest(feature, k, column)
-    paths = dict(zip(table.ids, table.arrow(["path"]).column(0).to_pylist(), strict=True))
+    paths = table.arrow(["path"]).column(0)
     rows = [
-        {"rank": rank, "similarity": round(similarity, 6), "id": key, "path": paths[key]}
+        {"rank": rank, "similarity": round(similarity, 6), "id": key, "path": paths[table.position(key)].as_py()}
         for rank, (key, similarity) in enumerate(nearest, 1)
     ]
     note = weights_note(table.metadata)
@@ -99,10 +99,13 @@ def _resolve(query: str, table: "FeatureTable") -> _Query:
         content = Path(query).read_bytes()
     except (OSError, ValueError) as err:
         if isinstance(err, FileNotFoundError | ValueError):
-            remedy = did_you_mean(
-                query, table.ids, "check the path, or give an id such as those that duplicates lists."
+            reason = next((failure.reason for failure in table.errors if failure.id == query), None)
+            remedy = did_you_mean(query, table.ids, "check the path, or give the id of an image in the table.")
+            msg = (
+                f"There is neither a file nor an image of the table with the name {query!r}; {remedy}"
+                if reason is None
+                else f"{query!r} has no features in the table: {reason}."
             )
-            msg = f"There is neither a file nor an image of the table with the name {query!r}; {remedy}"
         else:
             msg = f"{query!r} cannot be read ({getattr(err, 'strerror', None) or err}); name an image file."
         raise InputError(msg) from err
@@ -114,8 +117,14 @@ def _resolve(query: str, table: "FeatureTable") -> _Query:
 def _features(table: "FeatureTable", asked: _Query, column: str | None, weights: str | None) -> Any:
     """Return the features of an image that is not in the table."""
     table.shape(column)  # raises an error if there is no such column, before the backbone is made
+    from autobackbone.extraction.decoding import UnreadableError, open_image
     from autobackbone.extraction.remake import remake
 
+    try:
+        open_image(asked.content)  # before weights are loaded
+    except UnreadableError as err:
+        msg = f"{asked.path!r} cannot be searched for: {err}."
+        raise InputError(msg) from err
     features = remake(table.metadata, weights=weights)(asked.content)
     return features[column or table.columns[0]]
 

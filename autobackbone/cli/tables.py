@@ -2,35 +2,22 @@
 
 import json
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from autobackbone.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from autobackbone.extraction.table import FeatureTable
 
-output = click.argument("out")
+output = click.argument("out", metavar="TABLE")
 column = click.option("--column", help="The features to compare, such as c5_mean, if there are several.")
 
 
 def open_table(out: str) -> "FeatureTable":
-    """Open a table of features.
-
-    Raises
-    ------
-    UnsupportedError
-        If the extra is not installed.
-    """
-    missing = [name for name in ("pyarrow", "fsspec") if find_spec(name) is None]
-    if missing:
-        msg = f"Reading features needs {', '.join(missing)}: pip install 'autobackbone[extract]'."
-        raise UnsupportedError(msg)
-    from autobackbone.extraction.table import open_features
+    """Open a table of features."""
+    from autobackbone.extract import open_features  # torch takes seconds to import; options are checked first
 
     return open_features(out)
 

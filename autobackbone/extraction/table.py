@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +16,9 @@ from autobackbone.errors import ConfigError, InputError, OutputError, Unsupporte
 from autobackbone.extraction.arrays import FeatureDataset, file_for, from_bits, write_array
 from autobackbone.extraction.output import Output, damaged
 from autobackbone.extraction.parts import SHAPE_KEY, Failure
-from autobackbone.values import as_integer, did_you_mean, path_of, shown
+from autobackbone.values import as_integer, did_you_mean, shown
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
 
 _ROWS = 4096  # at once, when nearest rows are looked for
@@ -27,9 +27,8 @@ _ROWS = 4096  # at once, when nearest rows are looked for
 class FeatureTable:
     """A table of features. Make one with `open_features`.
 
-    Rows are in the order of the images; images that were added later stand in or behind the part that they belong to.
-    They can be read in other ways, too: the folder ``features`` in the table's
-    folder is a Parquet data set.
+    Rows are in the order of the images. Images that were added later come within or after the part that they belong
+    to. The folder ``features`` in the table's folder is a Parquet data set, which other libraries can read.
 
     Attributes
     ----------
@@ -130,7 +129,7 @@ class FeatureTable:
         """Return a column as a memory-mapped ``(N, *shape)`` array.
 
         The first call writes the column uncompressed beside the table, or to the temporary folder if the table's folder
-        is remote or read-only. Later calls map that file. A bfloat16 column becomes float32.
+        is remote or read-only. Later calls map that file. A bfloat16 column becomes float32 in memory; `torch` maps it.
 
         Parameters
         ----------
@@ -145,7 +144,7 @@ class FeatureTable:
             If images have maps of different sizes; read these with `row`.
         """
         array = self._mapped(self._column(column))
-        return from_bits(array) if self.metadata["dtype"] == "bfloat16" else array
+        return from_bits(array) if self._is_bits else array
 
     def torch(self, column: str | None = None) -> Tensor:
         """Return a column as a memory-mapped ``(N, *shape)`` tensor, in the table's dtype; see `numpy`.
@@ -153,7 +152,7 @@ class FeatureTable:
         Changes to it are not written.
         """
         array = self._mapped(self._column(column))
-        if self.metadata["dtype"] == "bfloat16":
+        if self._is_bits:
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(array)
 
@@ -194,12 +193,16 @@ class FeatureTable:
             If there is no such row.
         """
         try:
-            return self.ids.index(image_id)
-        except ValueError:
+            return self._positions[image_id]
+        except (KeyError, TypeError):
             msg = (
                 f"There is no image {shown(image_id)} in the table; {did_you_mean(str(image_id), self.ids, 'see ids.')}"
             )
             raise InputError(msg) from None
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {image_id: i for i, image_id in enumerate(self.ids)}
 
     def nearest(self, query: Any, k: int = 10, column: str | None = None) -> list[tuple[str, float]]:
         """Return the rows whose features are most similar to one, by cosine similarity.
@@ -296,24 +299,6 @@ class FeatureTable:
             width = column.type.list_size  # named, as -1 is ambiguous in a part that holds failures only
             values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), width)
             yield values if len(rows) == len(values) else values[rows]
-
-
-def open_features(output: str | os.PathLike[str]) -> FeatureTable:
-    """Open a table that `extract_features` wrote.
-
-    Parameters
-    ----------
-    output
-        Its folder; an address for fsspec, too.
-
-    Raises
-    ------
-    InputError
-        If there is no table.
-    OutputError
-        If a part of it is damaged, or cannot be read.
-    """
-    return FeatureTable(path_of(output, "output"))
 
 
 def cosine_similarities(features: Tensor, queries: Tensor) -> Tensor:

@@ -125,12 +125,15 @@ def test_mistakes(out, tmp_path, monkeypatch, capsys):
     assert "did you mean 'warm/red.png'?" in error
     assert "no table of features" in fails(monkeypatch, capsys, "neighbors", "x.png", tmp_path)
     (tmp_path / "text.png").write_text("no image")
-    assert "format that Pillow knows" in fails(monkeypatch, capsys, "neighbors", tmp_path / "text.png", out)
+    with monkeypatch.context() as patch:
+        patch.setattr("autobackbone.extraction.remake.remake", None)  # no backbone is needed to see this
+        error = fails(monkeypatch, capsys, "neighbors", tmp_path / "text.png", out)
+    assert "text.png' cannot be searched for: its content is of no format that Pillow knows" in error
     error = fails(monkeypatch, capsys, "neighbors", tmp_path / "text.png", out, "--column", "poled")
     assert "did you mean 'pooled'?" in error
     assert "--sheet" in fails(monkeypatch, capsys, "neighbors", HOSTILE, out, "--sheet", tmp_path / "a.xyz")
     assert "cannot be read" in fails(monkeypatch, capsys, "neighbors", tmp_path, out)
-    monkeypatch.setattr("autobackbone.cli.tables.find_spec", lambda _: None)
+    monkeypatch.setattr("autobackbone.extract.find_spec", lambda _: None)
     assert "autobackbone[extract]" in fails(monkeypatch, capsys, "neighbors", "x.png", out)
 
 
@@ -232,6 +235,15 @@ def test_what_a_table_may_not_decide(out, changes, message):
     metadata = open_features(out).metadata
     with pytest.raises(ConfigError, match=message):
         remake(metadata | {"config": metadata["config"] | changes})
+
+
+def test_an_image_without_features(tmp_path, monkeypatch, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "text.png").write_text("no image")
+    torch.manual_seed(0)
+    extract_features(create_backbone("test_resnet", pretrained=False), tmp_path / "photos", tmp_path / "out")
+    error = fails(monkeypatch, capsys, "neighbors", "text.png", tmp_path / "out")
+    assert "'text.png' has no features in the table: its content is of no format that Pillow knows" in error
 
 
 def test_a_custom_transform_cannot_be_made_again(photos, tmp_path):
