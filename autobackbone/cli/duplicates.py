@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @tables.column
 @options.as_json
 def duplicates(out: str, min_similarity: float, column: str | None, as_json: bool) -> None:
-    """List the near duplicates in the table of features OUT, in groups.
+    """List the near duplicates in a TABLE of features, in groups.
 
     A group is all images that pairs of this similarity connect.
     """
@@ -53,9 +53,9 @@ def duplicates(out: str, min_similarity: float, column: str | None, as_json: boo
     console = new_console()
     for group in groups:
         _print_group(console, group)
-    spare = sum(len(group.images) - 1 for group in groups)
+    grouped = sum(len(group.images) for group in groups)
     console.print(
-        f"{len(table)} images, {spare} of them could go; groups: {len(groups)}"
+        f"{len(table)} images, {grouped} of them in {len(groups)} group{'s' if len(groups) > 1 else ''}"
         if groups
         else f"{len(table)} images, no two have a similarity of {min_similarity} or more"
     )

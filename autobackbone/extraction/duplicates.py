@@ -98,7 +98,7 @@ def near_duplicates(
     for i, label in enumerate(labels.tolist()):
         members.setdefault(label, []).append(i)
     groups = [
-        DuplicateGroup(tuple(Duplicate(**about[i]) for i in rows), _least_similarity(features[rows]))
+        DuplicateGroup(tuple(Duplicate(**about[i]) for i in rows), _least_similarity(features, torch.tensor(rows)))
         for rows in members.values()
         if len(rows) > 1
     ]
@@ -141,13 +141,13 @@ def _joined(labels: Tensor, a: Tensor, b: Tensor) -> Tensor:
             labels = labels[labels]
 
 
-def _least_similarity(features: Tensor) -> float:
-    """Return the similarity of the two rows that are least alike, at most 1."""
+def _least_similarity(features: Tensor, rows: Tensor) -> float:
+    """Return the similarity of the two of some rows that are least alike, at most 1."""
     least = 1.0
-    for top in range(0, len(features), _ROWS):
-        rows = _unit(features[top : top + _ROWS])
-        for left in range(top, len(features), _COLUMNS):
-            least = min(least, float((rows @ _unit(features[left : left + _COLUMNS]).T).min()))
+    for top in range(0, len(rows), _ROWS):
+        some = _unit(features[rows[top : top + _ROWS]])
+        for left in range(top, len(rows), _COLUMNS):
+            least = min(least, float((some @ _unit(features[rows[left : left + _COLUMNS]]).T).min()))
     return least
 
 

@@ -110,7 +110,7 @@ def test_command(out):
     assert "RANDOM WEIGHTS" in text
     text = run("duplicates", out, "--min-similarity", 1)
     assert text.startswith("2 images, the same file\n  cat.png\n  copy.png\n")
-    assert "6 images, 1 of them could go; groups: 1\n" in text
+    assert "6 images, 2 of them in 1 group\n" in text
 
 
 def test_none(tmp_path, photo):
