@@ -10,15 +10,9 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _ORIENTATION = 0x0112  # the Exif tag
-_WIDTH, _HEIGHT = 256, 257  # tags of TIFF, as stored
 _SIDEWAYS = (5, 6, 7, 8)  # its values for images that lie on their side
-_SEVERAL = (
-    "GIF",
-    "PNG",
-    "WEBP",
-    "TIFF",
-    "AVIF",
-)  # animations and pages; other formats hold previews
+_WIDTH, _HEIGHT = 256, 257  # tags of TIFF, as stored
+_SEVERAL = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # animations and pages; other formats hold previews
 
 
 class UnreadableError(Exception):

@@ -130,7 +130,7 @@ def page(
     pictures: dict[int, str],
     address: str,
 ) -> str:
-    """Return the page, the same each time.
+    """Return the page. The same arguments give the same text.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def page(
         "folder": [number[name] for name in folders],
         "pictures": {str(i): picture for i, picture in pictures.items()},
     }
-    # Within a script element, only a "<" can end it. The other two are line ends in older JavaScript.
+    # Only "<" can end a script element.
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
     return _TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", text)
 

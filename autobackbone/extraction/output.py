@@ -211,7 +211,7 @@ class Output:
         OutputError
             If it cannot be written.
         """
-        features = [field.name for field in table.schema if pa.types.is_string(field.type)]
+        texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
 
         def write(file: Any) -> None:
             pq.write_table(
@@ -219,7 +219,7 @@ class Output:
                 file,
                 compression="zstd",
                 compression_level=1,
-                use_dictionary=features,
+                use_dictionary=texts,
                 row_group_size=_ROW_GROUP,
                 write_page_checksum=True,
             )

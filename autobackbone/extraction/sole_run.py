@@ -81,9 +81,9 @@ def _local_run(output: Output, run: RunId) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # Windows removes no open file
             (root / _name(run)).unlink(missing_ok=True)
-            own.release()
+        own.release()
 
 
 @contextmanager
