@@ -21,6 +21,8 @@ from autobackbone.values import as_integer, did_you_mean, shown
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from autobackbone.extraction.output import PartFile
+
 _ROWS = 4096  # at once, when nearest rows are looked for
 
 
@@ -68,6 +70,7 @@ class FeatureTable:
         failures = {failure.id: failure for part in parts for failure in part.failures if failure.id not in seen}
         self._failures = [failures[key] for key in sorted(failures)]
         self._schema = parts[0].schema
+        self._last: tuple[PartFile, pa.Table] | None = None  # part that `row` read
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -179,7 +182,7 @@ class FeatureTable:
             if place >= len(rows):
                 place -= len(rows)
                 continue
-            values = self._output.read_part(part).slice(int(rows[place]), 1)
+            values = self._table_of(part).slice(int(rows[place]), 1)
             row = {name: values.column(name)[0].as_py() for name in ("id", "path", "width", "height", "content_hash")}
             return row | {name: self._tensor(values, name) for name in self.columns}
         raise AssertionError
@@ -249,6 +252,13 @@ class FeatureTable:
             similarities[excluded] = -torch.inf
         best = similarities.topk(min(k, len(self) - (excluded is not None)))
         return [(self.ids[i], float(s)) for i, s in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+    def _table_of(self, part: PartFile) -> pa.Table:
+        """Return a part. It is kept, because rows are often read one after the other."""
+        last = self._last
+        if last is None or last[0] is not part:
+            last = self._last = part, self._output.read_part(part)
+        return last[1]
 
     def _column(self, column: str | None) -> str:
         names = self.columns

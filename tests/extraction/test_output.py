@@ -23,6 +23,7 @@ from test_kill import Parent
 
 from autobackbone import ConfigError, InputError, OutputError, UnsupportedError, extract_features, open_features
 from autobackbone.extraction import sole_run
+from autobackbone.extraction.output import Output
 from autobackbone.extraction.preparation import _identity
 
 
@@ -382,6 +383,15 @@ def test_the_order_of_a_set_in_a_transform_does_not_count():
     one.__code__ = one.__code__.replace(co_consts=ordered)
     other.__code__ = one.__code__.replace(co_consts=reordered)
     assert _identity(one) == _identity(other)
+
+
+def test_rows_one_after_the_other_read_each_part_once(made, monkeypatch):
+    table, calls = open_features(made), []
+    expected, read = table.torch(), Output.read_part
+    monkeypatch.setattr(Output, "read_part", lambda *args: calls.append(args) or read(*args))
+    for image_id, features in zip(table.ids, expected, strict=True):
+        assert torch.equal(table.row(image_id)["pooled"], features)
+    assert len(calls) == 3
 
 
 # --- remote folders ---
