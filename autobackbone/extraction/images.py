@@ -67,7 +67,7 @@ class Images(Protocol):
 
 def is_remote(address: str) -> bool:
     """Whether an address is one for fsspec, and not a path of this machine."""
-    return "://" in address or "::" in address
+    return "://" in address  # also of a chain; "::" alone may be in the name of a file
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,9 @@ def file_system_of(address: str) -> tuple[Any, str]:
     """Return the file system of an address, and the path in it. A web server may not be silent for ever."""
     import fsspec
 
+    if not is_remote(address):  # where "::" is a part of a name
+        path = os.path.abspath(os.path.expanduser(address))  # noqa: PTH100, PTH111
+        return fsspec.filesystem("file"), path.replace(os.sep, "/")
     options = {}
     if address.startswith(("http://", "https://")):
         import aiohttp

@@ -17,13 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from autobackbone.errors import OutputError
+from autobackbone.extraction.images import file_system_of
 from autobackbone.extraction.parts import ABOUT, ERRORS_SCHEMA, Failure, failures_in
 from autobackbone.extraction.recipe import Recipe
 from autobackbone.values import shown
@@ -75,7 +75,7 @@ class Output:
     def __init__(self, address: str) -> None:
         self.address = address
         with told(self):
-            self.fs, self.root = fsspec.core.url_to_fs(address)
+            self.fs, self.root = file_system_of(address)
         self.is_local = isinstance(self.fs, LocalFileSystem)
 
     def __reduce__(self) -> Any:

@@ -4,6 +4,7 @@ import csv
 import http.server
 import io
 import os
+import shutil
 import socket
 import tarfile
 import threading
@@ -247,6 +248,15 @@ def test_folders_in_memory_and_in_archives(photos, features, tmp_path):
     table = extract(f"tar://in::{tmp_path}/packed.tar.gz", tmp_path / "out")
     assert table.ids == sorted(NAMES)
     np.testing.assert_allclose(table.numpy(), features, atol=1e-5)
+
+
+def test_colons_in_names(photos, tmp_path):
+    folder = shutil.copytree(photos, tmp_path / "a::b")
+    shutil.copy(photos / NAMES[0], folder / "zip::c.png")
+    table = extract(folder, tmp_path / "out::put")
+    assert table.ids == sorted([*NAMES, "zip::c.png"])
+    assert not table.errors
+    np.testing.assert_array_equal(table.row("zip::c.png")["pooled"], table.row(NAMES[0])["pooled"])
 
 
 def test_links_and_hidden_files_in_archives(photos, features, tmp_path):
