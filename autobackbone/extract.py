@@ -62,9 +62,10 @@ def extract_features(
         - a folder, searched at any depth: ids are paths within it;
         - a pattern such as ``"photos/**/*.jpg"``, or a list of paths: ids are the paths;
         - a ``.txt`` file with a path a line, or a ``.csv``, ``.tsv`` or ``.parquet`` file with a `column` of paths,
-          relative to the file: ids are the paths as they stand there;
+          relative to the file: ids are the paths as they stand there, and empty cells are left out;
         - one or several ``.parquet`` files with a `column` of encoded images, or uncompressed ``.tar`` archives as
           webdataset has them: ids are file and row, or file and member, with ``!`` between;
+        - a frame of pandas or polars with a `column` of paths;
         - a Hugging Face ``Dataset``, a torch ``Dataset`` with a length, or a list of PIL images: ids are the positions.
           Of a tuple, the first value is the image; of a mapping, `column`. Tensors are taken as normalized.
 
@@ -89,7 +90,8 @@ def extract_features(
         photographs; values differ a little from those of a full decoding.
     transform
         A function from an upright RGB or gray PIL image to a normalized ``(C, H, W)`` tensor, in place of `resize` and
-        `image_size`. It runs in several threads.
+        `image_size`. It runs in several threads. Another one is refused in the same folder: it is told by its repr, a
+        function by its code. What a function calls is not looked at.
     dtype
         In which features are kept: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
     batch_size

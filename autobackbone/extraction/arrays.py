@@ -63,11 +63,22 @@ def write_array(path: Path, shape: tuple[int, ...], kind: Any, parts: Iterator[n
             if old != path:  # another process may map that one
                 old.unlink(missing_ok=True)
         partial.replace(path)
+    except OutputError:  # a part cannot be read
+        raise
     except OSError as err:
         msg = f"{shown(str(path))} cannot be written ({err}); numpy() needs room for the column, uncompressed."
         raise OutputError(msg) from err
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_array(path: Path, shape: tuple[int, ...], kind: Any) -> bool:
+    """Whether a file is there and whole: not cut, and of this shape and type."""
+    try:
+        mapped = np.load(path, mmap_mode="r")
+    except (OSError, EOFError, ValueError):
+        return False
+    return isinstance(mapped, np.ndarray) and mapped.shape == shape and mapped.dtype == np.dtype(kind)
 
 
 def from_bits(bits: np.ndarray) -> np.ndarray:

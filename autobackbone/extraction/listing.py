@@ -54,7 +54,8 @@ def list_images(images: Any, column: str | None = None) -> tuple[Images, int]:
     elif hasattr(images, "cast_column") and hasattr(images, "column_names"):
         found = _from_hugging_face(images, column)
     elif hasattr(images, "columns") and hasattr(images, "to_dict"):  # a frame of pandas or polars
-        found = _from_items(list(images[chosen(column, list(images.columns), "the table")]), None)
+        cells = list(images[chosen(column, list(images.columns), "the table")])
+        found = _from_items([cell for cell in cells if not _is_empty(cell)], None)
     elif isinstance(images, list | tuple) or hasattr(images, "to_numpy"):  # a column of theirs
         found = _from_items(list(images), column)
     elif _is_dataset(images):
@@ -75,6 +76,11 @@ def list_images(images: Any, column: str | None = None) -> tuple[Images, int]:
         by_id.setdefault(ref.id, ref)
     repeated = len(found.refs) - len(by_id)
     return (replace(cast("Any", found), refs=list(by_id.values())) if repeated else found), repeated
+
+
+def _is_empty(cell: Any) -> bool:
+    """Whether a cell of a frame holds nothing: ``None``, or pandas' NaN and NA."""
+    return cell is None or cell == "" or (isinstance(cell, float) and cell != cell) or type(cell).__name__ == "NAType"  # noqa: PLR0124
 
 
 def _is_dataset(images: Any) -> bool:

@@ -276,6 +276,7 @@ def _identity(custom: Any, outer: tuple[Any, ...] = ()) -> str:
         values += [cell.cell_contents for cell in custom.__closure__ or ()]
         values += [*(custom.__defaults__ or ()), *(custom.__kwdefaults__ or {}).items()]
         inside += _text_of(code)
+        inside += [_identity(custom.__self__)] if not outer and hasattr(custom, "__self__") else []  # of a method
     elif code is None:
         call = vars(type(custom)).get("__call__")
         values += [*sorted(getattr(custom, "__dict__", {}).items()), *([call] if hasattr(call, "__code__") else [])]

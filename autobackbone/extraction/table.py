@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autobackbone.errors import ConfigError, InputError, OutputError, UnsupportedError
-from autobackbone.extraction.arrays import FeatureDataset, file_for, from_bits, write_array
+from autobackbone.extraction.arrays import FeatureDataset, file_for, from_bits, is_array, write_array
 from autobackbone.extraction.output import Output, damaged
 from autobackbone.extraction.parts import SHAPE_KEY, Failure
 from autobackbone.values import as_integer, did_you_mean, shown
@@ -117,6 +117,11 @@ class FeatureTable:
             If there is no such column.
         """
         listed = ", ".join(map(repr, self._schema.names))
+        try:
+            columns = columns if columns is None else list(columns)
+        except TypeError:
+            msg = f"columns must be a list of names, or None, got {shown(columns)}; the table has {listed}."
+            raise ConfigError(msg) from None
         for name in columns or ():
             if name not in self._schema.names:
                 remedy = did_you_mean(str(name), self._schema.names, f"it has {listed}.")
@@ -124,7 +129,7 @@ class FeatureTable:
                 raise ConfigError(msg)
         tables = []
         for part, rows in zip(self._parts, self._rows, strict=True):
-            table = self._output.read_part(part, None if columns is None else list(columns))
+            table = self._output.read_part(part, columns)
             tables.append(table if len(rows) == len(table) else table.take(rows))
         return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
 
@@ -229,7 +234,7 @@ class FeatureTable:
         Raises
         ------
         ConfigError
-            If there is no such column, the query has another shape, or `k` is no positive integer.
+            If there is no such column, the query is no feature of this shape, or `k` is no positive integer.
         InputError
             If there is no such row.
         """
@@ -241,9 +246,13 @@ class FeatureTable:
         if isinstance(query, str):
             excluded = self.position(query)
             query = features[excluded]
-        vector = torch.as_tensor(query).float().flatten()
-        if vector.numel() != math.prod(features.shape[1:]):
-            msg = f"The query has the shape {tuple(torch.as_tensor(query).shape)}, features have {self.shape(column)}."
+        tensor = _as_numbers(query)
+        if tensor.numel() != math.prod(features.shape[1:]):
+            msg = f"The query has the shape {tuple(tensor.shape)}, features have {self.shape(column)}."
+            raise ConfigError(msg)
+        vector = tensor.flatten()
+        if not vector.isfinite().all():
+            msg = "The query holds numbers that are not finite, so it is similar to nothing; give another feature."
             raise ConfigError(msg)
         if not len(self):
             return []
@@ -295,7 +304,7 @@ class FeatureTable:
         if not len(self):
             return np.empty((0, *shape), kind)
         path = file_for(self._output, [part.path for part in self._parts], name)
-        if not path.exists():
+        if not is_array(path, (len(self), *shape), kind):
             write_array(path, (len(self), *shape), kind, self._values(name))
         mapped: np.ndarray = np.load(path, mmap_mode="c")  # private: changes are not written
         return mapped
@@ -309,6 +318,21 @@ class FeatureTable:
             width = column.type.list_size  # named, as -1 is ambiguous in a part that holds failures only
             values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), width)
             yield values if len(rows) == len(values) else values[rows]
+
+
+def _as_numbers(query: Any) -> Tensor:
+    """Return a query as float32 numbers on the CPU, where features are. Raise ConfigError if it is no such."""
+    try:
+        if not isinstance(query, Tensor):
+            query = np.array(query)  # a copy: tensors take no negative strides
+            query = query.astype(np.float32) if query.dtype == object and query.ndim else query
+        tensor = torch.as_tensor(query, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError):
+        tensor = None
+    if tensor is None or tensor.is_complex():
+        msg = f"The query must be the id of a row or a feature of real numbers, got {shown(query)}."
+        raise ConfigError(msg)
+    return tensor.float()
 
 
 def cosine_similarities(features: Tensor, queries: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -337,17 +338,36 @@ class Filling:
     def __call__(self, _):
         return torch.full((3, 32, 32), self.mean)
 
+    def method(self, _):
+        return self(_)
+
+
+SOURCE = """
+import torch
+def transform(image):
+    means = [mean for mean in [0.5] if image.mode in {"L", "RGB", "RGBA", "CMYK"}]
+    return torch.full((3, 32, 32), means[0])
+"""
+
+
+def test_a_transform_is_known_in_other_processes():
+    script = (
+        "from autobackbone.extraction.preparation import _identity; import sys; space = {'__name__': 'a'};"
+        "exec(compile(sys.argv[1], sys.argv[2], 'exec'), space); print(_identity(space['transform']))"
+    )
+    told = set()
+    for seed in range(3):
+        source = "\n" * seed + SOURCE
+        command = [sys.executable, "-c", script, source, f"script{seed}.py"]
+        environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
+        told.add(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+    assert len(told) == 1
+
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (made_of(32, 0.5), made_of(32, 0.25)),
-        (made_of(32, 0.5), made_of(64, 0.5)),
-        (lambda _: torch.zeros(3, 32, 32), lambda _: torch.ones(3, 32, 32)),
-        (lambda _, mean=0.5: torch.full((3, 32, 32), mean), lambda _, mean=0.25: torch.full((3, 32, 32), mean)),
-        (Filling(0.5), Filling(0.25)),
-        (Filling(0.5), made_of(32, 0.5)),
-        (lambda _: (lambda: torch.zeros(3, 32, 32))(), lambda _: (lambda: torch.ones(3, 32, 32))()),  # noqa: PLC3002
+        (Filling(0.5).method, Filling(0.25).method),
     ],
 )
 def test_another_transform_is_refused(one, other, photos, tmp_path):
@@ -542,6 +562,63 @@ def test_reading(made):
     for read in (table.numpy, table.torch, table.dataset, table.shape):
         with pytest.raises(ConfigError, match="no features 'c5_mean'"):
             read("c5_mean")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        None,
+        b"x",
+        {},
+        Path("000.jpg"),
+        ["a"] * 96,
+        np.array(["a"] * 96),
+        torch.ones(96, dtype=torch.complex64),
+        torch.ones(96, device="meta"),
+    ],
+)
+def test_queries_that_are_no_features(query, made):
+    with pytest.raises(ConfigError, match="The query must be the id of a row or a feature of real numbers"):
+        open_features(made).nearest(query)
+
+
+def test_queries(made):
+    table = open_features(made)
+    feature = table.torch()[2].clone()
+    for query in (feature.double().requires_grad_(), feature.tolist(), feature.numpy()[::-1].copy()[::-1]):
+        assert table.nearest(query, k=1)[0][0] == table.ids[2]
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="numbers that are not finite"):
+            table.nearest(torch.full((96,), value))
+    nearest = table.nearest(table.ids[2])
+    with torch.device("meta"):  # as with set_default_device
+        assert table.nearest(table.ids[2]) == nearest
+
+
+def test_columns_of_any_iterable(made):
+    table = open_features(made)
+    assert table.arrow(iter(["id", "width"])).column_names == ["id", "width"]
+    with pytest.raises(ConfigError, match="columns must be a list of names, or None, got 5"):
+        table.arrow(5)
+
+
+@pytest.mark.parametrize("content", [b"", b"something else"])
+def test_a_damaged_array_is_written_again(content, made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    features = np.array(open_features(tmp_path / "copy").numpy())
+    for file in (tmp_path / "copy" / ".cache").glob("*.npy"):
+        file.write_bytes(content)
+    np.testing.assert_array_equal(open_features(tmp_path / "copy").numpy(), features)
+
+
+def test_a_part_damaged_after_opening_is_told(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy", ignore=shutil.ignore_patterns(".cache"))
+    table = open_features(tmp_path / "copy")
+    for file in (tmp_path / "copy" / "features").glob("*.parquet"):
+        file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(OutputError, match=r"\.parquet' is damaged") as told:
+        table.numpy()
+    assert "cannot be written" not in str(told.value)
 
 
 def test_a_table_of_errors_only(tmp_path):
