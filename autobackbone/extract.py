@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("pyarrow", "fsspec")
 _ENGINES = ("local", "ray")
+_modes: dict[nn.Module, tuple[int, dict[nn.Module, bool]]] = {}  # of backbones at work: their users, modes before
+_modes_lock = Lock()
 
 
 def extract_features(
@@ -288,11 +291,23 @@ def _columns(backbone: nn.Module, keep: Any, preparation: "Preparation") -> "tup
 
 @contextmanager
 def _evaluating(backbone: nn.Module) -> Iterator[None]:
-    """Put a backbone in evaluation mode, and its modules back in the modes that they were in."""
-    modes = {module: module.training for module in backbone.modules()}
-    backbone.eval()
+    """Put a backbone in evaluation mode, and its modules back in the modes that they were in.
+
+    If several threads use a backbone, the last one to end puts them back.
+    """
+    inner = unwrap(backbone)
+    with _modes_lock:
+        users, modes = _modes.get(inner, (0, {}))
+        modes = {module: module.training for module in backbone.modules()} | modes
+        _modes[inner] = (users + 1, modes)
+        backbone.eval()
     try:
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        with _modes_lock:
+            users, modes = _modes.pop(inner)
+            if users > 1:
+                _modes[inner] = (users - 1, modes)
+            else:
+                for module, mode in modes.items():
+                    module.training = mode

@@ -11,7 +11,15 @@ import pytest
 import torch
 from some_images import expected, leveled, picture, pooled, write_pictures
 
-from autobackbone import ConfigError, InputSizeError, WeightsError, create_backbone, extract_features, open_features
+from autobackbone import (
+    ConfigError,
+    InputSizeError,
+    WeightsError,
+    create_backbone,
+    extract_features,
+    get_input_spec,
+    open_features,
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +169,31 @@ def test_modes_come_back_after_errors(photos, tmp_path):
     with pytest.raises(ZeroDivisionError):
         extract(photos, tmp_path / "out", backbone)
     assert all(module.training for module in backbone.modules())
+
+
+def test_modes_of_a_backbone_in_two_threads(photos, tmp_path):
+    backbone = copy.deepcopy(pooled()).train()
+    usual = get_input_spec(backbone).transform()
+    runs = []
+    for name in ("one", "two"):  # the first to begin is the first to end
+        at_work, go_on = threading.Event(), threading.Event()
+
+        def waiting(image, at_work=at_work, go_on=go_on):
+            at_work.set()
+            assert go_on.wait(60)
+            return usual(image)
+
+        arguments = {"args": (photos, tmp_path / name, backbone), "kwargs": {"transform": waiting}}
+        runs.append((go_on, threading.Thread(target=extract, **arguments)))
+        runs[-1][1].start()
+        assert at_work.wait(60)
+    for go_on, thread in runs:
+        assert not any(module.training for module in backbone.modules())
+        go_on.set()
+        thread.join()
+    assert all(module.training for module in backbone.modules())
+    for name in ("one", "two"):
+        assert_complete(tmp_path / name, photos)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
