@@ -210,6 +210,42 @@ def test_hugging_face_data_sets(decode, photos, features, tmp_path):
         extract(dataset.to_iterable_dataset(), tmp_path / "other")
 
 
+def test_frames(photos, features, tmp_path):
+    paths = [str(photos / name) for name in NAMES]
+    frame = Frame(file=[paths[0], None, *paths[1:], float("nan"), ""], label=list(range(7)))
+    table = extract(frame, tmp_path / "out", column="file")
+    assert table.ids == paths
+    np.testing.assert_allclose(table.numpy(), features, atol=1e-5)
+    with pytest.raises(ConfigError, match=r"Give column=, one of 'file', 'label'"):
+        extract(frame, tmp_path / "other")
+
+
+class Frame:
+    """What pandas and polars have in common."""
+
+    def __init__(self, **columns):
+        self.columns = list(columns)
+        self._values = columns
+
+    def __getitem__(self, name):
+        return self._values[name]
+
+    def __len__(self):
+        return len(self._values[self.columns[0]])
+
+    def to_dict(self):
+        return self._values
+
+
+def test_patterns_without_a_suffix_match_images_only(photos, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.png", "z.png"):
+        (folder / name).write_bytes((photos / name).read_bytes())
+    (folder / "notes.md").write_text("no image")
+    assert len(extract(f"{folder}/**", tmp_path / "out")) == 2
+
+
 def test_folders_are_searched_through_links_once_and_hidden_files_left_out(photos, features, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
