@@ -10,11 +10,14 @@ Each lane has a copy of the backbone that shares its weights.
 from __future__ import annotations
 
 import copy
+import ctypes
 import logging
 import os
 import threading
+import time
 from collections import defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from autobackbone.extraction.preparation import Preparation, Prepared
 
 _log = logging.getLogger("autobackbone")
+_BETWEEN_RETURNS = 1.0  # seconds
 _BATCH = {"cpu": 8, "other": 64}
 _DEVICE_LANES = 2
 
@@ -119,6 +123,7 @@ class Lanes:
         self._pool = ThreadPoolExecutor(self.count, "lane", initializer=self._start)
         self._decoders = None if on_cpu else ThreadPoolExecutor(job.workers or os.cpu_count() or 1, "decode")
         self._halving = threading.Lock()
+        self._returned = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -167,7 +172,16 @@ class Lanes:
                         done += self._features(replica, same[start : start + size])
         finally:
             self._replicas.append(replica)
+        self._return_memory()
         return done
+
+    def _return_memory(self) -> None:
+        """Give free memory back to the system: glibc keeps what threads have freed, in more and more pieces."""
+        now = time.monotonic()
+        if now - self._returned >= _BETWEEN_RETURNS:
+            self._returned = now
+            with suppress(AttributeError, OSError, TypeError):  # other systems have no such function
+                ctypes.CDLL(None).malloc_trim(0)
 
     def _features(self, backbone: nn.Module, batch: list[Result]) -> list[Result]:
         """Run the backbone. If the device has too little memory, the batch is halved."""

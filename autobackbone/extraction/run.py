@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import secrets
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
@@ -216,12 +214,5 @@ def write_part(output: Output, part: Part) -> PartDone:
         If it cannot be written.
     """
     output.write_part(part.name, part.table())
-    _return_memory()
     failures = [Failure(part.refs[i].id, part.refs[i].path, reason) for i, reason in sorted(part.failures.items())]
     return PartDone(part.extracted, failures)
-
-
-def _return_memory() -> None:
-    """Give free memory back to the system: glibc keeps what threads have freed, in more and more pieces."""
-    with suppress(AttributeError, OSError, TypeError):  # other systems have no such function
-        ctypes.CDLL(None).malloc_trim(0)
