@@ -30,6 +30,7 @@ import numpy as np
 import skimage.data
 import timm
 import torch
+from overhead import peak_memory
 from PIL import Image
 from torch import nn
 
@@ -246,19 +247,15 @@ def memory(root: Path) -> None:
         folder = root / f"many{count}"
         draw(folder / "all", (64, 48), count)
         command = [sys.executable, __file__, "--peak-of", str(folder)]
-        peaks[count] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        peaks[count] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
     first, last = peaks.values()
-    print(f"\npeak memory, 10,000 / 1,000 images: {last / first:.3f} ({last / 1024:.0f} / {first / 1024:.0f} MiB)")
+    print(f"\npeak memory, 10,000 / 1,000 images: {last / first:.3f} ({last:.0f} / {first:.0f} MiB)")
 
 
-def peak_of(folder: Path) -> int:
-    """Return the peak of resident memory of an extraction, in KiB.
-
-    Not by ``getrusage``, whose figure a process takes over from the one that started it.
-    """
+def peak_of(folder: Path) -> float:
+    """Return the peak of resident memory of an extraction, in MiB."""
     extract_features(create_backbone("resnet18", pretrained=False), folder, f"{folder}.out", show_progress=False)
-    [peak] = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1])
+    return peak_memory()
 
 
 def resume(root: Path, rows: int = 100_000) -> None:

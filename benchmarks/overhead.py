@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import timm
 import torch
@@ -104,6 +105,15 @@ def seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def peak_memory() -> float:
+    """Return the peak of resident memory of this process so far, in MiB (Linux).
+
+    Not by ``getrusage``, whose figure a process takes over from the one that started it.
+    """
+    [peak] = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 1024
 
 
 def ratio(ours: Callable[[], float], raw: Callable[[], float], pairs: int) -> float:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import timm
 import torch
-from overhead import ratio, seconds, share_weights
+from overhead import peak_memory, ratio, seconds, share_weights
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
@@ -113,7 +113,7 @@ def activation_memory(*, checkpointed: bool) -> float:
     x = torch.rand(4, 3, 512, 512)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     torch.stack([y.square().mean() for y in backbone(x)]).sum().backward()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - pages * resource.getpagesize() / 2**20
+    return peak_memory() - pages * resource.getpagesize() / 2**20
 
 
 if __name__ == "__main__":
