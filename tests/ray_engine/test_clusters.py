@@ -152,13 +152,17 @@ autobackbone.extraction.run._MAX_ROWS = 4
 ray.init(address, log_to_driver=False)
 torch.manual_seed(0)
 
-def transform(image):
-    if len(os.listdir(os.path.join(output, "features"))) > 3:  # parts, and the mark of the run
-        open(reached, "w").close()
-        time.sleep(600)
-    return torch.ones(3, 64, 64)
+class Ones:
+    def __call__(self, image):
+        if len(os.listdir(os.path.join(output, "features"))) > 3:  # parts, and the mark of the run
+            open(reached, "w").close()
+            time.sleep(600)
+        return torch.ones(3, 64, 64)
 
-extract_features(create_backbone("test_resnet", pretrained=False), photos, output, transform=transform, engine="ray")
+    def __repr__(self):
+        return "Ones()"
+
+extract_features(create_backbone("test_resnet", pretrained=False), photos, output, transform=Ones(), engine="ray")
 """
 
 
@@ -172,15 +176,18 @@ def test_a_driver_that_is_killed(cluster, backbone, photos, tmp_path, same_table
     written = len(list((output / "features").glob("*.parquet")))
     assert written
 
-    def transform(_):
-        return torch.ones(3, 64, 64)
+    class Ones:
+        def __call__(self, _):
+            return torch.ones(3, 64, 64)
 
-    transform.__qualname__ = "transform"  # as it is named in the script: it is compared
-    report = extract_features(backbone, photos, output, engine="ray", transform=transform)
+        def __repr__(self):
+            return "Ones()"  # as in the script: it is compared
+
+    report = extract_features(backbone, photos, output, engine="ray", transform=Ones())
     assert report.skipped
     assert report.extracted
     assert len(open_features(output)) == 30
-    same_table(output, backbone, photos, transform=transform)
+    same_table(output, backbone, photos, transform=Ones())
 
 
 def test_a_part_that_two_workers_write_is_one_file(backbone, photos, tmp_path):
