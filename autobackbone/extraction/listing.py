@@ -56,10 +56,8 @@ def list_images(images: Any, column: str | None = None) -> tuple[Images, int]:
     elif hasattr(images, "columns") and hasattr(images, "to_dict"):  # a frame of pandas or polars
         cells = list(images[chosen(column, list(images.columns), "the table")])
         found = _from_items([cell for cell in cells if not _is_empty(cell)], None)
-    elif isinstance(images, list | tuple):
-        found = _from_items(images, column)
-    elif hasattr(images, "to_numpy"):  # a column of theirs
-        found = _from_items(list(images), column)
+    elif isinstance(images, list | tuple) or hasattr(images, "to_numpy"):  # or a column of theirs
+        found = _from_items(images if isinstance(images, list | tuple) else list(images), column)
     elif _is_dataset(images):
         found = _from_dataset(images, column)
     elif isinstance(images, Collection) and not isinstance(images, bytes | bytearray | Mapping):
