@@ -1,7 +1,7 @@
 """From many images to a table of features, and opening it."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from threading import Lock
@@ -15,7 +15,7 @@ from autobackbone.config import BackboneConfig
 from autobackbone.errors import ConfigError, UnsupportedError, WeightsError
 from autobackbone.inspection import get_input_spec
 from autobackbone.unwrapping import unwrap
-from autobackbone.values import as_integer, did_you_mean, path_of, shown
+from autobackbone.values import as_integer, one_of, path_of, shown
 
 if TYPE_CHECKING:
     from autobackbone.extraction.columns import Column
@@ -140,7 +140,7 @@ def extract_features(
     >>> open_features("features").numpy("pooled").shape  # doctest: +SKIP
     (3, 512)
     """
-    engine = _choice("engine", engine, _ENGINES)
+    engine = one_of("engine", engine, _ENGINES)
     _check_packages(engine)
     from autobackbone.extraction.columns import DTYPES
     from autobackbone.extraction.lanes import Job
@@ -153,7 +153,7 @@ def extract_features(
     from autobackbone.extraction.run import ExtractionReport, Written, chunks_of, rows_per_part, run_here
     from autobackbone.extraction.sole_run import sole_run
 
-    dtype = _choice("dtype", str(dtype).removeprefix("torch."), DTYPES)
+    dtype = one_of("dtype", str(dtype).removeprefix("torch."), DTYPES)
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value is not None and as_integer(value, 1) is None:
             msg = f"{name} must be a positive integer or None, got {shown(value)}."
@@ -229,15 +229,6 @@ def _check_packages(engine: str) -> None:
         if missing:
             msg = f"Tables of features need {', '.join(missing)}: pip install 'autobackbone[{extra}]'."
             raise UnsupportedError(msg)
-
-
-def _choice(name: str, value: Any, choices: Iterable[str]) -> str:
-    """Return one of some texts. Raise ConfigError for another value."""
-    if value not in choices:
-        otherwise = f"it is one of {', '.join(map(repr, choices))}."
-        msg = f"{name}={shown(value)}: {did_you_mean(str(value), choices, otherwise)}"
-        raise ConfigError(msg)
-    return str(value)
 
 
 def _check_flag(name: str, value: Any) -> None:

@@ -61,6 +61,22 @@ def did_you_mean(text: str, choices: Iterable[str], otherwise: str, *, count: in
     return f"did you mean {' or '.join(map(repr, matches))}?" if matches else otherwise
 
 
+def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
+    """Return the argument `name`, one of some texts.
+
+    Raises
+    ------
+    ConfigError
+        If it is another value.
+    """
+    choices = tuple(choices)
+    if isinstance(value, str) and value in choices:
+        return str(value)
+    otherwise = f"it is one of {', '.join(map(repr, choices))}."
+    msg = f"{name}={shown(value)}: {did_you_mean(str(value), choices, otherwise)}"
+    raise ConfigError(msg)
+
+
 def as_python(value: Any) -> Any:
     """Return NumPy scalars and arrays as Python values, and any other value unchanged."""
     numpy = sys.modules.get("numpy")  # such a value exists only if NumPy is imported

@@ -19,7 +19,7 @@ from autobackbone.extraction.decoding import Opened, UnreadableError, decode, op
 from autobackbone.extraction.images import DatasetImages, Images
 from autobackbone.input_spec import InputSpec, pixel_transform
 from autobackbone.pixels import convert
-from autobackbone.values import as_size, did_you_mean, shown
+from autobackbone.values import as_size, one_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,10 +84,7 @@ class Preparation:
         InputSizeError
             If the backbone does not accept images of this size.
         """
-        if not isinstance(resize, str) or resize not in RESIZES:
-            otherwise = f"it is one of {', '.join(map(repr, RESIZES))}."
-            msg = f"resize={shown(resize)}: {did_you_mean(str(resize), RESIZES, otherwise)}"
-            raise ConfigError(msg)
+        one_of("resize", resize, RESIZES)
         wanted = spec.size if size is None else as_size(size)
         if wanted is None:
             msg = f"image_size must be (height, width) or a number, in pixels, got {shown(size)}."

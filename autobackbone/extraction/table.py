@@ -15,7 +15,7 @@ from torch import Tensor
 from autobackbone.errors import ConfigError, InputError, OutputError, UnsupportedError
 from autobackbone.extraction.arrays import FeatureDataset, file_for, from_bits, is_array, write_array
 from autobackbone.extraction.output import Output, damaged
-from autobackbone.extraction.parts import SHAPE_KEY, Failure
+from autobackbone.extraction.parts import ABOUT, SHAPE_KEY, Failure
 from autobackbone.values import as_integer, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class FeatureTable:
                 place -= len(rows)
                 continue
             values = self._table_of(part).slice(int(rows[place]), 1)
-            row = {name: values.column(name)[0].as_py() for name in ("id", "path", "width", "height", "content_hash")}
+            row = {name: values.column(name)[0].as_py() for name in ABOUT}
             return row | {name: self._tensor(values, name) for name in self.columns}
         raise AssertionError
 
