@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from autobackbone.atomic import write_text
-from autobackbone.errors import ConfigError, OutputError, UnsupportedError
+from autobackbone.errors import OutputError, UnsupportedError
 from autobackbone.extraction.decoding import UnreadableError
 from autobackbone.extraction.images import is_remote
 from autobackbone.extraction.recipe import weights_note
 from autobackbone.extraction.thumbnails import Thumbnails
-from autobackbone.values import did_you_mean, shown
+from autobackbone.values import one_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,10 +106,7 @@ def write_map(
     OutputError
         If the file cannot be written.
     """
-    if method not in METHODS:
-        otherwise = f"it is one of {', '.join(map(repr, METHODS))}."
-        msg = f"method={shown(method)}: {did_you_mean(str(method), METHODS, otherwise)}"
-        raise ConfigError(msg)
+    one_of("method", method, METHODS)
     rows = _spread(len(table), most)
     features = table.torch(column)
     chosen = features if len(rows) == len(table) else features[rows]
