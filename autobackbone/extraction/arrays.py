@@ -81,6 +81,11 @@ def is_array(path: Path, shape: tuple[int, ...], kind: Any) -> bool:
     return isinstance(mapped, np.ndarray) and mapped.shape == shape and mapped.dtype == np.dtype(kind)
 
 
+def unit_rows(features: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return ``(N, *shape)`` features as ``(N, D)`` rows of length 1."""
+    return torch.nn.functional.normalize(features.flatten(1).to(dtype), dim=1)
+
+
 def from_bits(bits: np.ndarray) -> np.ndarray:
     """Return bfloat16 numbers, given as their bits, as float32."""
     numbers: np.ndarray = (bits.astype(np.uint32) << 16).view(np.float32)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from autobackbone.errors import ConfigError
+from autobackbone.extraction.arrays import unit_rows
 from autobackbone.values import as_real, shown
 
 if TYPE_CHECKING:
@@ -120,9 +120,9 @@ def connected(features: Tensor, least: float, contents: Sequence[str]) -> Tensor
     first: dict[str, int] = {}
     labels = torch.tensor([first.setdefault(content, i) for i, content in enumerate(contents)], dtype=torch.int64)
     for top in range(0, len(features), _ROWS):
-        rows = _unit(features[top : top + _ROWS])
+        rows = unit_rows(features[top : top + _ROWS])
         for left in range(top, len(features), _COLUMNS):
-            alike = (rows @ _unit(features[left : left + _COLUMNS]).T) >= least
+            alike = (rows @ unit_rows(features[left : left + _COLUMNS]).T) >= least
             pairs = alike.nonzero()
             labels = _joined(labels, pairs[:, 0] + top, pairs[:, 1] + left)
     return labels
@@ -145,11 +145,7 @@ def _least_similarity(features: Tensor, rows: Tensor) -> float:
     """Return the similarity of the two of some rows that are least alike, at most 1."""
     least = 1.0
     for top in range(0, len(rows), _ROWS):
-        some = _unit(features[rows[top : top + _ROWS]])
+        some = unit_rows(features[rows[top : top + _ROWS]])
         for left in range(top, len(rows), _COLUMNS):
-            least = min(least, float((some @ _unit(features[rows[left : left + _COLUMNS]]).T).min()))
+            least = min(least, float((some @ unit_rows(features[rows[left : left + _COLUMNS]]).T).min()))
     return least
-
-
-def _unit(features: Tensor) -> Tensor:
-    return normalize(features.flatten(1).float(), dim=1)

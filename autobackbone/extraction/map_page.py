@@ -16,10 +16,10 @@ from urllib.parse import quote
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from autobackbone.atomic import write_text
 from autobackbone.errors import OutputError, UnsupportedError
+from autobackbone.extraction.arrays import unit_rows
 from autobackbone.extraction.decoding import UnreadableError
 from autobackbone.extraction.images import is_remote
 from autobackbone.extraction.recipe import weights_note
@@ -219,7 +219,7 @@ def by_umap(features: Tensor) -> Layout:
 
 
 def _unit(features: Tensor) -> Tensor:
-    return normalize(features.double(), dim=1)
+    return unit_rows(features, torch.float64)
 
 
 def _spread(count: int, most: int) -> list[int]:

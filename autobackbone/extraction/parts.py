@@ -137,6 +137,11 @@ class Part:
         """Return the features of an image, one value per column."""
         return {name: values[position] for name, values in self._values.items()}
 
+    @property
+    def failed(self) -> list[Failure]:
+        """The images without features, in order."""
+        return [Failure(self.refs[i].id, self.refs[i].path, reason) for i, reason in sorted(self.failures.items())]
+
     def table(self) -> pa.Table:
         """Return the rows, in the order of the images, with the failures in the metadata."""
         rows = sorted(self._about)
@@ -146,10 +151,9 @@ class Part:
             arrays.append(pa.array([self._about[row][i] for row in rows], kind))
         for name, shape in self._layout.shapes.items():
             arrays += self._features(name, shape, rows)
-        failures = [(self.refs[i].id, self.refs[i].path, reason) for i, reason in sorted(self.failures.items())]
         schema = self._layout.schema
-        if failures:
-            schema = schema.with_metadata(schema.metadata | {ERRORS_KEY: json.dumps(failures).encode()})
+        if self.failures:
+            schema = schema.with_metadata(schema.metadata | {ERRORS_KEY: json.dumps(self.failed).encode()})
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def _features(self, name: str, shape: tuple[int, ...] | None, rows: Sequence[int]) -> Iterator[Any]:

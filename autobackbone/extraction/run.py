@@ -12,7 +12,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from autobackbone.errors import OutputError
-from autobackbone.extraction.parts import Failure, Part
 from autobackbone.extraction.pipeline import Chunk, compute_parts
 from autobackbone.extraction.sole_run import RunId
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from autobackbone.extraction.images import ImageRef
     from autobackbone.extraction.lanes import Job
     from autobackbone.extraction.output import Output
-    from autobackbone.extraction.parts import Layout
+    from autobackbone.extraction.parts import Failure, Layout, Part
     from autobackbone.extraction.recipe import Recipe
 
 _PART_BYTES = 1 << 27  # of features in memory
@@ -214,5 +213,4 @@ def write_part(output: Output, part: Part) -> PartDone:
         If it cannot be written.
     """
     output.write_part(part.name, part.table())
-    failures = [Failure(part.refs[i].id, part.refs[i].path, reason) for i, reason in sorted(part.failures.items())]
-    return PartDone(part.extracted, failures)
+    return PartDone(part.extracted, part.failed)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autobackbone.errors import ConfigError, InputError, OutputError, UnsupportedError
-from autobackbone.extraction.arrays import FeatureDataset, file_for, from_bits, is_array, write_array
+from autobackbone.extraction.arrays import FeatureDataset, file_for, from_bits, is_array, unit_rows, write_array
 from autobackbone.extraction.output import Output, damaged
 from autobackbone.extraction.parts import ABOUT, SHAPE_KEY, Failure
 from autobackbone.values import as_integer, did_you_mean, shown
@@ -337,9 +337,6 @@ def _as_numbers(query: Any) -> Tensor:
 
 def cosine_similarities(features: Tensor, queries: Tensor) -> Tensor:
     """Return the cosine similarity of each of ``(N, *shape)`` features to each of ``(Q, D)`` queries, ``(Q, N)``."""
-    unit = torch.nn.functional.normalize(queries.float(), dim=1)
-    rows = [
-        torch.nn.functional.normalize(features[start : start + _ROWS].flatten(1).float(), dim=1) @ unit.T
-        for start in range(0, len(features), _ROWS)
-    ]
+    unit = unit_rows(queries)
+    rows = [unit_rows(features[start : start + _ROWS]) @ unit.T for start in range(0, len(features), _ROWS)]
     return torch.cat(rows).T.contiguous()
