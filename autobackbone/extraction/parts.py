@@ -61,6 +61,7 @@ class Layout:
     def __init__(
         self, columns: Sequence[Column], size: tuple[int, int] | None, dtype: torch.dtype, recipe: Recipe
     ) -> None:
+        self._arguments = columns, size, dtype, recipe
         self.columns = tuple(columns)
         self.shapes = {column.name: column.shape(size) for column in columns}
         self.dtype = dtype
@@ -80,6 +81,10 @@ class Layout:
                 about = {SHAPE_KEY: json.dumps(shape).encode()}
                 fields.append(pa.field(name, pa.list_(value, int(np.prod(shape))), nullable=False, metadata=about))
         self.schema = pa.schema(fields, metadata=recipe.to_metadata())
+
+    def __reduce__(self) -> Any:
+        """Pickle the arguments: a pickled type of Arrow's forgets that the numbers in its lists are not nullable."""
+        return (Layout, self._arguments)
 
     @property
     def row_bytes(self) -> int | None:

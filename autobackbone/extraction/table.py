@@ -54,7 +54,7 @@ class FeatureTable:
             if difference is not None:
                 msg = f"The parts of {shown(address)} were made in different ways: {part.path} with {difference}."
                 raise OutputError(msg)
-            if part.schema.names != parts[0].schema.names:
+            if not part.schema.equals(parts[0].schema):
                 raise damaged(part.path, f"its columns differ from those of {parts[0].path}")
         self._recipe = parts[0].recipe
         self.metadata: dict[str, Any] = self._recipe.values

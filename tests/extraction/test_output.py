@@ -3,6 +3,7 @@
 import copy
 import errno
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -24,8 +25,11 @@ from test_kill import Parent
 
 from autobackbone import ConfigError, InputError, OutputError, UnsupportedError, extract_features, open_features
 from autobackbone.extraction import sole_run
+from autobackbone.extraction.columns import Column
 from autobackbone.extraction.output import Output
+from autobackbone.extraction.parts import Layout
 from autobackbone.extraction.preparation import _identity
+from autobackbone.extraction.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -412,6 +416,13 @@ def test_rows_one_after_the_other_read_each_part_once(made, monkeypatch):
     for image_id, features in zip(table.ids, expected, strict=True):
         assert torch.equal(table.row(image_id)["pooled"], features)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("size", [(32, 32), None])
+def test_a_layout_in_another_process_is_the_same(size):
+    columns = (Column("pooled", 8), Column("c3_map", 4, "c3", 0, 8, "map"))
+    layout = Layout(columns, size, torch.float16, Recipe({"columns": []}))
+    assert pickle.loads(pickle.dumps(layout)).schema.equals(layout.schema, check_metadata=True)  # noqa: S301
 
 
 # --- remote folders ---
