@@ -65,6 +65,7 @@ def same_table(tmp_path):
         assert table.errors == expected.errors
         about = ["id", "path", "width", "height", "content_hash"]
         assert table.arrow(about) == expected.arrow(about)
+        assert table.arrow().schema == expected.arrow().schema
         assert sum(len(part.ids) for part in table._output.read_parts()) == len(table)  # none is written twice
         for column in table.columns:
             np.testing.assert_allclose(table.numpy(column), expected.numpy(column), rtol=1e-5, atol=1e-6)
