@@ -62,7 +62,6 @@ class Layout:
         self, columns: Sequence[Column], size: tuple[int, int] | None, dtype: torch.dtype, recipe: Recipe
     ) -> None:
         self._arguments = columns, size, dtype, recipe
-        self.columns = tuple(columns)
         self.shapes = {column.name: column.shape(size) for column in columns}
         self.dtype = dtype
         fields = [
