@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from autobackbone.extraction.preparation import Preparation, Prepared
 
 _log = logging.getLogger("autobackbone")
-_BETWEEN_RETURNS = 1.0  # seconds
+_BETWEEN_RETURNS = 0.5  # seconds
 _BATCH = {"cpu": 8, "other": 64}
 _DEVICE_LANES = 2
 

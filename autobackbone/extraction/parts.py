@@ -111,7 +111,12 @@ class Part:
         self.failures: dict[int, str] = {}
         self._layout = layout
         self._about: dict[int, tuple[int, int, str]] = {}
-        self._values: dict[str, list[Any]] = {name: [None] * len(refs) for name in layout.shapes}
+        self._values: dict[str, Any] = {
+            # One matrix: small tensors that live as long as a part would lie between those of the backbone, in pieces
+            # of memory that then cannot be used again.
+            name: [None] * len(refs) if shape is None else torch.empty((len(refs), *shape), dtype=layout.dtype)
+            for name, shape in layout.shapes.items()
+        }
         # The same images give the same name. So a part that is written twice, by a worker that was given up too early
         # and by another, is one file.
         digest = sha256("\0".join(ref.id for ref in refs).encode()).hexdigest()[:16]
@@ -161,13 +166,15 @@ class Part:
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def _features(self, name: str, shape: tuple[int, ...] | None, rows: Sequence[int]) -> Iterator[Any]:
-        values = [self._values[name][row] for row in rows]
-        flat = torch.cat([value.flatten() for value in values]) if values else torch.empty(0, dtype=self._layout.dtype)
-        numbers = pa.array(as_numpy(flat), _TYPES[self._layout.dtype])
+        dtype = self._layout.dtype
         if shape is not None:
-            field = self._layout.schema.field(name)
-            yield pa.FixedSizeListArray.from_arrays(numbers, type=field.type)
+            matrix = self._values[name] if len(rows) == len(self.refs) else self._values[name][list(rows)]
+            numbers = pa.array(as_numpy(matrix.flatten()), _TYPES[dtype])
+            yield pa.FixedSizeListArray.from_arrays(numbers, type=self._layout.schema.field(name).type)
             return
+        values = [self._values[name][row] for row in rows]
+        flat = torch.cat([value.flatten() for value in values]) if values else torch.empty(0, dtype=dtype)
+        numbers = pa.array(as_numpy(flat), _TYPES[dtype])
         ends = np.cumsum([0, *(value.numel() for value in values)])
         yield pa.LargeListArray.from_arrays(
             pa.array(ends, pa.int64()), numbers, type=self._layout.schema.field(name).type

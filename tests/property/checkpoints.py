@@ -192,7 +192,8 @@ def _scaled(draw, state, own, found):
 
 def _larger(draw, state, own, found):
     layer = draw(st.sampled_from(sorted(k for k in own if k.count(".") > 1))).rpartition(".")[0]
-    name = f"{layer}.{draw(st.sampled_from(['gamma', 'weight_g', 'extra.bias', 'weight2']))}"
+    names = [f"{layer}.{name}" for name in ("gamma", "weight_g", "extra.bias", "weight2")]
+    name = draw(st.sampled_from([name for name in names if name not in own]))  # some layers have a gamma
     found.unexpected = {name}
     found.fault = "unexpected"
     return state | {name: torch.ones(2)}
