@@ -59,6 +59,7 @@ from .freezing import freeze_norms as freeze_norms
 from .freezing import freeze_stages as freeze_stages
 from .freezing import unfreeze_norms as unfreeze_norms
 from .freezing import unfreeze_stages as unfreeze_stages
+from .inference import optimize_for_inference as optimize_for_inference
 from .input_spec import InputSpec as InputSpec
 from .inspection import count_parameters as count_parameters
 from .inspection import get_feature_channels as get_feature_channels

@@ -11,15 +11,19 @@ from torch import Tensor, nn
 from autobackbone.assembly import FeatureParts, assemble_features
 from autobackbone.batch_statistics import count_batches_once, lone_value_error
 from autobackbone.config import FeatureBackboneConfig
-from autobackbone.errors import ConfigError, WeightsCorruptedError, WeightsMismatchError
+from autobackbone.errors import ConfigError, InputError, UnsupportedError, WeightsCorruptedError, WeightsMismatchError
 from autobackbone.frozen import Frozen
+from autobackbone.inference_form import InferenceForm, restructure
 from autobackbone.input_spec import InputSpec, mismatch_error, repeat_to
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, round_up
 from autobackbone.pretrained import Pretrained
 from autobackbone.pyramid import crop, fit, pad, resample
 from autobackbone.sources.seam import change_attachment
 from autobackbone.unwrapping import submodule
+from autobackbone.weights.building import is_loading
 from autobackbone.weights.checkpoint import Checkpoint
+from autobackbone.weights.loading import find_match
+from autobackbone.weights.materialize import load_matched
 from autobackbone.weights.model_card import model_card
 from autobackbone.weights.report import WeightsReport
 from autobackbone.weights.rules import CheckpointRules
@@ -48,6 +52,8 @@ class FeatureBackbone(Pretrained, nn.Module):
         The same under timm's interface.
     config : FeatureBackboneConfig
         With concrete indices or strides.
+    inference : InferenceForm or None
+        How it was optimized for inference; ``None`` if it was not.
     """
 
     def __init__(self, parts: FeatureParts) -> None:
@@ -62,6 +68,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         path = f"body.{native.attachment.network_path}".rstrip(".")
         self.autobackbone = replace(native.attachment, network_path=path)
         self._frozen = Frozen()  # of the body
+        self.inference: InferenceForm | None = None
         self._built_size = native.built_size
         self._portable_fields = native.portable_fields
         indices = sorted({level.index for level in parts.levels})
@@ -148,7 +155,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         if self._pads:
             x = pad(x, full)
         try:
-            maps = self.body(x)
+            maps = self.body(x) if self.inference is None else self._infer(x)
         except (NotImplementedError, RuntimeError, ValueError) as err:
             error = None if isinstance(err, torch.OutOfMemoryError) else mismatch_error(self.body, x)
             if error is None and isinstance(err, ValueError):
@@ -178,11 +185,46 @@ class FeatureBackbone(Pretrained, nn.Module):
         return self._built_size is not None or self.input_spec.size_divisor > 1
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode; what is frozen stays in evaluation mode."""
+        """Set training or evaluation mode; what is frozen stays in evaluation mode.
+
+        Raises
+        ------
+        UnsupportedError
+            If it is to be trained and is optimized for inference.
+        """
+        if mode and self.inference is not None:
+            msg = "A backbone that is optimized for inference cannot be trained; train the one that it was made from."
+            raise UnsupportedError(msg)
         super().train(mode)
         if mode:
             self._frozen.set_eval(self.body)
         return self
+
+    def to_inference(self, form: InferenceForm) -> None:
+        """Restructure it for inference, in place and for good; see `optimize_for_inference`.
+
+        Raises
+        ------
+        UnsupportedError
+            If the architecture's own code to join branches fails.
+        """
+        self.eval()  # what follows looks at a pass
+        if self.inference is None:
+            spec, path = self.input_spec, self.autobackbone.network_path.removeprefix("body").removeprefix(".")
+            dtype = next(self.body.parameters()).dtype
+            images = torch.empty(1, spec.in_chans, *self.padded_size(*spec.size), dtype=dtype, device="meta")
+            change_attachment(self, rules=restructure(self.body, path, self.autobackbone.rules, images))
+        self.inference = form
+        form.lay_out(self)
+        self.eval()  # new modules too
+
+    def _infer(self, x: Tensor) -> Any:
+        assert self.inference is not None, "the caller asks"
+        if x.requires_grad and torch.is_grad_enabled():
+            msg = "A backbone that is optimized for inference computes no gradients; use the one that it was made from."
+            raise InputError(msg)
+        with torch.no_grad():
+            return self.body(x.contiguous(memory_format=self.inference.memory_format))
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -268,7 +310,10 @@ class FeatureBackbone(Pretrained, nn.Module):
         config = config.replace(**overrides)
         if cache_dir is not None:
             config = config.replace(extra_kwargs=config.extra_kwargs | {"cache_dir": cache_dir})
-        backbone = cls._recreate(saved, config, checkpoint)
+        if saved.inference is None:
+            backbone = cls._recreate(saved, config, checkpoint)
+        else:
+            backbone = cls._recreate_for_inference(saved, saved.inference, config, checkpoint, cache_dir)
         report = backbone.weights_report
         missing = [name for name in report.missing if name.startswith("pyramid.")] if report else []
         if missing and saved.config.pyramid == "simple":
@@ -297,14 +342,40 @@ class FeatureBackbone(Pretrained, nn.Module):
             If the config holds something that JSON cannot, or the backbone that it creates takes other images.
         """
         config = self.config.replace(**self._portable_fields, weights=None, pretrained=False)
-        values = describe(config, self.levels, self.input_spec, fpn)
+        values = describe(config, self.levels, self.input_spec, fpn, self.inference)
         saved = understand(values, "What is to be saved")
         with torch.device("meta"):
             twin = self._recreate(saved, saved.config)
+            if self.inference is not None:
+                twin.to_inference(self.inference)
         if twin.input_spec != self.input_spec:
             msg = f"The input spec is not saved as it is, but as {twin.input_spec}; it is {self.input_spec}."
             raise ConfigError(msg)
         return values, twin
+
+    @classmethod
+    def _recreate_for_inference(
+        cls,
+        saved: Saved,
+        form: InferenceForm,
+        config: FeatureBackboneConfig,
+        checkpoint: Checkpoint | None,
+        cache_dir: str | None,
+    ) -> Self:
+        """Create a backbone again that was optimized for inference: first its structure, then its weights."""
+        if config.weights is None or not is_loading(config):  # random or published weights are those before it
+            backbone = cls._recreate(saved, config)
+            backbone.to_inference(form)
+            return backbone
+        with torch.device("meta"):
+            backbone = cls._recreate(saved, config.replace(weights=None, pretrained=False))
+            backbone.to_inference(form)
+        network, rules = backbone.checkpoint_target
+        checkpoint = checkpoint or Checkpoint.at(config.weights, cache_dir)
+        match = find_match(network, checkpoint, rules)
+        backbone.weights_report = load_matched(network, backbone.pyramid, match, checkpoint, rules)
+        form.lay_out(backbone)
+        return backbone
 
     @classmethod
     def _recreate(cls, saved: Saved, config: FeatureBackboneConfig, checkpoint: Checkpoint | None = None) -> Self:

@@ -13,8 +13,8 @@ from autobackbone.sources.seam import attachment_of, change_attachment
 from autobackbone.unwrapping import is_flattened, submodule, unwrap
 from autobackbone.values import path_of, shown
 from autobackbone.weights.checkpoint import Checkpoint
-from autobackbone.weights.loading import apply_weights, find_match, load_part, match_part
-from autobackbone.weights.materialize import init_buffers, load_on_meta, materialize
+from autobackbone.weights.loading import find_match
+from autobackbone.weights.materialize import init_buffers, load_matched
 from autobackbone.weights.report import WeightsReport
 from autobackbone.weights.rules import CheckpointRules
 from autobackbone.wrappers import all_backbones, backbone_names, find_backbones
@@ -75,21 +75,16 @@ def load_weights(
     model = _loadable(model, name)
     network, rules = _target(model)
     pyramid = getattr(model, "pyramid", None) if isinstance(model, Pretrained) else None
+    if rules.is_folded and not strict:
+        msg = (
+            "strict=False: this backbone is optimized for inference, and a part of other weights is of no use to it; "
+            "load them into the backbone that it was made from, and optimize that again."
+        )
+        raise WeightsMismatchError(msg)
     checkpoint = Checkpoint.at(origin)
     with _naming_backbones(model):
         match = find_match(network, checkpoint, rules, strict=strict)
-    values = {}
-    if pyramid is not None:
-        entry, prefix = match.entry, match.prefix
-        values = match_part(pyramid, "pyramid", checkpoint, entry=entry, prefix=prefix, strict=strict)
-    if rules.build is not None and any(t.is_meta for t in network.state_dict().values()):
-        report = load_on_meta(network, match, checkpoint, rules)
-        if pyramid is not None:
-            materialize(pyramid)
-    else:
-        report = apply_weights(network, match, checkpoint, rules)
-    if pyramid is not None:
-        report = load_part(pyramid, "pyramid", values, report)
+    report = load_matched(network, pyramid, match, checkpoint, rules, strict=strict)
     if isinstance(model, Pretrained):
         model.weights_report = report
     elif attachment_of(model) is not None:

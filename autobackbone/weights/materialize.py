@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autobackbone.errors import WeightsError
 from autobackbone.weights.building import Built, SkipInit, build_loaded
 from autobackbone.weights.checkpoint import Checkpoint
-from autobackbone.weights.loading import apply_weights, is_finite
+from autobackbone.weights.loading import apply_weights, is_finite, load_part, match_part
 from autobackbone.weights.matching import Match
 from autobackbone.weights.report import WeightsReport
 from autobackbone.weights.rules import CheckpointRules
@@ -82,6 +82,37 @@ def load_on_meta(network: nn.Module, match: Match, checkpoint: Checkpoint, rules
             setattr(module, name, new)
         _take_constants(module, other)
     return replace(reports[-1], nonfinite=tuple(nonfinite))
+
+
+def load_matched(
+    network: nn.Module,
+    pyramid: nn.Module | None,
+    match: Match,
+    checkpoint: Checkpoint,
+    rules: CheckpointRules,
+    *,
+    strict: bool = True,
+) -> WeightsReport:
+    """Load a checkpoint that was matched to a network into that, and into a pyramid over it if there is one.
+
+    Raises
+    ------
+    WeightsMismatchError
+        If the checkpoint has a pyramid that does not fit.
+    WeightsError
+        If the network is on the meta device, and was changed since it was created.
+    """
+    values = {}
+    if pyramid is not None:
+        entry, prefix = match.entry, match.prefix
+        values = match_part(pyramid, "pyramid", checkpoint, entry=entry, prefix=prefix, strict=strict)
+    if rules.build is not None and any(t.is_meta for t in network.state_dict().values()):
+        report = load_on_meta(network, match, checkpoint, rules)
+        if pyramid is not None:
+            materialize(pyramid)
+    else:
+        report = apply_weights(network, match, checkpoint, rules)
+    return report if pyramid is None else load_part(pyramid, "pyramid", values, report)
 
 
 def materialize(part: nn.Module) -> None:

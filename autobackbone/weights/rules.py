@@ -27,9 +27,13 @@ class CheckpointRules:
         for. It returns ``None`` for a state dict of a kind that it does not know.
     build
         Builds the network once more, with random weights, as its own code initializes it. ``None``: not known.
+    is_folded
+        Whether tensors of the network are made from several of those that it was trained with. Those alone are of no
+        use to it.
     """
 
     head_prefixes: tuple[str, ...] = ()
     pruned_names: frozenset[str] = frozenset()
     converters: tuple[Converter, ...] = ()
     build: Callable[[], nn.Module] | None = None
+    is_folded: bool = False

@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from autobackbone.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from autobackbone.inference_form import InferenceForm
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
 from autobackbone.names import repo_of, split_repo
@@ -54,12 +55,15 @@ class Saved:
         What messages call the file.
     fpn
         Arguments of an FPN on top of it; ``None`` if there is no FPN.
+    inference
+        Its form, if it is optimized for inference.
     """
 
     config: FeatureBackboneConfig
     images: dict[str, Any]
     where: str
     fpn: dict[str, Any] | None = None
+    inference: InferenceForm | None = None
 
 
 def describe(
@@ -67,6 +71,7 @@ def describe(
     levels: tuple[FeatureLevel, ...],
     input_spec: InputSpec,
     fpn: Mapping[str, Any] | None = None,
+    inference: InferenceForm | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``config.json`` for a backbone, and for an FPN on top of it if there is one.
 
@@ -80,6 +85,8 @@ def describe(
         "input": input_spec.to_dict(),
         "levels": [{"name": lv.name, "channels": lv.channels, "stride": lv.stride} for lv in levels],
     } | ({} if fpn is None else {"fpn": dict(fpn)})
+    if inference is not None:
+        values["inference"] = asdict(inference)
     try:
         text = json.dumps(values, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as err:
@@ -113,11 +120,12 @@ def understand(values: Any, where: str) -> Saved:
                 msg = f"input[{name!r}] must have {config.in_chans} entries, got {images[name]!r}"
                 raise ConfigError(msg)
         fpn = None if values.get("fpn") is None else dict(values["fpn"])
+        inference = None if values.get("inference") is None else InferenceForm.from_dict(values["inference"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         msg = f"{where} is not that of a saved backbone: {type(err).__name__}: {err}"
         raise WeightsCorruptedError(msg) from err
     check_saved(config, where)
-    return Saved(config.replace(pretrained=False, weights=None), images, where, fpn)
+    return Saved(config.replace(pretrained=False, weights=None), images, where, fpn, inference)
 
 
 def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:

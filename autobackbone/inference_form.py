@@ -1,0 +1,97 @@
+"""The form of a backbone for inference: what is joined, folded and laid out anew, on a model or on its twin."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from autobackbone.errors import ConfigError
+from autobackbone.folding import Fold, find_folds, fold
+from autobackbone.linear import use_convolutions
+from autobackbone.sources.reparameterize import reparameterize
+from autobackbone.unwrapping import submodule
+from autobackbone.values import one_of, shown
+from autobackbone.weights.rules import CheckpointRules
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class InferenceForm:
+    """How a backbone is laid out for inference.
+
+    Attributes
+    ----------
+    dtype
+        Of its weights and maps, by name.
+    channels_last
+        Whether its weights and images have their channels last in memory.
+    """
+
+    dtype: str
+    channels_last: bool
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the form that a file describes.
+
+        Raises
+        ------
+        ConfigError
+            If it describes none.
+        """
+        if values.keys() != {"dtype", "channels_last"} or not isinstance(values["channels_last"], bool):
+            msg = f"inference={shown(dict(values))}: it has a dtype and channels_last, which is true or false"
+            raise ConfigError(msg)
+        return cls(one_of("dtype", values["dtype"], DTYPES), values["channels_last"])
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout of weights and images."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def lay_out(self, model: nn.Module) -> None:
+        """Give a model its dtype and layout, in place, and the way to compute linear layers that is fastest here."""
+        model.requires_grad_(requires_grad=False)
+        model.to(DTYPES[self.dtype])
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.ndim == 4:
+                tensor.data = tensor.data.contiguous(memory_format=self.memory_format)
+        if all(parameter.device.type == "cpu" for parameter in model.parameters()):
+            use_convolutions(model)
+
+
+def restructure(body: nn.Module, path: str, rules: CheckpointRules, images: Tensor) -> CheckpointRules:
+    """Join branches and fold norms of a network, in place. Return how checkpoints are matched to what is left.
+
+    Parameters
+    ----------
+    body
+        What runs the network.
+    path
+        Of the network in it.
+    rules
+        Those of the network as it is.
+    images
+        An input of `body`, on the meta device.
+    """
+    network = submodule(body, path)
+    before = {name: value.shape for name, value in network.state_dict().items()}
+    reparameterize(network)
+    folds = find_folds(body, path, images)
+    fold(network, folds)
+    if before == {name: value.shape for name, value in network.state_dict().items()}:
+        return rules
+    assert rules.build is not None, "every backbone knows how it was built"
+    return replace(rules, converters=(), build=partial(_build, rules.build, folds), is_folded=True)
+
+
+def _build(build: Callable[[], nn.Module], folds: list[Fold]) -> nn.Module:
+    network = build()
+    network.eval()
+    reparameterize(network)
+    fold(network, folds)
+    return network
