@@ -91,9 +91,9 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure against raw timm and transformers: overhead, discovery, creation, DINOv3, training, extraction."""
+    """Measure against raw timm and transformers: overhead, start, discovery, creation, DINOv3, training, extraction."""
     _install(session, "bench")
-    scripts = ("overhead.py", "discovery.py", "creation.py", "dinov3.py", "training.py", "extract.py")
+    scripts = ("overhead.py", "cold_start.py", "discovery.py", "creation.py", "dinov3.py", "training.py", "extract.py")
     for script in session.posargs or scripts:
         session.run("python", f"benchmarks/{script}")
 

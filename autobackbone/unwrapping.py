@@ -37,5 +37,5 @@ def submodule(model: nn.Module, path: str) -> nn.Module:
 
 def path_to(model: nn.Module, module: nn.Module) -> str:
     """Return the path of a submodule, wrappers included."""
-    paths: list[str] = [path for path, each in model.named_modules() if each is module]
-    return paths[0]
+    path: str = next(path for path, each in model.named_modules() if each is module)
+    return path

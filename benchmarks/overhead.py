@@ -25,6 +25,7 @@ from autobackbone import create_feature_backbone
 FAMILIES = (
     "resnet50",
     "efficientnet_b0",
+    "mobilenetv4_conv_small",
     "convnext_tiny",
     "swin_tiny_patch4_window7_224",
     "vit_small_patch16_224",

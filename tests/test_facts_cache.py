@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import timm
@@ -46,15 +47,26 @@ def test_other_arguments_are_measured(monkeypatch):
         "autobackbone.sources.timm.facts.measure", lambda create: seen.append(create) or measure(create)
     )
     kinds = [1, True, 1.0, "1"]
-    texts = {facts_cache.canonical_text({"a": value}) for value in (*kinds, kinds, tuple(kinds), None, {"b": 1})}
+    texts = {facts_cache.canonical_text({"a": value}, []) for value in (*kinds, kinds, tuple(kinds), None, {"b": 1})}
     assert len(texts) == 8
-    assert facts_cache.canonical_text({"a": 1, "b": [2]}) == facts_cache.canonical_text({"b": [2], "a": 1})
+    assert facts_cache.canonical_text({"a": 1, "b": [2]}, []) == facts_cache.canonical_text({"b": [2], "a": 1}, [])
     for stride in (8, 16, 8):
         _on_meta("test_resnet", output_stride=stride)
     assert len(seen) == 2
-    for _ in range(2):  # a class may be another one under the same name
-        _on_meta("test_resnet", extra_kwargs={"act_layer": torch.nn.SiLU})
-    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("wrap", [lambda layer: layer, partial], ids=["class", "partial"])
+def test_classes_of_layers_are_remembered_in_the_process_alone(wrap, monkeypatch, elsewhere):
+    seen = []
+    measure = timm_measure.measure
+    monkeypatch.setattr(
+        "autobackbone.sources.timm.facts.measure", lambda create: seen.append(create) or measure(create)
+    )
+    silu, other = torch.nn.SiLU, type("SiLU", (torch.nn.Identity,), {})  # another one under the same name
+    for layer in (silu, silu, other, silu, other):
+        _on_meta("test_resnet", extra_kwargs={"act_layer": wrap(layer)})
+    assert len(seen) == 2
+    assert not list(elsewhere.rglob("*.json"))
 
 
 def test_another_process_remembers(elsewhere):

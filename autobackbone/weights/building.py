@@ -21,9 +21,9 @@ from autobackbone.weights.rules import CheckpointRules
 
 # What initializes a parameter in place, by name (transformers puts functions of its own in the place of torch's): the
 # functions of torch.nn.init that torch lets a mode see, and the methods that all others come down to.
-_FILLS = {name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
-_FILLS |= {"add_", "bernoulli_", "clamp_", "copy_", "copysign_", "div_", "erfinv_", "exp_", "exponential_", "fill_"}
-_FILLS |= {"log_", "mul_", "neg_", "normal_", "pow_", "random_", "sqrt_", "sub_", "uniform_", "zero_"}
+INITIALIZERS = {name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
+FILLS = INITIALIZERS | {"add_", "bernoulli_", "clamp_", "copy_", "copysign_", "div_", "erfinv_", "exp_", "fill_"}
+FILLS |= {"exponential_", "log_", "mul_", "neg_", "normal_", "pow_", "random_", "sqrt_", "sub_", "uniform_", "zero_"}
 # How torch's truncated normal looks for values to draw again.
 _COMPARISONS = {Tensor.lt, Tensor.gt}
 # Where load_state_dict copies a tensor.
@@ -66,7 +66,7 @@ class SkipInit(TorchFunctionMode):
             if isinstance(target, nn.Parameter) and self._can_be(target, args[1]):
                 target.data = args[1].detach()
                 return target
-        elif getattr(func, "__name__", "") in _FILLS and isinstance(target, nn.Parameter):
+        elif getattr(func, "__name__", "") in FILLS and isinstance(target, nn.Parameter):
             self._empty[id(target)] = target
             self._loaded.pop(id(target), None)
             return target

@@ -19,7 +19,8 @@ from autobackbone.weights.rules import CheckpointRules
 
 def init_buffers_on_load(network: nn.Module, rules: CheckpointRules) -> None:
     """Make ``load_state_dict`` compute the non-persistent buffers too, if a network is on the meta device."""
-    if any(p.is_meta for p in network.parameters()):
+    first = next(network.parameters(), None)
+    if first is not None and first.is_meta:
         network.register_load_state_dict_post_hook(partial(_after_loading, rules))  # type: ignore[no-untyped-call]
 
 

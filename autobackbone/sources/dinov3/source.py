@@ -34,6 +34,7 @@ from autobackbone.weights.files import fetch_weights, read_checkpoint
 from autobackbone.weights.hub import fetch
 from autobackbone.weights.loading import with_new_head
 from autobackbone.weights.materialize import init_buffers_on_load
+from autobackbone.weights.random_init import build_random
 from autobackbone.weights.report import WeightsReport
 from autobackbone.weights.rules import CheckpointRules, StateDict
 
@@ -166,12 +167,12 @@ class DINOv3Plan:
             return Built(module, module, rules)  # all of it has transformers' names
 
         if not is_loading(self.config):
-            return build(), None
+            return build_random(build), None
         return build_from(checkpoint or self._published_checkpoint(), build)
 
     def _rules(self, module: nn.Module, build: Callable[[], Any]) -> CheckpointRules:
         """Return how checkpoints are matched to a network that may end before the last block or stage."""
-        names = frozenset(self.variant.tensor_names(list(module.state_dict()), self.hf_config))
+        names = frozenset(self.variant.tensor_names(list(module.state_dict(keep_vars=True)), self.hf_config))
         return CheckpointRules(head_prefixes=("head.",), pruned_names=names, converters=(_convert,), build=build)
 
     def _published_checkpoint(self) -> Checkpoint:

@@ -73,10 +73,11 @@ class TimmBuilder:
         """
         with translated_errors(self.architecture, self.arguments):
             network = self.create(weights, has_published_head=weights is not None)
-        heads = head_prefixes(self.architecture, self.classifier, network)
+        names = frozenset(network.state_dict(keep_vars=True))  # without copies of the tensors, only to name them
+        heads = head_prefixes(self.architecture, self.classifier, network, names)
         rules = CheckpointRules(
             head_prefixes=heads,
-            pruned_names=frozenset(network.state_dict()),
+            pruned_names=names,
             converters=(partial(_convert, self, heads),),
             build=self,
         )

@@ -28,6 +28,7 @@ from autobackbone.unwrapping import path_to
 from autobackbone.weights.building import Built, build_from, is_loading
 from autobackbone.weights.checkpoint import Checkpoint
 from autobackbone.weights.loading import with_new_head
+from autobackbone.weights.random_init import build_random
 from autobackbone.weights.report import WeightsReport
 
 
@@ -242,7 +243,7 @@ class TimmPlan:
     def _loaded(self, builder: TimmBuilder, checkpoint: Checkpoint | None) -> tuple[Built, WeightsReport | None]:
         """Build with the weights of the config: none, those of a checkpoint, or the published ones."""
         if not is_loading(self.config):
-            return builder.build(), None
+            return build_random(builder.build), None
         if checkpoint is not None:
             return build_from(checkpoint, builder.build)
         cache_dir = self.config.extra_kwargs.get("cache_dir")

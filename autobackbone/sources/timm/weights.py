@@ -1,6 +1,6 @@
 """Published weights of timm's models: where they are, what they must cover, and which part is their classifier."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -133,7 +133,7 @@ def _check_covered(
             raise WeightsMismatchError(msg)
 
 
-def head_prefixes(architecture: str, classifier: Any, network: Any) -> tuple[str, ...]:
+def head_prefixes(architecture: str, classifier: Any, network: Any, names: Collection[str]) -> tuple[str, ...]:
     """Return the prefixes of the names of a network's classifier.
 
     A config from elsewhere may call another part of the network its classifier. That part is none: it must be loaded.
@@ -146,10 +146,11 @@ def head_prefixes(architecture: str, classifier: Any, network: Any) -> tuple[str
         What timm, or the config, calls the classifier: a name, several, or ``None``.
     network
         The network.
+    names
+        Of the tensors in its state dict.
     """
     declared = _listed(classifier)
     places = _listed(published_cfg(architecture).get("classifier"))
-    names = network.state_dict().keys()
     absent = [head for head in declared if not any(name.startswith(f"{head}.") for name in names)]
     if not declared or not {*declared} <= {*places, *absent}:
         classifiers = _classifiers(network)
