@@ -105,14 +105,6 @@ def export_program(
         If `backbone` is not from this package, or `path` cannot be written.
     WeightsError
         If `backbone` is on the meta device.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from autobackbone import create_feature_backbone, export_program
-    >>> export_program(create_feature_backbone("test_vit", pretrained=False), "vit.pt2")  # doctest: +SKIP
-    >>> {name: tuple(y.shape) for name, y in torch.export.load("vit.pt2").module()(images).items()}  # doctest: +SKIP
-    {'c3': (1, 64, 20, 20), 'c4': (1, 64, 10, 10), 'c5': (1, 64, 5, 5)}
     """
     _export(ProgramFormat(), backbone, path, input_size, dynamic_size=dynamic_size)
 
