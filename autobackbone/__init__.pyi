@@ -50,6 +50,7 @@ from .errors import (
     WeightsUnavailableError as WeightsUnavailableError,
 )
 from .export import export_onnx as export_onnx
+from .export import export_program as export_program
 from .extract import extract_features as extract_features
 from .extract import open_features as open_features
 from .extraction.run import ExtractionReport as ExtractionReport

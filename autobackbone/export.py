@@ -1,11 +1,10 @@
-"""Export to ONNX."""
+"""Export to files that other programs run: ONNX, and archives of torch.export."""
 
 import math
 import os
-import re
 import tempfile
-import warnings
-from importlib.util import find_spec
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError, InputSizeError, UnsupportedError, WeightsError
+from autobackbone.export_formats import Format, OnnxFormat, ProgramFormat, name_of, named
 from autobackbone.fpn import FeaturePyramid
 from autobackbone.input_spec import InputSpec
 from autobackbone.inspection import input_spec_of
@@ -22,11 +22,7 @@ from autobackbone.unwrapping import unwrap
 from autobackbone.values import as_path, as_size, shown
 from autobackbone.weights.hub import first_line
 
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2}  # of the largest value; operations run in another order
-_ANSI = re.compile(r"\x1b\[\d+m")
 _WITH_LEVELS = (FeatureBackbone, FeaturePyramid)
-_LARGEST = 2**31  # bytes in a protobuf file; larger weights go into a separate file
 
 
 def export_onnx(
@@ -68,60 +64,101 @@ def export_onnx(
     WeightsError
         If `backbone` is on the meta device.
     """
+    _export(OnnxFormat(), backbone, path, input_size, dynamic_size=dynamic_size)
+
+
+def export_program(
+    backbone: nn.Module,
+    path: str | os.PathLike[str],
+    input_size: tuple[int, int] | int | None = None,
+    *,
+    dynamic_size: bool = False,
+) -> None:
+    """Write a backbone as an archive of torch.export. The archive is written only if it returns the same outputs.
+
+    ``torch.export.load(path).module()`` is the backbone in evaluation mode. It needs torch, and neither this package
+    nor timm. It takes ``images``, ``(B, C, H, W)``, normalized, on the device and in the dtype that the backbone has
+    now, with any batch size. It returns a dict of the maps by level name, in the order of the levels, as
+    `FeatureBackbone.forward_dict` does. That of a backbone with pooled output returns its ``(B, num_features)`` or
+    ``(B, num_classes)`` tensor.
+
+    Parameters
+    ----------
+    backbone
+        A backbone of either kind, or a `FeaturePyramid`. It is exported in evaluation mode; its own mode does not
+        change.
+    path
+        The file to write, ending in ``.pt2``. An existing file is replaced if the export succeeds.
+    input_size
+        ``(height, width)`` of the images in pixels, or one number for a square; ``None`` for the backbone's default.
+    dynamic_size
+        Accept any height and width from twice the largest stride up, if the architecture allows it. The outputs are
+        compared at several sizes, `input_size` among them.
+
+    Raises
+    ------
+    UnsupportedError
+        If the architecture cannot be exported this way.
+    InputSizeError
+        If the backbone does not accept images of `input_size`.
+    ConfigError
+        If `backbone` is not from this package, or `path` cannot be written.
+    WeightsError
+        If `backbone` is on the meta device.
+    """
+    _export(ProgramFormat(), backbone, path, input_size, dynamic_size=dynamic_size)
+
+
+def _export(file_format: Format, backbone: nn.Module, path: Any, input_size: Any, *, dynamic_size: bool) -> None:
     backbone = unwrap(backbone)
     spec = input_spec_of(backbone)
     if spec is None:
-        msg = f"export_onnx() takes a backbone of this package, got {type(backbone).__name__}."
+        msg = f"{file_format.function}() takes a backbone of this package, got {type(backbone).__name__}."
         raise ConfigError(msg)
-    file = _checked_path(path)
-    _check_exportable(backbone)
+    file = _checked_path(path, file_format.suffix)
+    like = _checked_parameter(backbone, file_format)
     multiple = 1 if isinstance(backbone, _WITH_LEVELS) else spec.size_divisor  # pooled backbones do not pad
     size = _checked_size(input_size, spec, multiple)
     if spec.fixed_size and dynamic_size:
         msg = f"dynamic_size=True: the backbone takes {spec.size[0]}x{spec.size[1]} images only; leave it out."
         raise UnsupportedError(msg)
-    like = next(backbone.parameters())
-    was_training = backbone.training
+    shapes = _other_shapes(size, multiple) if dynamic_size else [(2, *size), (1, *size)]
+    names = _output_names(backbone)
+    off = torch.autocast(like.device.type, enabled=False)
     try:
-        backbone.eval()
-        off = torch.autocast(like.device.type, enabled=False)
-        with off, tempfile.TemporaryDirectory(dir=file.parent, prefix=".exporting-") as folder:
+        with off, _evaluating(backbone), tempfile.TemporaryDirectory(dir=file.parent, prefix=".exporting-") as folder:
             draft = Path(folder) / file.name
-            shapes = _other_shapes(size, multiple) if dynamic_size else [(2, *size), (1, *size)]
-            batches = [torch.rand(n, spec.in_chans, *hw, device=like.device, dtype=like.dtype) for n, *hw in shapes]
-            names = _output_names(backbone)
-            _write(backbone, batches[0], draft, names, dynamic_size=dynamic_size)
-            _compare(backbone, batches, draft, names)
+            batches = [_random_images((batch, spec.in_chans, *hw), like) for batch, *hw in shapes]
+            file_format.write(backbone, batches[0], draft, names, dynamic_size=dynamic_size)
+            _compare(file_format, backbone, batches, draft, names)
             for part in sorted(Path(folder).iterdir(), reverse=True):  # the ONNX file after its data file
                 part.replace(file.parent / part.name)
     except OSError as err:
         msg = f"path={os.fspath(path)!r} cannot be written: {first_line(err)}."
         raise ConfigError(msg) from err
-    finally:
-        backbone.train(was_training)
 
 
-def _checked_path(path: Any) -> Path:
+def _checked_path(path: Any, suffix: str) -> Path:
     file = Path(as_path(path) or "")
-    if file.suffix != ".onnx" or not file.parent.is_dir() or file.is_dir():
+    if file.suffix != suffix or not file.parent.is_dir() or file.is_dir():
         text = as_path(path)
-        msg = f"path={shown(path if text is None else text)}: name a file that ends in .onnx, in a folder that exists."
+        value = shown(path if text is None else text)
+        msg = f"path={value}: name a file that ends in {suffix}, in a folder that exists."
         raise ConfigError(msg)
     return file
 
 
-def _check_exportable(backbone: nn.Module) -> None:
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
-        msg = f"Export to ONNX needs {', '.join(missing)}: pip install 'autobackbone[onnx]'."
-        raise UnsupportedError(msg)
+def _checked_parameter(backbone: nn.Module, file_format: Format) -> Tensor:
+    """Return a parameter, whose device and dtype the images need."""
+    file_format.check_installed()
     like = next(backbone.parameters())
     if like.is_meta:
         msg = "A backbone on the meta device has no weights to export; create it on another device."
         raise WeightsError(msg)
-    if like.dtype not in _TOLERANCES:
-        msg = f"onnxruntime does not compute in {like.dtype}; call backbone.float() first."
+    if like.dtype not in file_format.tolerances:
+        msg = f"{file_format.runner} does not compute in {like.dtype}; call backbone.float() first."
         raise UnsupportedError(msg)
+    return like
 
 
 def _checked_size(input_size: Any, spec: InputSpec, multiple: int) -> tuple[int, int]:
@@ -149,70 +186,51 @@ def _output_names(backbone: nn.Module) -> list[str]:
     return ["logits" if getattr(backbone, "num_classes", 0) else "features"]
 
 
-def _write(backbone: nn.Module, images: Tensor, file: Path, names: list[str], *, dynamic_size: bool) -> None:
-    axes = {0: "batch"} | ({2: "height", 3: "width"} if dynamic_size else {})
-    weights = sum(t.numel() * t.element_size() for t in backbone.state_dict().values())
+def _random_images(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return the same images in every call, without a draw from the generator that users seed."""
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    return images.to(like.device, like.dtype)
+
+
+@contextmanager
+def _evaluating(backbone: nn.Module) -> Iterator[None]:
+    """Put a backbone in evaluation mode, and its modules back in the modes that they were in."""
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.eval()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # about the internals of torch and onnxscript
-            torch.onnx.export(
-                backbone,
-                (images,),
-                file,
-                dynamo=True,
-                input_names=["images"],
-                output_names=names,
-                dynamic_shapes=(axes,),
-                external_data=weights >= _LARGEST,
-                verbose=False,
-            )
-    except Exception as err:  # torch's compiler can raise anything
-        cause: BaseException = err
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        remedy = " Leave dynamic_size=False." if dynamic_size else ""
-        msg = f"torch could not export {_name_of(backbone)}: {_ANSI.sub('', first_line(cause))}.{remedy}"
-        raise UnsupportedError(msg) from err
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
-def _compare(backbone: nn.Module, batches: list[Tensor], file: Path, names: list[str]) -> None:
-    """Raise UnsupportedError unless onnxruntime returns the same outputs as the backbone."""
-    import onnxruntime
-
+def _compare(file_format: Format, backbone: nn.Module, batches: list[Tensor], file: Path, names: list[str]) -> None:
+    """Raise UnsupportedError unless the file returns the same outputs as the backbone."""
+    runner = file_format.runner
     try:
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        results = [session.run(names, {"images": images.cpu().numpy()}) for images in batches]
+        with torch.no_grad():
+            run = file_format.open(file, names)
+            results = [run(images) for images in batches]
     except Exception as err:  # onnxruntime's errors have no common base
-        msg = f"onnxruntime does not run {_name_of(backbone)} as exported: {first_line(err)}."
+        msg = f"{runner} does not run {name_of(backbone)} as exported: {first_line(err)}."
         raise UnsupportedError(msg) from err
     for images, outputs in zip(batches, results, strict=True):
         with torch.no_grad():
-            expected = backbone(images)
-        maps = (
-            expected.values()
-            if isinstance(expected, dict)
-            else [expected]
-            if isinstance(expected, Tensor)
-            else expected
-        )
-        for name, output, y in zip(names, outputs, maps, strict=True):
-            error = _error(torch.from_numpy(output), y.cpu())
-            if not error < _TOLERANCES[images.dtype]:
+            expected = named(backbone(images), names)
+        for name, y in expected.items():
+            output = outputs[name].cpu()
+            error = _error(output, y.cpu())
+            if not error < file_format.tolerances[images.dtype]:
                 msg = (
-                    f"onnxruntime gives something else than {_name_of(backbone)} for {name!r} of {tuple(images.shape)} "
-                    f"images: {output.shape} for {tuple(y.shape)}, up to {error:.1%} of its largest value off. Nothing "
-                    "was written."
+                    f"{runner} gives something else than {name_of(backbone)} for {name!r} of {tuple(images.shape)} "
+                    f"images: {tuple(output.shape)} for {tuple(y.shape)}, up to {error:.1%} of its largest value off. "
+                    "Nothing was written."
                 )
                 raise UnsupportedError(msg)
 
 
 def _error(output: Tensor, expected: Tensor) -> float:
-    """Return the largest difference relative to the largest value; infinity if the shapes differ."""
-    if output.shape != expected.shape:
+    """Return the largest difference relative to the largest value; infinity if the shapes or dtypes differ."""
+    if output.shape != expected.shape or output.dtype != expected.dtype:
         return math.inf
     return float((output - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny))
-
-
-def _name_of(backbone: nn.Module) -> str:
-    inner = backbone.backbone if isinstance(backbone, FeaturePyramid) else backbone
-    return repr(inner.config.model_name) if isinstance(inner, FeatureBackbone) else type(inner).__name__

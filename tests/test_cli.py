@@ -195,6 +195,14 @@ def test_the_snippet_of_info_runs(args, monkeypatch):
     assert [level["channels"] for level in levels] == list(backbone.channels)
 
 
+def test_export(tmp_path):
+    path = tmp_path / "model.pt2"
+    answer = json.loads(run("export", *MODEL, "--strides", "8,16", "--size", "64x96", "-o", path, "--json"))
+    assert (answer["file"], [level["stride"] for level in answer["levels"]]) == (str(path), [8, 16])
+    outputs = torch.export.load(path).module()(torch.rand(1, 3, 64, 96))
+    assert [(name, tuple(y.shape[-2:])) for name, y in outputs.items()] == [("c3", (8, 12)), ("c4", (4, 6))]
+
+
 def test_compare():
     names = ["resnet50", "vit_base_patch16_224", "dinov3_convnext_tiny"]
     assert [card["name"] for card in json.loads(run("compare", *names, "--json"))] == names
@@ -357,6 +365,9 @@ MISTAKES = [
         "'text.png' is damaged, or no catalog (JSONDecodeError); remove it, or measure everything again.",
     ),
     (["catalog", "build", "--path", "absent/facts.json"], "There is no folder 'absent'"),
+    (["export", *MODEL, "-o", "model.pb"], "--out='model.pb': name a file that ends in .onnx (ONNX) or .pt2"),
+    (["export", *MODEL, "-o", "absent/model.pt2"], "name a file that ends in .pt2, in a folder that exists"),
+    (["export", "-m", "resnet5o", "-o", "model.pt2", "--size", "big"], "--size 'big' is not integers"),
 ]
 
 

@@ -32,6 +32,7 @@ from autobackbone import (
     create_feature_backbone,
     describe_backbone,
     export_onnx,
+    export_program,
     get_feature_channels,
     get_feature_info,
     get_feature_strides,
@@ -176,6 +177,8 @@ ARGUMENTS = {
     "describe_backbone": lambda _, v: describe_backbone(v),
     "export_onnx(path)": export_onnx,
     "export_onnx(size)": lambda b, v: export_onnx(b, "absent/x.onnx", v),
+    "export_program(path)": export_program,
+    "export_program(size)": lambda b, v: export_program(b, "absent/x.pt2", v),
     **{
         f"list_backbones({name})": lambda _, v, name=name: list_backbones(**{name: v})
         for name in ("pattern", "pretrained_only", "source", "family", "strides", "min_params", "max_params", "license")
@@ -266,7 +269,7 @@ def test_any_command_line_is_obeyed_or_answered_by_one_line(data):
     command = data.draw(st.sampled_from(list(OPTIONS)))
     words = [command, *data.draw(st.lists(WORDS, min_size=command != "list", max_size=2))]
     if command in ("features", "export"):  # what is whole runs a backbone, elsewhere
-        words += ["-m", "test_resnet", "--random-weights", "-o", "/dev/null/out"]
+        words += ["-m", "test_resnet", "--random-weights", "-o", "/dev/null/out.pt2"]
     for option in data.draw(st.lists(st.sampled_from(OPTIONS[command]), max_size=2)):
         words += [option] if option in FLAGS else [option, data.draw(WORDS)]
     out, err = io.StringIO(), io.StringIO()
