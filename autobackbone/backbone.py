@@ -200,6 +200,7 @@ class FeatureBackbone(Pretrained, nn.Module):
             self._frozen.set_eval(self.body)
         return self
 
+    @torch.inference_mode(mode=False)
     def to_inference(self, form: InferenceForm) -> None:
         """Restructure it for inference, in place and for good; see `optimize_for_inference`.
 
@@ -354,6 +355,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         return values, twin
 
     @classmethod
+    @torch.inference_mode(mode=False)
     def _recreate_for_inference(
         cls,
         saved: Saved,
