@@ -91,10 +91,10 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure against raw timm and transformers: overhead, start, discovery, creation, DINOv3, training, extraction."""
+    """Measure against raw timm and transformers: from overhead and the start of a process to extraction."""
     _install(session, "bench")
-    scripts = ("overhead.py", "cold_start.py", "discovery.py", "creation.py", "dinov3.py", "training.py", "extract.py")
-    for script in session.posargs or scripts:
+    scripts = ("overhead", "cold_start", "discovery", "creation", "dinov3", "inference", "training", "extract")
+    for script in session.posargs or [f"{name}.py" for name in scripts]:
         session.run("python", f"benchmarks/{script}")
 
 

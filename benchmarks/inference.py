@@ -33,10 +33,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile too: takes minutes")
     args = parser.parse_args()
     torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    print(
-        f"timm {timm.__version__}, transformers {transformers.__version__}, torch {torch.__version__}, {threads} threads"
-    )
+    versions = ", ".join(f"{library.__name__} {library.__version__}" for library in (timm, transformers, torch))
+    print(f"{versions}, {torch.get_num_threads()} threads")
     labels = ["as created", "float32", "bfloat16"] + ["float32, compiled", "bfloat16, compiled"] * args.compile
     print(f"\n| architecture | batch | {' | '.join(labels)} |\n|---|---|{'---|' * len(labels)}")
     faster: dict[tuple[int, str], list[float]] = {}
