@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,7 @@ class Recipe:
         assert attachment is not None, "the backbone was checked"
         report = attachment.weights_report
         like = next(backbone.parameters())
+        inference = inner.inference if isinstance(inner, FeatureBackbone) else None
         return cls(
             {
                 "format": FORMAT,
@@ -78,6 +79,7 @@ class Recipe:
                     "sha256": hash_of_weights(inner),
                 },
                 "license": attachment.license,
+                "inference": None if inference is None else asdict(inference),
                 "compute_dtype": str(like.dtype).removeprefix("torch."),
                 "dtype": dtype,
                 "columns": [column.describe() for column in columns],

@@ -18,6 +18,7 @@ from autobackbone.extraction.parts import Layout
 from autobackbone.extraction.pipeline import Chunk, compute_parts
 from autobackbone.extraction.preparation import Preparation
 from autobackbone.extraction.recipe import Recipe, hash_of_weights
+from autobackbone.inference_form import InferenceForm
 from autobackbone.inspection import get_input_spec
 from autobackbone.sources.choose import check_saved
 from autobackbone.values import shown
@@ -65,7 +66,10 @@ def remake(metadata: Mapping[str, Any], *, weights: str | None = None) -> Callab
             "image of the table by its id."
         )
         raise UnsupportedError(msg)
-    backbone = _backbone(metadata, weights).eval().to(getattr(torch, metadata["compute_dtype"]))
+    backbone = _backbone(metadata, weights).eval()
+    if isinstance(backbone, FeatureBackbone) and metadata.get("inference") is not None:
+        backbone.to_inference(InferenceForm.from_dict(metadata["inference"]))
+    backbone = backbone.to(getattr(torch, metadata["compute_dtype"]))
     if hash_of_weights(backbone) != metadata["weights"]["sha256"]:
         raise WeightsMismatchError(_other_weights(metadata, weights))
     preparation = _preparation(backbone, transform)

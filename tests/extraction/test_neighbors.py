@@ -19,6 +19,7 @@ from autobackbone import (
     create_feature_backbone,
     extract_features,
     open_features,
+    optimize_for_inference,
 )
 from autobackbone.cli import app, main
 from autobackbone.cli.sheet import draw_sheet
@@ -176,6 +177,18 @@ def test_remade_in_the_dtype_of_the_run(photos, tmp_path):
     key = table.ids[0]
     found = remake(table.metadata)((photos / "cold" / key).read_bytes())
     torch.testing.assert_close(found["pooled"], table.row(key)["pooled"], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_remade_with_a_backbone_that_was_optimized(dtype, photos, tmp_path):
+    torch.manual_seed(0)
+    backbone = create_feature_backbone("test_resnet", pretrained=False).eval()
+    fast = optimize_for_inference(backbone, dtype=dtype)
+    extract_features(fast, photos / "cold", tmp_path / "out")
+    table = open_features(tmp_path / "out")
+    key = table.ids[0]
+    found = remake(table.metadata)((photos / "cold" / key).read_bytes())
+    torch.testing.assert_close(found["c5_mean"], table.row(key)["c5_mean"], rtol=0.02, atol=0.02)
 
 
 def test_weights_from_a_file(photos, tmp_path):
