@@ -13,7 +13,7 @@ from autobackbone.batch_statistics import count_batches_once, lone_value_error
 from autobackbone.config import FeatureBackboneConfig
 from autobackbone.errors import ConfigError, InputError, UnsupportedError, WeightsCorruptedError, WeightsMismatchError
 from autobackbone.frozen import Frozen
-from autobackbone.inference_form import InferenceForm, restructure
+from autobackbone.inference_form import CompiledBody, InferenceForm, restructure
 from autobackbone.input_spec import InputSpec, mismatch_error, repeat_to
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, round_up
 from autobackbone.pretrained import Pretrained
@@ -54,6 +54,8 @@ class FeatureBackbone(Pretrained, nn.Module):
         With concrete indices or strides.
     inference : InferenceForm or None
         How it was optimized for inference; ``None`` if it was not.
+    compiled : CompiledBody or None
+        The compiled body, if it is optimized and compiled.
     """
 
     def __init__(self, parts: FeatureParts) -> None:
@@ -69,6 +71,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         self.autobackbone = replace(native.attachment, network_path=path)
         self._frozen = Frozen()  # of the body
         self.inference: InferenceForm | None = None
+        self.compiled: CompiledBody | None = None
         self._built_size = native.built_size
         self._portable_fields = native.portable_fields
         indices = sorted({level.index for level in parts.levels})
@@ -225,7 +228,7 @@ class FeatureBackbone(Pretrained, nn.Module):
             msg = "A backbone that is optimized for inference computes no gradients; use the one that it was made from."
             raise InputError(msg)
         with torch.no_grad():
-            return self.body(x.contiguous(memory_format=self.inference.memory_format))
+            return (self.compiled or self.body)(x.contiguous(memory_format=self.inference.memory_format))
 
     @property
     def frozen(self) -> frozenset[str]:

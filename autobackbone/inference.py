@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError, UnsupportedError, WeightsError
-from autobackbone.inference_form import DTYPES, InferenceForm
+from autobackbone.inference_form import DTYPES, CompiledBody, InferenceForm
 from autobackbone.unwrapping import is_flattened, unwrap
 from autobackbone.values import one_of
 from autobackbone.weights.hub import first_line
@@ -47,8 +47,8 @@ def optimize_for_inference(
     channels_last
         Keep the channels of weights and images last in memory. Images in another layout are copied into this one.
     compile
-        Compile it with ``torch.compile``, with its weights as constants. Other sizes of images compile it again. What
-        is compiled is not saved.
+        Compile it with ``torch.compile``, for each shape of images anew, until torch gives up after eight; others are
+        computed as usual. Copies and saved ones are not compiled.
 
     Returns
     -------
@@ -81,9 +81,7 @@ def optimize_for_inference(
     with torch.inference_mode(mode=False), torch.no_grad():
         fast = copy.deepcopy(source)
         fast.to_inference(InferenceForm(name, channels_last))
-        if compile:
-            _compile(fast)
-        _compare(source, fast, DTYPES[name])
+        _compare(source, fast, DTYPES[name], compiled=compile)
     return fast
 
 
@@ -115,14 +113,8 @@ def _checked(backbone: Any) -> FeatureBackbone:
     return module
 
 
-def _compile(backbone: FeatureBackbone) -> None:
-    device = next(backbone.parameters()).device
-    options = {"freezing": True} | ({"triton.cudagraphs": True} if device.type == "cuda" else {})
-    backbone.body.compile(fullgraph=True, dynamic=False, options=options)
-
-
-def _compare(source: FeatureBackbone, fast: FeatureBackbone, dtype: torch.dtype) -> None:
-    """Raise UnsupportedError unless both compute the same maps."""
+def _compare(source: FeatureBackbone, fast: FeatureBackbone, dtype: torch.dtype, *, compiled: bool) -> None:
+    """Raise UnsupportedError unless both compute the same maps, the second one compiled if it is to be."""
     spec, like = source.input_spec, next(source.parameters())
     random = torch.Generator().manual_seed(0)  # the caller's own is left alone
     images = torch.randn(_IMAGES, spec.in_chans, *spec.size, generator=random).to(like.device)
@@ -130,9 +122,16 @@ def _compare(source: FeatureBackbone, fast: FeatureBackbone, dtype: torch.dtype)
     name = repr(source.config.model_name)
     try:
         maps = fast(images.to(dtype))
-    except Exception as err:  # torch's compiler can raise anything
-        msg = f"{name} cannot be computed in {dtype} on {like.device}, or not compiled: {first_line(err)}."
+    except RuntimeError as err:
+        msg = f"{name} cannot be computed in {dtype} on {like.device}: {first_line(err)}."
         raise UnsupportedError(msg) from err
+    if compiled:
+        fast.compiled = CompiledBody(fast.body)
+        try:
+            maps = fast(images.to(dtype))
+        except Exception as err:  # torch's compiler can raise anything
+            msg = f"{name} cannot be compiled in {dtype} on {like.device}: {first_line(err)}. Leave compile=False."
+            raise UnsupportedError(msg) from err
     tolerance = max(_TOLERANCES[dtype], _TOLERANCES[like.dtype])
     for level, y, other in zip(source.levels, expected, maps, strict=True):
         error = _error(other.double(), y.double())

@@ -1,8 +1,10 @@
 """The form of a backbone for inference: what is joined, folded and laid out anew, on a model or on its twin."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import signature
 from typing import Any, Self
 
 import torch
@@ -14,7 +16,10 @@ from autobackbone.linear import use_convolutions
 from autobackbone.sources.reparameterize import reparameterize
 from autobackbone.unwrapping import submodule
 from autobackbone.values import one_of, shown
+from autobackbone.weights.hub import first_line
 from autobackbone.weights.rules import CheckpointRules
+
+_log = logging.getLogger("autobackbone")
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -62,6 +67,45 @@ class InferenceForm:
                 tensor.data = tensor.data.contiguous(memory_format=self.memory_format)
         if all(parameter.device.type == "cpu" for parameter in model.parameters()):
             use_convolutions(model)
+
+
+class CompiledBody:
+    """A body that is compiled for each shape of images anew.
+
+    torch gives up after some shapes. Those after that are computed without being compiled. Copies of a backbone, and
+    saved ones, are not compiled.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        self._body = body
+        arguments: dict[str, Any] = {"fullgraph": True, "dynamic": False}
+        if any(parameter.device.type == "cuda" for parameter in body.parameters()):
+            arguments["options"] = {"triton.cudagraphs": True}
+        if "isolate_recompiles" in signature(torch.compile).parameters:  # else all backbones together have one limit
+            arguments["isolate_recompiles"] = True
+        self._compiled = torch.compile(body, **arguments)
+        self._done: set[torch.Size] = set()
+        self._left_alone: set[torch.Size] = set()
+
+    def __reduce__(self) -> Any:
+        """Leave it out of copies and pickles."""
+        return type(None), ()
+
+    def __call__(self, x: Tensor) -> Any:
+        """Run the body. If it cannot be compiled for the first images, raise whatever torch does."""
+        if x.shape in self._left_alone:
+            return self._body(x)
+        try:
+            output = self._compiled(x)
+        except Exception as err:  # torch's compiler can raise anything
+            if not self._done or x.shape in self._done or isinstance(err, torch.OutOfMemoryError):
+                raise
+            output = self._body(x)  # if the images are to blame, this says so
+            _log.warning("Images %s: computed without being compiled (%s)", tuple(x.shape), first_line(err))
+            self._left_alone.add(x.shape)
+        else:
+            self._done.add(x.shape)
+        return output
 
 
 def restructure(body: nn.Module, path: str, rules: CheckpointRules, images: Tensor) -> CheckpointRules:

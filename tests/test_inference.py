@@ -197,7 +197,30 @@ def test_compiled(backbone):
     fast = optimize_for_inference(backbone, compile=True)
     x = torch.randn(2, 3, *backbone.input_spec.size)
     assert_close(fast(x), backbone(x), 1e-3)
+    assert fast.compiled is not None
     assert fast.state_dict().keys() == optimize_for_inference(backbone).state_dict().keys()
+    assert copy.deepcopy(fast).compiled is None
+    with pytest.raises(InputError):
+        fast(torch.randn(2, 4, 64, 64))
+    with torch.no_grad():
+        for parameter in fast.parameters():
+            parameter.mul_(1.5)
+    twin = copy.deepcopy(fast)
+    assert_close(fast(x), twin(x))
+
+
+def test_shapes_for_which_torch_gives_up_are_computed_all_the_same(backbone, monkeypatch, caplog):
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 2)
+    torch.compiler.reset()
+    fast = optimize_for_inference(backbone, compile=True)
+    for size in (64, 96, 128, 96, 128):
+        x = torch.randn(1, 3, size, 64)
+        assert_close(fast(x), backbone(x), 1e-3)
+    messages = [record.getMessage() for record in caplog.records if record.name == "autobackbone"]
+    assert [text.partition(": computed without being compiled (")[0] for text in messages] == [
+        "Images (1, 3, 96, 64)",
+        "Images (1, 3, 128, 64)",
+    ]
 
 
 def test_what_breaks_the_graph_is_told():
@@ -207,9 +230,7 @@ def test_what_breaks_the_graph_is_told():
         print(args[0].flatten()[0].item())  # noqa: T201 - what torch cannot compile
 
     backbone.network.layer1.register_forward_pre_hook(breaks)
-    with pytest.raises(
-        UnsupportedError, match=r"'test_resnet' cannot be computed in torch\.float32 on cpu, or not compi"
-    ):
+    with pytest.raises(UnsupportedError, match=r"'test_resnet' cannot be compiled in torch\.float32 on cpu: "):
         optimize_for_inference(backbone, compile=True)
 
 

@@ -241,7 +241,8 @@ def _of_one_size(results: Sequence[Result]) -> list[list[Result]]:
 
 def _replicas(backbone: nn.Module, count: int) -> list[nn.Module]:
     """Return copies that share their weights: what a forward pass keeps in modules is then not shared by threads."""
-    if count == 1 or unwrap(backbone) is not backbone:  # compiled modules are compiled once
+    is_compiled = unwrap(backbone) is not backbone or getattr(backbone, "compiled", None) is not None
+    if count == 1 or is_compiled:  # compiled modules are compiled once
         return [backbone]
     shared = {id(t): t for t in (*backbone.parameters(), *backbone.buffers())}
     try:
