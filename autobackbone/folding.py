@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autobackbone.errors import UnsupportedError
+from autobackbone.sources.meta import FAILURES
 from autobackbone.unwrapping import submodule
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -49,6 +51,11 @@ def find_folds(model: nn.Module, network: str, images: Tensor) -> list[Fold]:
         Path in it of the module that the paths of the result start from.
     images
         An input, on the meta device.
+
+    Raises
+    ------
+    UnsupportedError
+        If the model does not run on the meta device.
     """
     twin = _on_meta(model)
     modules = dict(submodule(twin, network).named_modules())
@@ -60,8 +67,12 @@ def find_folds(model: nn.Module, network: str, images: Tensor) -> list[Fold]:
     watched = [path for path in modules if any(path == norm or path.startswith(f"{norm}.") for norm in norms.values())]
     for path in watched:
         modules[path].register_forward_hook(_recorder(calls.setdefault(path, [])))
-    with torch.inference_mode(), trace:
-        is_output = set(map(id, _tensors(twin(images))))
+    try:
+        with torch.inference_mode(), trace:
+            is_output = set(map(id, _tensors(twin(images))))
+    except FAILURES as err:
+        msg = f"This {type(model).__name__} was changed so that it cannot be traced on the meta device: {err}."
+        raise UnsupportedError(msg) from err
     return list(_folds(trace, modules, norms, convs, calls, is_output))
 
 
@@ -116,6 +127,8 @@ def _folds(
 
 def _rest(module: nn.Module, path: str, calls: dict[str, list[tuple[Any, Any]]], y: Any) -> tuple[str, ...] | None:
     """Return the children that a norm runs after the norm itself; ``None`` if it does something else beside."""
+    if len(calls[path]) != 1:  # something else computes with its tensors
+        return None
     ((_, output),) = calls[path]
     rest = []
     for name, _ in module.named_children():

@@ -274,6 +274,21 @@ def test_maps_that_would_differ_are_told(backbone, monkeypatch):
         optimize_for_inference(twin)
 
 
+def test_what_cannot_be_traced_is_told():
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.offset = torch.ones(1, 1, 1, 2)  # neither a parameter nor a buffer
+
+        def forward(self, x):
+            return x + self.offset.repeat(1, 1, 1, x.shape[-1] // 2)
+
+    backbone = create_feature_backbone("test_resnet", pretrained=False).eval()
+    backbone.network.layer1 = nn.Sequential(Constant(), backbone.network.layer1).eval()
+    with pytest.raises(UnsupportedError, match="cannot be traced on the meta device"):
+        optimize_for_inference(backbone)
+
+
 def test_branches_that_were_joined_before_are_told():
     backbone = create_feature_backbone("fastvit_t8", pretrained=False).eval()
     reparameterize_model(backbone.network, inplace=True)
