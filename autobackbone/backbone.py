@@ -227,8 +227,9 @@ class FeatureBackbone(Pretrained, nn.Module):
         if x.requires_grad and torch.is_grad_enabled():
             msg = "A backbone that is optimized for inference computes no gradients; use the one that it was made from."
             raise InputError(msg)
+        run = self.body if self.compiled is None or torch.compiler.is_compiling() else self.compiled  # or exported
         with torch.no_grad():
-            return (self.compiled or self.body)(x.contiguous(memory_format=self.inference.memory_format))
+            return run(x.contiguous(memory_format=self.inference.memory_format))
 
     @property
     def frozen(self) -> frozenset[str]:

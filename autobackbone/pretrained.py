@@ -52,7 +52,8 @@ class Pretrained:
         Returns
         -------
         FeatureBackbone or FeaturePyramid
-            In training mode, on the default device, in the default dtype.
+            In training mode, on the default device, in the default dtype. What was saved optimized for inference comes
+            back so: in evaluation mode, in its own dtype.
 
         Raises
         ------

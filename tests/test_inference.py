@@ -20,6 +20,7 @@ from autobackbone import (
     create_backbone,
     create_feature_backbone,
     export_onnx,
+    export_program,
     load_weights,
     optimize_for_inference,
 )
@@ -193,13 +194,14 @@ def test_exported_to_onnx(tmp_path):
         export_onnx(fast, tmp_path / f"{name}.onnx")  # compares
 
 
-def test_compiled(backbone):
+def test_compiled(backbone, tmp_path):
     fast = optimize_for_inference(backbone, compile=True)
     x = torch.randn(2, 3, *backbone.input_spec.size)
     assert_close(fast(x), backbone(x), 1e-3)
     assert fast.compiled is not None
     assert fast.state_dict().keys() == optimize_for_inference(backbone).state_dict().keys()
     assert copy.deepcopy(fast).compiled is None
+    export_program(fast, tmp_path / "fast.pt2")  # compares
     with pytest.raises(InputError):
         fast(torch.randn(2, 4, 64, 64))
     with torch.no_grad():
