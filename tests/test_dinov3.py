@@ -4,6 +4,7 @@ Networks are cut in depth, which changes nothing that is tested.
 """
 
 import json
+import sys
 
 import pytest
 import timm
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModel, DINOv3ConvNextBackbone, DINOv3ConvNextConfig, DINOv3ViTBackbone, DINOv3ViTConfig
+from transformers.pytorch_utils import compile_compatible_method_lru_cache
 
 from autobackbone import (
     BackboneConfig,
@@ -23,6 +25,9 @@ from autobackbone import (
     count_parameters,
     create_backbone,
     create_feature_backbone,
+    freeze_stages,
+    get_blocks,
+    layer_decay_param_groups,
     load_weights,
 )
 from autobackbone.names import DINOV3
@@ -436,6 +441,20 @@ def test_autocast():
     for name in ("dinov3_vits16", "dinov3_convnext_tiny"):
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             assert all(bool(y.isfinite().all()) for y in _features(name)(X[..., :50, :75]))
+
+
+@pytest.mark.parametrize(
+    "look", [get_blocks, lambda b: freeze_stages(b, 1), lambda b: layer_decay_param_groups(b, 0.1)]
+)
+def test_looking_at_a_network_leaves_nothing_in_the_cache_of_positions(look, monkeypatch):
+    modeling = sys.modules["transformers.models.dinov3_vit.modeling_dinov3_vit"]
+    fresh = compile_compatible_method_lru_cache(maxsize=32)(modeling.get_patches_center_coordinates.__wrapped__)
+    monkeypatch.setattr(modeling, "get_patches_center_coordinates", fresh)
+    backbone = create_feature_backbone("dinov3_vits16", pretrained=False, extra_kwargs={"num_hidden_layers": 1})
+    look(backbone)
+    for y in backbone(torch.rand(1, 3, *backbone.input_spec.size)):
+        assert type(y) is torch.Tensor
+        assert bool(y.isfinite().all())
 
 
 def test_configs_of_transformers_are_what_is_built():

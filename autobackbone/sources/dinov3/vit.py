@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from autobackbone.levels import NativeLevel
@@ -37,13 +39,24 @@ class _ViT(Network):
     def tokens(self, x: Tensor, indices: Sequence[int], *, norm: bool = True) -> list[Tensor]:
         """Return the tokens after some blocks: ``(B, 1 + registers + patches, C)``."""
         x = x.to(self.embeddings.patch_embeddings.weight.dtype)
-        hidden, position = self.embeddings(x), self.rope_embeddings(x)
+        hidden, position = self.embeddings(x), self._position(x)
         tokens = []
         for i, block in enumerate(self.model.layer):
             hidden = self.run(block, hidden, position_embeddings=position)
             if i in indices:
                 tokens.append(self.norm(hidden) if norm else hidden)
         return tokens
+
+    def _position(self, x: Tensor) -> Any:
+        """Return the position embedding.
+
+        transformers remembers the coordinates of a size in the process. What a tracer makes without data must not be
+        remembered. While torch compiles, transformers remembers nothing.
+        """
+        if torch.compiler.is_compiling() or not isinstance(x, FakeTensor):
+            return self.rope_embeddings(x)
+        with unset_fake_temporarily():
+            return self.rope_embeddings(torch.empty((), device=x.device, dtype=x.dtype).expand(x.shape))
 
     def native_maps(self, x: Tensor) -> list[Tensor]:
         """Map images to the map of every block, without the final norm."""
