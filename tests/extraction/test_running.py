@@ -107,6 +107,15 @@ def test_errors_of_a_backbone_surface_as_they_are(number, workers, photos, tmp_p
     assert_complete(tmp_path / "out", photos)
 
 
+@pytest.fixture
+def _heeds_interrupts():
+    """What shells start in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_interrupts")
 def test_an_interrupt_ends_a_run_which_can_go_on(photos, tmp_path):
     calls = []
 
