@@ -211,8 +211,8 @@ def test_compiled(backbone, tmp_path):
     assert_close(fast(x), twin(x))
 
 
-def test_shapes_for_which_torch_gives_up_are_computed_all_the_same(backbone, monkeypatch, caplog):
-    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 2)
+@torch._dynamo.config.patch(recompile_limit=2)
+def test_shapes_for_which_torch_gives_up_are_computed_all_the_same(backbone, caplog):
     torch.compiler.reset()
     fast = optimize_for_inference(backbone, compile=True)
     for size in (64, 96, 128, 96, 128):
