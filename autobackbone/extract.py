@@ -142,7 +142,6 @@ def extract_features(
     """
     engine = one_of("engine", engine, _ENGINES)
     _check_packages(engine)
-    from autobackbone.extraction.columns import DTYPES
     from autobackbone.extraction.lanes import Job
     from autobackbone.extraction.listing import list_images
     from autobackbone.extraction.output import Output
@@ -152,6 +151,7 @@ def extract_features(
     from autobackbone.extraction.recipe import Recipe
     from autobackbone.extraction.run import ExtractionReport, Written, chunks_of, rows_per_part, run_here
     from autobackbone.extraction.sole_run import sole_run
+    from autobackbone.weights.kinds import DTYPES
 
     dtype = one_of("dtype", str(dtype).removeprefix("torch."), DTYPES)
     for name, value in (("batch_size", batch_size), ("workers", workers)):

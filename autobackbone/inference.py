@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.errors import ConfigError, UnsupportedError, WeightsError
-from autobackbone.inference_form import DTYPES, CompiledBody, InferenceForm
+from autobackbone.inference_form import CompiledBody, InferenceForm
 from autobackbone.unwrapping import is_flattened, unwrap
 from autobackbone.values import one_of
 from autobackbone.weights.hub import first_line
-from autobackbone.weights.kinds import is_sharded
+from autobackbone.weights.kinds import DTYPES, is_sharded
 
 # Largest difference of a map, root mean square over root mean square.
 _TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 1e-1}

@@ -17,11 +17,10 @@ from autobackbone.sources.reparameterize import reparameterize
 from autobackbone.unwrapping import submodule
 from autobackbone.values import one_of, shown
 from autobackbone.weights.hub import first_line
+from autobackbone.weights.kinds import DTYPES
 from autobackbone.weights.rules import CheckpointRules
 
 _log = logging.getLogger("autobackbone")
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

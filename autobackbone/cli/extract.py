@@ -100,7 +100,7 @@ def _placed(model: str, is_pooled: bool, fields: dict[str, Any], device: str | N
     import torch
 
     from autobackbone.create import create_backbone, create_feature_backbone
-    from autobackbone.extraction.columns import DTYPES
+    from autobackbone.weights.kinds import DTYPES
 
     if dtype not in DTYPES:
         msg = f"--compute-dtype {dtype!r}: it is one of {', '.join(DTYPES)}."

@@ -24,7 +24,6 @@ REDUCTIONS = ("mean", "max", "gem", "map")
 _GRID = re.compile(r"grid([1-9]\d{0,2})")
 _GEM_POWER = 3.0
 _GEM_MIN = 1e-6
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from autobackbone.backbone import FeatureBackbone
 from autobackbone.config import BackboneConfig, FeatureBackboneConfig
 from autobackbone.create import create_backbone, create_feature_backbone
 from autobackbone.errors import ConfigError, InputError, UnsupportedError, WeightsMismatchError
-from autobackbone.extraction.columns import DTYPES, Column
+from autobackbone.extraction.columns import Column
 from autobackbone.extraction.images import DatasetImages, ImageRef, is_remote
 from autobackbone.extraction.lanes import Job
 from autobackbone.extraction.parts import Layout
@@ -22,6 +22,7 @@ from autobackbone.inference_form import InferenceForm
 from autobackbone.inspection import get_input_spec
 from autobackbone.sources.choose import check_saved
 from autobackbone.values import shown
+from autobackbone.weights.kinds import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

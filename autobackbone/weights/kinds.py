@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+# In which users ask for weights and features.
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
 
 def is_code(value: Tensor) -> bool:
     """Whether a tensor has a one-byte integer dtype: codes of a quantized format, not weights."""
