@@ -3,8 +3,6 @@
 import math
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from autobackbone.fpn import FeaturePyramid
 from autobackbone.input_spec import InputSpec
 from autobackbone.inspection import input_spec_of
 from autobackbone.levels import round_up
+from autobackbone.modes import evaluating
 from autobackbone.unwrapping import unwrap
 from autobackbone.values import as_path, as_size, shown
 from autobackbone.weights.hub import first_line
@@ -126,7 +125,7 @@ def _export(file_format: Format, backbone: nn.Module, path: Any, input_size: Any
     names = _output_names(backbone)
     off = torch.autocast(like.device.type, enabled=False)
     try:
-        with off, _evaluating(backbone), tempfile.TemporaryDirectory(dir=file.parent, prefix=".exporting-") as folder:
+        with off, evaluating(backbone), tempfile.TemporaryDirectory(dir=file.parent, prefix=".exporting-") as folder:
             draft = Path(folder) / file.name
             batches = [_random_images((batch, spec.in_chans, *hw), like) for batch, *hw in shapes]
             file_format.write(backbone, batches[0], draft, names, dynamic_size=dynamic_size)
@@ -190,18 +189,6 @@ def _random_images(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Return the same images in every call, without a draw from the generator that users seed."""
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0), device="cpu")
     return images.to(like.device, like.dtype)
-
-
-@contextmanager
-def _evaluating(backbone: nn.Module) -> Iterator[None]:
-    """Put a backbone in evaluation mode, and its modules back in the modes that they were in."""
-    modes = {module: module.training for module in backbone.modules()}
-    backbone.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _compare(file_format: Format, backbone: nn.Module, batches: list[Tensor], file: Path, names: list[str]) -> None:

@@ -1,10 +1,8 @@
 """From many images to a table of features, and opening it."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.util import find_spec
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +12,7 @@ from autobackbone.backbone import FeatureBackbone
 from autobackbone.config import BackboneConfig
 from autobackbone.errors import ConfigError, UnsupportedError, WeightsError
 from autobackbone.inspection import get_input_spec
+from autobackbone.modes import evaluating
 from autobackbone.unwrapping import unwrap
 from autobackbone.values import as_integer, one_of, path_of, shown
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("pyarrow", "fsspec")
 _ENGINES = ("local", "ray")
-_modes: dict[nn.Module, tuple[int, dict[nn.Module, bool]]] = {}  # of backbones at work: their users, modes before
-_modes_lock = Lock()
 
 
 def extract_features(
@@ -165,7 +162,7 @@ def extract_features(
     out = Output(path_of(output, "output"))
     out.check()
     run, world = run_here()
-    with _evaluating(backbone):
+    with evaluating(backbone):
         columns = _columns(backbone, keep, preparation)
         listed, repeated = list_images(images, column)
         preparation = preparation.for_images(listed)
@@ -278,27 +275,3 @@ def _columns(backbone: nn.Module, keep: Any, preparation: "Preparation") -> "tup
     if isinstance(config, BackboneConfig):
         columns = pooled_columns(keep, output.shape[1], has_head=config.num_classes > 0)
     return columns
-
-
-@contextmanager
-def _evaluating(backbone: nn.Module) -> Iterator[None]:
-    """Put a backbone in evaluation mode, and its modules back in the modes that they were in.
-
-    If several threads use a backbone, the last one to end puts them back.
-    """
-    inner = unwrap(backbone)
-    with _modes_lock:
-        users, modes = _modes.get(inner, (0, {}))
-        modes = {module: module.training for module in backbone.modules()} | modes
-        _modes[inner] = (users + 1, modes)
-        backbone.eval()
-    try:
-        yield
-    finally:
-        with _modes_lock:
-            users, modes = _modes.pop(inner)
-            if users > 1:
-                _modes[inner] = (users - 1, modes)
-            else:
-                for module, mode in modes.items():
-                    module.training = mode
