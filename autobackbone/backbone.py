@@ -214,10 +214,10 @@ class FeatureBackbone(Pretrained, nn.Module):
         """
         self.eval()  # what follows looks at a pass
         if self.inference is None:
-            spec, path = self.input_spec, self.autobackbone.network_path.removeprefix("body").removeprefix(".")
+            spec = self.input_spec
             dtype = next(self.body.parameters()).dtype
             images = torch.empty(1, spec.in_chans, *self.padded_size(*spec.size), dtype=dtype, device="meta")
-            change_attachment(self, rules=restructure(self.body, path, self.autobackbone.rules, images))
+            change_attachment(self, rules=restructure(self.body, self.network, self.autobackbone.rules, images))
         self.inference = form
         form.lay_out(self)
         self.eval()  # new modules too

@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autobackbone.errors import UnsupportedError
 from autobackbone.sources.meta import FAILURES
-from autobackbone.unwrapping import submodule
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -58,7 +57,7 @@ def find_folds(model: nn.Module, network: str, images: Tensor) -> list[Fold]:
         If the model does not run on the meta device.
     """
     twin = _on_meta(model)
-    modules = dict(submodule(twin, network).named_modules())
+    modules = dict(twin.get_submodule(network).named_modules())
     norms = {id(m.running_mean): path for path, m in modules.items() if isinstance(m, _BatchNorm)}
     norms.pop(id(None), None)  # those that keep no statistics
     convs = {id(m.weight): path for path, m in modules.items() if isinstance(m, _CONVOLUTIONS)}

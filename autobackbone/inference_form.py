@@ -14,7 +14,7 @@ from autobackbone.errors import ConfigError
 from autobackbone.folding import Fold, find_folds, fold
 from autobackbone.linear import use_convolutions
 from autobackbone.sources.reparameterize import reparameterize
-from autobackbone.unwrapping import submodule
+from autobackbone.unwrapping import path_to
 from autobackbone.values import one_of, shown
 from autobackbone.weights.hub import first_line
 from autobackbone.weights.kinds import DTYPES
@@ -107,24 +107,23 @@ class CompiledBody:
         return output
 
 
-def restructure(body: nn.Module, path: str, rules: CheckpointRules, images: Tensor) -> CheckpointRules:
+def restructure(body: nn.Module, network: nn.Module, rules: CheckpointRules, images: Tensor) -> CheckpointRules:
     """Join branches and fold norms of a network, in place. Return how checkpoints are matched to what is left.
 
     Parameters
     ----------
     body
         What runs the network.
-    path
-        Of the network in it.
+    network
+        In it.
     rules
         Those of the network as it is.
     images
         An input of `body`, on the meta device.
     """
-    network = submodule(body, path)
     before = {name: value.shape for name, value in network.state_dict().items()}
     reparameterize(network)
-    folds = find_folds(body, path, images)
+    folds = find_folds(body, path_to(body, network), images)
     fold(network, folds)
     if before == {name: value.shape for name, value in network.state_dict().items()}:
         return rules

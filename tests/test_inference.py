@@ -102,6 +102,14 @@ def test_dtype(backbone, dtype):
     assert all(y.dtype == like for y in fast(torch.randn(1, 3, 64, 64, dtype=like)))
 
 
+def test_double_precision(backbone):
+    double = copy.deepcopy(backbone).double()
+    x = torch.randn(1, 3, 64, 64)
+    assert_close(optimize_for_inference(double, dtype="float32")(x), double(x.double()))
+    with pytest.raises(ConfigError, match="dtype='float64'"):
+        optimize_for_inference(double)
+
+
 def test_it_cannot_be_trained(fast):
     assert not any(p.requires_grad for p in fast.parameters())
     with pytest.raises(UnsupportedError, match="cannot be trained; train the one"):
