@@ -15,14 +15,13 @@ from collections.abc import Iterator
 import timm
 import torch
 import transformers
-from overhead import FAMILIES, ratio, share_weights, timer
+from dinov3 import MODEL as DINOV3
+from dinov3 import theirs_and_ours
+from overhead import FAMILIES, nchw, ratio, raw_and_ours, timer
 from torch import Tensor, nn
-from transformers import DINOv3ViTBackbone
 
-from autobackbone import FeatureBackboneConfig, create_feature_backbone, optimize_for_inference
-from autobackbone.sources.choose import make_plan
+from autobackbone import optimize_for_inference
 
-DINOV3 = "dinov3_vits16"
 BATCHES = (1, 4)
 
 
@@ -39,7 +38,7 @@ def main() -> None:
     print(f"\n| architecture | batch | {' | '.join(labels)} |\n|---|---|{'---|' * len(labels)}")
     faster: dict[tuple[int, str], list[float]] = {}
     for name in (*FAMILIES, DINOV3):
-        raw, ours = pair(name)
+        raw, ours = theirs_and_ours((2, 5, 8, 11)) if name == DINOV3 else raw_and_ours(name)
         for batch in BATCHES:
             cells = []
             for label, model, x in variants(ours, batch, with_compiled=args.compile):
@@ -50,24 +49,6 @@ def main() -> None:
     for batch in BATCHES:
         means = [f"**{statistics.geometric_mean(faster[batch, label]):.2f}**" for label in labels]
         print(f"| geometric mean | {batch} | {' | '.join(means)} |")
-
-
-def pair(name: str) -> tuple[nn.Module, nn.Module]:
-    """Return the library's own model and ours, for the same levels, with the same weights."""
-    if name == DINOV3:
-        indices = (2, 5, 8, 11)
-        config = make_plan(FeatureBackboneConfig(name)).hf_config
-        config.set_output_features_output_indices(out_features=None, out_indices=[i + 1 for i in indices])
-        raw = DINOv3ViTBackbone(config).eval()
-        ours = create_feature_backbone(name, pretrained=False, out_indices=indices).eval()
-        state = raw.state_dict()
-        ours.body.load_state_dict({key: state[key] for key in ours.body.state_dict()})
-        return raw, ours
-    raw = timm.create_model(name, features_only=True).eval()
-    indices = [i % len(raw.feature_info) for i in raw.feature_info.out_indices]
-    ours = create_feature_backbone(name, pretrained=False, out_indices=indices).eval()
-    share_weights(ours, raw)
-    return raw, ours
 
 
 def variants(ours: nn.Module, batch: int, *, with_compiled: bool) -> Iterator[tuple[str, nn.Module, Tensor]]:
@@ -97,11 +78,6 @@ def compare(raw: nn.Module, model: nn.Module, x: Tensor, blocks: int) -> tuple[f
 def maps(output: object) -> list[Tensor]:
     """Return the maps of the library's model."""
     return list(getattr(output, "feature_maps", output))  # type: ignore[call-overload]
-
-
-def nchw(expected: Tensor, like: Tensor) -> Tensor:
-    """Return a map in our layout; timm gives those of Swin with channels last."""
-    return expected if expected.shape == like.shape else expected.permute(0, 3, 1, 2)
 
 
 def error(y: Tensor, expected: Tensor) -> float:

@@ -51,19 +51,29 @@ def main() -> None:
 
 def forward(name: str, blocks: int) -> float:
     """Return how much longer ours takes than raw timm, for raw timm's own levels on the same weights."""
-    raw = timm.create_model(name, features_only=True).eval()
-    indices = [i % len(raw.feature_info) for i in raw.feature_info.out_indices]
-    ours = create_feature_backbone(name, pretrained=False, out_indices=indices).eval()
-    share_weights(ours, raw)
+    raw, ours = raw_and_ours(name)
     x = torch.rand(1, 3, 224, 224)
     with torch.inference_mode():
         for y, e in zip(ours(x), raw(x), strict=True):
-            same = e if e.shape == y.shape else e.permute(0, 3, 1, 2)
-            assert torch.equal(y, same), f"{name}: not the same features"
+            assert torch.equal(y, nchw(e, y)), f"{name}: not the same features"
         pair = [timer(model, x) for model in (ours, raw)]
         for t in pair:
             t.timeit(3)
         return ratio(lambda: pair[0].timeit(3).mean, lambda: pair[1].timeit(3).mean, blocks)
+
+
+def raw_and_ours(name: str) -> tuple[nn.Module, nn.Module]:
+    """Return raw timm's ``features_only`` model and ours, for its own levels, with the same weights."""
+    raw = timm.create_model(name, features_only=True).eval()
+    indices = [i % len(raw.feature_info) for i in raw.feature_info.out_indices]
+    ours = create_feature_backbone(name, pretrained=False, out_indices=indices).eval()
+    share_weights(ours, raw)
+    return raw, ours
+
+
+def nchw(expected: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return a map of raw timm in our layout; it gives those of Swin with channels last."""
+    return expected if expected.shape == like.shape else expected.permute(0, 3, 1, 2)
 
 
 def creation(name: str, pairs: int) -> float:
