@@ -54,6 +54,13 @@ def ray(session: nox.Session) -> None:
 
 
 @nox.session
+def cuda(session: nox.Session) -> None:
+    """Run the tests that need a GPU."""
+    _install(session, "test")
+    session.run("pytest", "-m", "cuda", *session.posargs)
+
+
+@nox.session
 def zoo(session: nox.Session) -> None:
     """Check every architecture of timm's registry on the meta device, and measure the whole catalog anew."""
     _install(session, "test")

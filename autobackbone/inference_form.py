@@ -1,6 +1,7 @@
 """The form of a backbone for inference: what is joined, folded and laid out anew, on a model or on its twin."""
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -72,19 +73,22 @@ class CompiledBody:
     """A body that is compiled for each shape of images anew.
 
     torch gives up after some shapes. Those after that are computed without being compiled. Copies of a backbone, and
-    saved ones, are not compiled.
+    saved ones, are not compiled. On GPUs, torch replays CUDA graphs, which read and write memory of their own.
     """
 
     def __init__(self, body: nn.Module) -> None:
         self._body = body
+        self._has_graphs = any(parameter.device.type == "cuda" for parameter in body.parameters())
         arguments: dict[str, Any] = {"fullgraph": True, "dynamic": False}
-        if any(parameter.device.type == "cuda" for parameter in body.parameters()):
+        if self._has_graphs:
             arguments["options"] = {"triton.cudagraphs": True}
         if "isolate_recompiles" in signature(torch.compile).parameters:  # else all backbones together have one limit
             arguments["isolate_recompiles"] = True
         self._compiled = torch.compile(body, **arguments)
         self._done: set[torch.Size] = set()
         self._left_alone: set[torch.Size] = set()
+        self._one_at_a_time = threading.Lock()
+        self._replayed: torch.cuda.Event | None = None
 
     def __reduce__(self) -> Any:
         """Leave it out of copies and pickles."""
@@ -95,7 +99,7 @@ class CompiledBody:
         if x.shape in self._left_alone:
             return self._body(x)
         try:
-            output = self._compiled(x)
+            output = self._replay(x) if self._has_graphs else self._compiled(x)
         except Exception as err:  # torch's compiler can raise anything
             if not self._done or x.shape in self._done or isinstance(err, torch.OutOfMemoryError):
                 raise
@@ -105,6 +109,16 @@ class CompiledBody:
         else:
             self._done.add(x.shape)
         return output
+
+    def _replay(self, x: Tensor) -> list[Tensor]:
+        """Return maps that stay as they are when the graph is replayed, in whatever thread and stream it was."""
+        with self._one_at_a_time, torch.cuda.device(x.device):
+            stream = torch.cuda.current_stream()
+            if self._replayed is not None:
+                stream.wait_event(self._replayed)
+            maps = [y.clone() for y in self._compiled(x)]
+            self._replayed = stream.record_event()
+        return maps
 
 
 def restructure(body: nn.Module, network: nn.Module, rules: CheckpointRules, images: Tensor) -> CheckpointRules:
