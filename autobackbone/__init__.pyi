@@ -1,4 +1,5 @@
 from .backbone import FeatureBackbone as FeatureBackbone
+from .backbone import LevelTokens as LevelTokens
 from .catalog.card import BackboneCard as BackboneCard
 from .catalog.query import (
     describe_backbone as describe_backbone,

@@ -1,9 +1,9 @@
 """FeatureBackbone: the contract, for every source."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,22 @@ from autobackbone.weights.report import WeightsReport
 from autobackbone.weights.rules import CheckpointRules
 from autobackbone.weights.saved_files import write
 from autobackbone.weights.saving import Saved, check_state, describe, understand
+
+
+class LevelTokens(NamedTuple):
+    """A level of a transformer: its map, and the tokens that are no part of it.
+
+    Attributes
+    ----------
+    map
+        ``(B, channels, ceil(H / stride), ceil(W / stride))``, as `FeatureBackbone.forward` gives it.
+    prefix
+        ``(B, N, C)`` tokens by kind (``"class"``, ``"distillation"``, ``"register"``), in their order. C is the width
+        of the transformer.
+    """
+
+    map: Tensor
+    prefix: dict[str, Tensor]
 
 
 class FeatureBackbone(Pretrained, nn.Module):
@@ -152,31 +168,51 @@ class FeatureBackbone(Pretrained, nn.Module):
         InputSizeError
             If H or W is below the minimum, or not the one size that the architecture takes.
         """
-        self.input_spec.check(x)
-        height, width = x.shape[-2:]
-        full = self.padded_size(height, width)
-        if self._pads:
-            x = pad(x, full)
-        try:
-            maps = self.body(x) if self.inference is None else self._infer(x)
-        except (NotImplementedError, RuntimeError, ValueError) as err:
-            error = None if isinstance(err, torch.OutOfMemoryError) else mismatch_error(self.body, x)
-            if error is None and isinstance(err, ValueError):
-                error = lone_value_error(self.body, x)
-            if error is None:
-                raise
-            raise error from err
-        result = [self._resize(maps[i], native, level, (height, width), full) for i, native, level in self._outputs]
-        if self.pyramid is None:
-            return result
-        simple = self.pyramid([result[i] for i in self._simple], (height, width))
-        for i, y in zip(self._simple, simple, strict=True):
-            result[i] = y
-        return result
+        return self._at_levels(self._run(self.body, x), x)
 
     def forward_dict(self, x: Tensor) -> dict[str, Tensor]:
         """Compute the maps by level name; see `forward`."""
         return {level.name: y for level, y in zip(self.levels, self(x), strict=True)}
+
+    @property
+    def prefix_tokens(self) -> dict[str, int]:
+        """How many tokens a transformer has beside those of its maps, by kind and in order; empty if it has none.
+
+        Kinds are ``"class"``, ``"distillation"`` and ``"register"``.
+        """
+        return dict(self.body.prefix_tokens)  # type: ignore[arg-type]
+
+    def forward_tokens(self, x: Tensor) -> list[LevelTokens]:
+        """Compute the maps of a transformer, and its prefix tokens after the same blocks.
+
+        Where the maps are taken through the final norm, the tokens are, too. Hooks on modules see this pass as they
+        see that of `forward`; a backbone compiled for inference runs it without being compiled.
+
+        Parameters
+        ----------
+        x
+            As `forward` takes it.
+
+        Returns
+        -------
+        list of LevelTokens
+            One per level, in order: ``(map, prefix)``.
+
+        Raises
+        ------
+        UnsupportedError
+            If the architecture has no prefix tokens, or its library does not return them.
+        InputError
+            As of `forward`.
+        """
+        counts = self.prefix_tokens
+        if not counts:
+            msg = f"{self.config.model_name!r} has no prefix tokens beside its maps; call it as usual."
+            raise UnsupportedError(msg)
+        pairs = self._run(self.body.forward_tokens, x)  # type: ignore[arg-type]
+        maps = self._at_levels([y for y, _ in pairs], x)
+        tokens = [pairs[i][1].split(list(counts.values()), dim=1) for i, _, _ in self._outputs]
+        return [LevelTokens(y, dict(zip(counts, t, strict=True))) for y, t in zip(maps, tokens, strict=True)]
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that images are padded to at the bottom and right, in pixels."""
@@ -222,12 +258,28 @@ class FeatureBackbone(Pretrained, nn.Module):
         form.lay_out(self)
         self.eval()  # new modules too
 
-    def _infer(self, x: Tensor) -> Any:
+    def _run(self, run: Callable[[Tensor], Any], x: Tensor) -> list[Any]:
+        """Check and pad images, and run the body, or a method of it."""
+        self.input_spec.check(x)
+        if self._pads:
+            x = pad(x, self.padded_size(*x.shape[-2:]))
+        try:
+            return run(x) if self.inference is None else self._infer(run, x)  # type: ignore[no-any-return]
+        except (NotImplementedError, RuntimeError, ValueError) as err:
+            error = None if isinstance(err, torch.OutOfMemoryError) else mismatch_error(self.body, x)
+            if error is None and isinstance(err, ValueError):
+                error = lone_value_error(self.body, x)
+            if error is None:
+                raise
+            raise error from err
+
+    def _infer(self, run: Callable[[Tensor], Any], x: Tensor) -> Any:
         assert self.inference is not None, "the caller asks"
         if x.requires_grad and torch.is_grad_enabled():
             msg = "A backbone that is optimized for inference computes no gradients; use the one that it was made from."
             raise InputError(msg)
-        run = self.body if self.compiled is None or torch.compiler.is_compiling() else self.compiled  # or exported
+        if run is self.body and self.compiled is not None and not torch.compiler.is_compiling():  # nor exporting
+            run = self.compiled
         with torch.no_grad():
             return run(x.contiguous(memory_format=self.inference.memory_format))
 
@@ -399,6 +451,18 @@ class FeatureBackbone(Pretrained, nn.Module):
             raise WeightsCorruptedError(msg)
         backbone.input_spec = replace(spec, **images)
         return backbone
+
+    def _at_levels(self, maps: list[Tensor], x: Tensor) -> list[Tensor]:
+        """Return the maps of the levels, of those of the body and the images."""
+        image = x.shape[-2], x.shape[-1]
+        full = self.padded_size(*image)
+        result = [self._resize(maps[i], native, level, image, full) for i, native, level in self._outputs]
+        if self.pyramid is None:
+            return result
+        simple = self.pyramid([result[i] for i in self._simple], image)
+        for i, y in zip(self._simple, simple, strict=True):
+            result[i] = y
+        return result
 
     def _resize(
         self, y: Tensor, native: NativeLevel, level: FeatureLevel, image: tuple[int, int], full: tuple[int, int]

@@ -27,7 +27,7 @@ SHIPPED = catalog.read(catalog.FILE)
 if SHIPPED.timm != timm.__version__:
     pytest.skip(f"the catalog is of timm {SHIPPED.timm}", allow_module_level=True)
 BEGIN = (
-    '{"schema": 4, "timm": "1", "inputs": [[3, 8, 8, [0], [1], "bilinear", 1, "center"]], "backbones": '
+    '{"schema": 5, "timm": "1", "inputs": [[3, 8, 8, [0], [1], "bilinear", 1, "center"]], "backbones": '
     '{"a": {"family": "f", "input": 0, "tags": {},'
 )
 
@@ -71,14 +71,15 @@ def test_the_file_is_small_and_comes_back_byte_for_byte(tmp_path):
     ("text", "message"),
     [
         ("", "is damaged, or no catalog (JSONDecodeError)"),
-        ('{"schema": 4, "timm": "1", "backbones": {"a": {', "is damaged, or no catalog (JSONDecodeError)"),
+        ('{"schema": 5, "timm": "1", "backbones": {"a": {', "is damaged, or no catalog (JSONDecodeError)"),
         ("[1]", "is damaged, or no catalog (TypeError)"),
-        ('{"schema": 99}', "is a catalog of schema 99, not 4"),
-        ('{"schema": 4, "timm": "1", "inputs": [], "backbones": {"a": {"input": 0}}}', "no catalog (IndexError)"),
-        ('{"schema": 4, "timm": "1", "inputs": [], "backbones": 3}', "no catalog (AttributeError)"),
+        ('{"schema": 99}', "is a catalog of schema 99, not 5"),
+        ('{"schema": 5, "timm": "1", "inputs": [], "backbones": {"a": {"input": 0}}}', "no catalog (IndexError)"),
+        ('{"schema": 5, "timm": "1", "inputs": [], "backbones": 3}', "no catalog (AttributeError)"),
         (f'{BEGIN} "levels": "x", "min_size": 1, "params": 1, "macs": 1}}}}}}', "no catalog (IndexError)"),
         (f'{BEGIN} "levels": [[1, 2, 3, 4, 5, null, "x"]], "min_size": 1}}}}}}', "no catalog (TypeError)"),
         (f'{BEGIN} "macs": 1}}}}}}', "no catalog (TypeError)"),
+        (f'{BEGIN} "prefix_tokens": {{"class": null}}}}}}}}', "no catalog (TypeError)"),
     ],
 )
 def test_what_is_no_catalog(tmp_path, text, message):
@@ -193,7 +194,7 @@ def test_a_filter_that_measures_many_says_so(caplog):
 
 def test_a_damaged_cache_is_made_again(another_timm, caplog):
     another_timm.parent.mkdir()
-    another_timm.write_text('{"schema": 4, "timm"')
+    another_timm.write_text('{"schema": 5, "timm"')
     assert list_backbones("resnet50") == list_backbones("resnet50")
     assert caplog.text.count("is damaged, or no catalog") == 1
     assert set(catalog.read(another_timm).records) == set(SHIPPED.records)

@@ -27,6 +27,9 @@ class BackboneCard:
         Every native level, shallow to deep.
     input_spec
         The input, for the weights of this name.
+    prefix_tokens
+        How many tokens a transformer gives beside its maps, by kind (``"class"``, ``"distillation"``, ``"register"``)
+        and in order; empty if there are none.
     size_divisor
         Height and width are padded to a multiple of this. A fixed-size backbone is built for a multiple of this;
         ``None`` if it cannot be built for another size.
@@ -47,6 +50,7 @@ class BackboneCard:
     macs: int
     levels: tuple[FeatureLevel, ...]
     input_spec: InputSpec
+    prefix_tokens: dict[str, int]
     size_divisor: int | None
     exportable: bool
     license: str | None

@@ -9,7 +9,7 @@ from autobackbone.catalog.records import ModelFacts, ModelRecord, PublishedInput
 from autobackbone.levels import NativeLevel
 
 # Version of the file format and of the measurements. Caches of another version are not used.
-SCHEMA = 4
+SCHEMA = 5
 
 Encoded = dict[str, Any]
 _USUAL_SOURCE = "timm"  # of records that name no source
@@ -110,6 +110,7 @@ def check_row(row: Encoded) -> None:
     numbers += [level[i] for level in row.get("levels", ()) for i in (0, 1, 2, 4, 5)]
     optional = [row.get("min_size"), *(level[3] for level in row.get("levels", ()))]
     numbers += [value for value in optional if value is not None]
+    numbers += row.get("prefix_tokens", {}).values()
     is_complete = ("macs" not in row or "params" in row) and ("levels" in row) is ("min_size" in row)
     if not is_complete or not isinstance(row.get("family", ""), str) or not all(isinstance(n, int) for n in numbers):
         msg = "not the form of a row"

@@ -205,6 +205,7 @@ def _parse(catalog: Catalog, name: Any) -> ModelRef:
 
 
 def _card(ref: ModelRef, record: ModelRecord, weights: PublishedWeights | None) -> BackboneCard:
+    assert record.facts is not None
     assert record.params is not None
     assert record.macs is not None
     assert record.exportable is not None
@@ -217,6 +218,7 @@ def _card(ref: ModelRef, record: ModelRecord, weights: PublishedWeights | None) 
         macs=record.macs,
         levels=choose_levels(record.levels, range(count), None),
         input_spec=_input_spec(record, weights, count - 1),
+        prefix_tokens=record.facts.prefix_tokens,
         size_divisor=record.levels[-1].size_divisor,
         exportable=record.exportable,
         license=weights and weights.license,

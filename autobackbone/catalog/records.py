@@ -109,6 +109,8 @@ class ModelFacts:
         Whether a parameter can lack a gradient, depending on the requested levels.
     any_channels
         Whether it accepts images with any number of channels, not only that of its published weights.
+    prefix_tokens
+        How many tokens it gives beside its maps, by kind and in order; empty if there are none.
     pooled_size_divisor
         Height and width must be multiples of this in the pooled form; ``None`` if it is the
         divisor of the deepest level.
@@ -124,6 +126,7 @@ class ModelFacts:
     norm_channels: int | None = None
     has_unused_params: bool = False
     any_channels: bool = True
+    prefix_tokens: dict[str, int] = field(default_factory=dict)
     pooled_size_divisor: int | None = None
     pooled_min_size: int | None = None
 

@@ -29,6 +29,7 @@ def facts(card: "BackboneCard") -> dict[str, str]:
         "params": COLUMNS["params"](card.params),
         "macs": f"{COLUMNS['macs'](card.macs)} at the default size",
         "strides": ", ".join(map(str, dict.fromkeys(card.strides))),
+        "tokens": ", ".join(f"{count} {kind}" for kind, count in card.prefix_tokens.items()) or "none",
         "export": "yes" if card.exportable else "no",
         "license": card.license or "not stated",
         "hub": card.hub_id or "none",

@@ -160,8 +160,10 @@ class NativeModel:
     module
         If it was built for levels: takes ``(B, C, H, W)`` and returns one NCHW map per requested native level, shallow
         to deep. It has ``set_grad_checkpointing(enable)``, nothing deeper than the deepest of these levels, and a
-        gradient for every parameter that requires one. If it is pooled: takes the same and returns
-        ``(B, num_features)`` or ``(B, num_classes)``.
+        gradient for every parameter that requires one. Its ``prefix_tokens`` are the numbers of tokens that it has
+        beside the maps, by kind and in order. If there are some, ``forward_tokens(x)`` gives pairs: each map, and its
+        tokens, ``(B, N, C)``. If it is pooled: takes the same and returns ``(B, num_features)`` or
+        ``(B, num_classes)``.
     attachment
         What the package keeps of it.
     built_size

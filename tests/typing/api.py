@@ -8,6 +8,8 @@ config = ab.FeatureBackboneConfig("resnet50", pretrained=False, out_strides=(4, 
 backbone: ab.FeatureBackbone = ab.create_feature_backbone(config, in_chans=4)
 maps: list[Tensor] = backbone.forward(Tensor())
 named: dict[str, Tensor] = backbone.forward_dict(Tensor())
+tokens: list[ab.LevelTokens] = backbone.forward_tokens(Tensor())
+class_token: Tensor = tokens[-1].prefix["class"]
 channels: tuple[int, ...] = backbone.channels
 levels: tuple[ab.FeatureLevel, ...] = backbone.levels
 network: nn.Module = backbone.network

@@ -122,6 +122,7 @@ CONVNEXT = Variant(
     has_final_norm=False,
     published_arguments=_published_arguments,
     native_levels=_native_levels,
+    prefix_tokens=lambda _: {},
     shallow_arguments=_shallow_arguments,
     tensor_names=_tensor_names,
 )

@@ -33,6 +33,8 @@ class Variant:
         Takes the name of a published model. Returns the arguments of its config.
     native_levels
         Takes a config. Returns its native levels.
+    prefix_tokens
+        Takes a config. Returns how many tokens of each kind the network gives beside its maps, in their order.
     shallow_arguments
         Takes arguments, the full config and a number of levels. Returns the arguments of a network with these levels.
     tensor_names
@@ -46,6 +48,7 @@ class Variant:
     has_final_norm: bool
     published_arguments: Callable[[str], dict[str, Any]]
     native_levels: Callable[[Any], tuple[NativeLevel, ...]]
+    prefix_tokens: Callable[[Any], dict[str, int]]
     shallow_arguments: Callable[[dict[str, Any], Any, int], dict[str, Any]]
     tensor_names: Callable[[Sequence[str], Any], Iterator[str]]
 
@@ -54,6 +57,11 @@ class Network(nn.Module):
     """A network that runs block by block. Blocks can be recomputed in the backward pass."""
 
     grad_checkpointing = False
+
+    @property
+    def prefix_tokens(self) -> dict[str, int]:
+        """How many tokens of each kind it gives beside its maps, in their order."""
+        return {}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them."""

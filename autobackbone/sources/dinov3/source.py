@@ -48,8 +48,9 @@ class DINOv3Source:
 
     def describe(self, ref: ModelRef) -> ModelRecord:
         """Return the record of a model, without building it."""
-        levels = self.plan(ref, FeatureBackboneConfig(ref.name, pretrained=False)).levels
-        return replace(declared_record(ref.name), facts=ModelFacts(levels, min_size=1))
+        plan = self.plan(ref, FeatureBackboneConfig(ref.name, pretrained=False))
+        tokens = plan.variant.prefix_tokens(plan.hf_config)
+        return replace(declared_record(ref.name), facts=ModelFacts(plan.levels, min_size=1, prefix_tokens=tokens))
 
     def plan(self, ref: ModelRef, config: BackboneConfig | FeatureBackboneConfig) -> "DINOv3Plan":
         """Return how a model is built; `DINOv3Plan` lists the errors."""

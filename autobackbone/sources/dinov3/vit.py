@@ -28,6 +28,11 @@ class _ViT(Network):
         self.num_features: int = model.config.hidden_size
         self.patch: int = model.config.patch_size
 
+    @property
+    def prefix_tokens(self) -> dict[str, int]:
+        """How many tokens of each kind it gives beside its maps, in their order."""
+        return _prefix_tokens(self.embeddings.config)
+
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - timm's signature
         """Return patterns that map parameter names to blocks, as timm's models do."""
         return {"stem": r"^embeddings", "blocks": [(r"^model\.layer\.(\d+)", None), (r"^norm", WITH_LAST)]}
@@ -79,6 +84,11 @@ class ViTLevels(_ViT):
         """Map ``(B, C, H, W)`` images to one ``(B, C_l, H / patch, W / patch)`` map per index."""
         return self._maps(x, self.tokens(x, self.indices))
 
+    def forward_tokens(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Map images to the map of each index and its ``(B, N, C_l)`` prefix tokens."""
+        tokens, count = self.tokens(x, self.indices), sum(self.prefix_tokens.values())
+        return list(zip(self._maps(x, tokens), (t[:, :count] for t in tokens), strict=True))
+
 
 class PooledViT(Pooled, _ViT):
     """A ViT that returns its class token, after the final norm."""
@@ -126,6 +136,11 @@ def _native_levels(config: Any) -> tuple[NativeLevel, ...]:
     )
 
 
+def _prefix_tokens(config: Any) -> dict[str, int]:
+    registers: int = config.num_register_tokens
+    return {"class": 1} | ({"register": registers} if registers else {})
+
+
 def _shallow_arguments(arguments: dict[str, Any], _full_config: Any, depth: int) -> dict[str, Any]:
     return arguments | {"num_hidden_layers": depth}
 
@@ -147,6 +162,7 @@ VIT = Variant(
     has_final_norm=True,
     published_arguments=_published_arguments,
     native_levels=_native_levels,
+    prefix_tokens=_prefix_tokens,
     shallow_arguments=_shallow_arguments,
     tensor_names=_tensor_names,
 )

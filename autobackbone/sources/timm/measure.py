@@ -13,7 +13,7 @@ from autobackbone.catalog.records import ModelFacts
 from autobackbone.errors import UnsupportedError
 from autobackbone.levels import NativeLevel, ceil_div, round_up
 from autobackbone.sources.meta import FAILURES, meta_device
-from autobackbone.sources.timm.network import Levels, unused_parameters
+from autobackbone.sources.timm.network import Levels, prefix_tokens, unused_parameters
 from autobackbone.sources.timm.trial_sizes import closest_stride, divisors_to_try, sizes_to_try
 
 _Size = tuple[int, int]
@@ -52,6 +52,7 @@ class _Measurement:
         self.strides = [entry["reduction"] for entry in self.declared]
         self.grids = _sides(model, "patch_size"), _sides(model, "window_size")
         self.divisors = divisors_to_try(self.strides, *self.grids)
+        self.prefix_tokens = prefix_tokens(model)
         self.in_chans, height, width = model.pretrained_cfg["input_size"]
         self.default = (height, width)
         # Networks are cut at the deepest level of each run of equal strides.
@@ -87,6 +88,7 @@ class _Measurement:
             norm_channels=self._norm_channels(self._images(self.usual)),
             has_unused_params=self._has_unused_params(self._images(self.usual)),
             any_channels=self._takes_any_channels(shapes),
+            prefix_tokens=self.prefix_tokens,
             pooled_size_divisor=pooled_size_divisor,
             pooled_min_size=pooled_min_size,
         )
