@@ -30,7 +30,7 @@ import numpy as np
 import skimage.data
 import timm
 import torch
-from overhead import peak_memory
+from memory import resident
 from PIL import Image
 from torch import nn
 
@@ -255,7 +255,7 @@ def memory(root: Path) -> None:
 def peak_of(folder: Path) -> float:
     """Return the peak of resident memory of an extraction, in MiB."""
     extract_features(create_backbone("resnet18", pretrained=False), folder, f"{folder}.out", show_progress=False)
-    return peak_memory()
+    return resident("VmHWM")
 
 
 def resume(root: Path, rows: int = 100_000) -> None:
