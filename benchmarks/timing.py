@@ -9,10 +9,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch.utils.benchmark import Timer
 
+T = TypeVar("T")
 Call = Callable[[], object]
 Stopwatch = Callable[[], float]
 """Measures once; returns seconds."""
@@ -43,13 +45,13 @@ def seconds(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def in_turn(sides: Mapping[str, Stopwatch], rounds: int) -> dict[str, list[float]]:
+def in_turn(sides: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Measure every side once a round. Every other round goes backwards, so that no side gains by its place."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    measured: dict[str, list[T]] = {name: [] for name in sides}
     for i in range(rounds):
         for name in reversed(sides) if i % 2 else sides:
-            times[name].append(sides[name]())
-    return times
+            measured[name].append(sides[name]())
+    return measured
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
