@@ -2,19 +2,21 @@
 
 Each process imports its libraries (ours the others' as well), then creates the model with the weights of a safetensors
 file and computes a first feature map of one 224x224 image. What is measured: seconds to create, seconds to the first
-map from the start of the creation, and the peak of memory in use by then, all of the libraries included. Medians; ours
-and theirs in turn; a first pair, which fills the cache of files, does not count.
+map from the start of the creation, and the peak of memory in use by then, all of the libraries included. Ours and
+theirs in turn; a first pair, which fills the cache of files, does not count.
 
     python benchmarks/creation.py [MODEL ...]
 """
 
-import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+from results import options, reporting
+from timing import Spread, in_turn, ratio
 
 _MEASURED = """
 import json, sys, time
@@ -57,43 +59,59 @@ _CASES = [
 ]
 
 
+_COLUMNS = {
+    "model": "",
+    "against": "",
+    "create, times faster": ".1f",
+    "first map, times faster": ".1f",
+    "peak memory, ours / theirs": ".2f",
+    "peak memory, MiB": ".0f",
+    "create, s": ".3f",
+}
+
+
 def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure, print, and write."""
+    parser = options(__doc__)
     parser.add_argument("models", nargs="*", help="of the table; all by default")
-    parser.add_argument("--runs", type=int, default=5, help="processes of each")
+    parser.add_argument("--runs", type=int, default=3, help="processes of each")
     args = parser.parse_args()
-    print("| model | against | create, times faster | first map, times faster | peak memory, ours / theirs | create |")
-    print("|---|---|---|---|---|---|")
-    for name, make, theirs, first in _CASES:
-        if args.models and name not in args.models:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            place = {"name": name, "folder": folder, "path": str(Path(folder, "model.safetensors"))}
-            run(make.format(**place))
-            pairs = [
-                (measure(f"{theirs[0]}\n{_OURS[0]}", _OURS[1], "model(image)", place), measure(*theirs, first, place))
-                for _ in range(args.runs + 1)
-            ]
-        ours, raw = (
-            [statistics.median(values) for values in zip(*side, strict=True)] for side in zip(*pairs[1:], strict=True)
-        )
-        print(
-            f"| {name} | {theirs[0].split()[1]} | {raw[0] / ours[0]:.1f} | {raw[1] / ours[1]:.1f} | "
-            f"{ours[2] / raw[2]:.2f} ({ours[2]:.0f} / {raw[2]:.0f} MB) | {ours[0]:.3f} s / {raw[0]:.3f} s |",
-            flush=True,
-        )
+    known = {case[0]: case for case in _CASES}
+    if unknown := set(args.models) - set(known):
+        parser.error(f"no models of the table: {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+    with reporting("creation", args) as report:
+        table = report.table("With weights", _COLUMNS)
+        for name in args.models or list(known)[: 1 if args.quick else None]:
+            _, make, theirs, first = known[name]
+            with tempfile.TemporaryDirectory() as folder:
+                place = {"name": name, "folder": folder, "path": str(Path(folder, "model.safetensors"))}
+                run(make.format(**place))
+                sides = {
+                    "ours": measurement(f"{theirs[0]}\n{_OURS[0]}", _OURS[1], "model(image)", place),
+                    "theirs": measurement(*theirs, first, place),
+                }
+                runs = in_turn(sides, 1 + (1 if args.quick else args.runs))
+            ours, raw = ([*zip(*side[1:], strict=True)] for side in runs.values())
+            table.add(
+                name,
+                theirs[0].split()[1],
+                ratio(raw[0], ours[0]),
+                ratio(raw[1], ours[1]),
+                ratio(ours[2], raw[2]),
+                Spread.of(ours[2]),
+                Spread.of(ours[0]),
+            )
 
 
-def measure(imports: str, create: str, first: str, place: dict[str, str]) -> list[float]:
-    """Return seconds to create, seconds to the first map, and the peak of memory in MB, of a new process."""
+def measurement(imports: str, create: str, first: str, place: dict[str, str]) -> Callable[[], list[float]]:
+    """Return what runs a new process: seconds to create, seconds to the first map, and the peak of memory in MiB."""
     code = _MEASURED.format(imports=imports, create=create.format(**place), first=first)
-    return [float(value) for value in json.loads(run(code).splitlines()[-1])]
+    return lambda: [float(value) for value in json.loads(run(code).splitlines()[-1])]
 
 
 def run(code: str) -> str:
     """Run code in a new process; return what it prints."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

@@ -6,56 +6,70 @@ python benchmarks/discovery.py
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
-from statistics import median
+
+from results import Report, options, reporting
+from timing import Spread, in_turn, ratio, seconds
 
 from autobackbone import describe_backbone, list_backbones
 from autobackbone.catalog import store as catalog
 
-ROUNDS = 9
 THEIRS = [sys.executable, "-c", "import timm; print(len(timm.list_models('*resnet*')))"]
 
 
 def main() -> None:
-    """Print the table of processes, and what calls take."""
+    """Measure, print, and write."""
+    parser = options(__doc__)
+    parser.add_argument("--rounds", type=int, default=9, help="processes of each")
+    parser.add_argument("--calls", type=int, default=51, help="calls of each")
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.calls = 1, 3
+    with reporting("discovery", args) as report:
+        processes(report, args.rounds)
+        calls(report, args.calls)
+        table = report.table("Catalog", {"": "", "kB": ".0f"})
+        table.add("the file", catalog.FILE.stat().st_size / 1e3)
+
+
+def processes(report: Report, rounds: int) -> None:
+    """Measure processes."""
     script = shutil.which("autobackbone", path=Path(sys.executable).parent)
     if script is None:
         sys.exit("the command autobackbone is not installed beside this Python")
     ours = {
-        "list '*resnet*'": [script, "list", "*resnet*"],
-        "info resnet50": [script, "info", "resnet50"],
-        "info resnt50": [script, "info", "resnt50"],
+        "autobackbone list '*resnet*'": [script, "list", "*resnet*"],
+        "autobackbone info resnet50": [script, "info", "resnet50"],
+        "autobackbone info resnt50": [script, "info", "resnt50"],  # which is told the nearest names
     }
-    commands = {"": THEIRS} | ours
-    times: dict[str, list[float]] = {name: [] for name in commands}
-    for name in list(commands) + list(commands) * ROUNDS:  # in turn, the first round to warm the file cache
-        start = time.perf_counter()
-        subprocess.run(commands[name], capture_output=True, check=False)
-        times[name].append(time.perf_counter() - start)
-    taken = {name: median(values[1:]) for name, values in times.items()}
-    print("| process | times faster than `timm.list_models('*resnet*')` | |\n|---|---|---|")
+    watches = {
+        name: lambda command=command: seconds(lambda: subprocess.run(command, capture_output=True, check=False))
+        for name, command in ({"timm": THEIRS} | ours).items()
+    }
+    in_turn(watches, 1)  # fills the cache of files
+    times = in_turn(watches, rounds)
+    columns = {"process": "", "times faster": ".1f", "ours, s": ".3f", "timm.list_models('*resnet*'), s": ".3f"}
+    table = report.table("Processes", columns)
     for name in ours:
-        print(f"| `autobackbone {name}` | {taken[''] / taken[name]:.1f} | {taken[name]:.3f} s / {taken['']:.3f} s |")
+        table.add(f"`{name}`", ratio(times["timm"], times[name]), Spread.of(times[name]), Spread.of(times["timm"]))
 
-    print("\n| call, warm | |\n|---|---|")
+
+def calls(report: Report, count: int) -> None:
+    """Measure calls in a process that is warm."""
     filters = {"strides": 4, "any_size": True, "max_params": 30e6, "license": ("apache-2.0", "mit")}
-    calls = {
-        "list_backbones()": list_backbones,
-        "list_backbones('*resnet*')": lambda: list_backbones("*resnet*"),
-        "list_backbones('*resnet*', pretrained_only=True)": lambda: list_backbones("*resnet*", pretrained_only=True),
-        "list_backbones(...), four filters": lambda: list_backbones(**filters),
-        "describe_backbone('resnet50')": lambda: describe_backbone("resnet50"),
+    watches = {
+        "list_backbones()": lambda: seconds(list_backbones),
+        "list_backbones('*resnet*')": lambda: seconds(lambda: list_backbones("*resnet*")),
+        "list_backbones('*resnet*', pretrained_only=True)": lambda: seconds(
+            lambda: list_backbones("*resnet*", pretrained_only=True)
+        ),
+        "list_backbones(...), four filters": lambda: seconds(lambda: list_backbones(**filters)),
+        "describe_backbone('resnet50')": lambda: seconds(lambda: describe_backbone("resnet50")),
     }
-    for name, call in calls.items():
-        call()
-        values = []
-        for _ in range(51):
-            start = time.perf_counter()
-            call()
-            values.append(time.perf_counter() - start)
-        print(f"| `{name}` | {median(values) * 1e3:.2f} ms |")
-    print(f"\ncatalog: {catalog.FILE.stat().st_size / 1e3:.0f} kB")
+    in_turn(watches, 1)
+    table = report.table("Calls", {"call, warm": "", "ms": ".2f"})
+    for name, times in in_turn(watches, count).items():
+        table.add(f"`{name}`", Spread.of([1e3 * each for each in times]))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from results import options, reporting
 from torch.export import Dim, export
 
 from autobackbone import create_feature_backbone
@@ -23,22 +24,27 @@ BY_NAME = {family.name: family for family in FAMILIES + DINOV3_FAMILIES}
 
 def main() -> None:
     """Try every family, or one."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--seconds", type=float, default=90, help="time limit for each")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
         print(attempt(args.only))
         return
-    print("| architecture | free sizes |\n|---|---|")
-    for name in BY_NAME:
-        command = [sys.executable, __file__, "--only", name]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=args.seconds, check=False)
-            answer = done.stdout.strip() if done.returncode == 0 else f"no: {done.stderr.strip().splitlines()[-1][:80]}"
-        except subprocess.TimeoutExpired:
-            answer = f"no: not done after {args.seconds:.0f} s"
-        print(f"| {name} | {answer} |", flush=True)
+    with reporting("dynamic_export", args) as report:
+        table = report.table("Export with free sizes", {"architecture": "", "free sizes": ""})
+        for name in list(BY_NAME)[: 2 if args.quick else None]:
+            table.add(name, answer(name, args.seconds))
+
+
+def answer(name: str, seconds: float) -> str:
+    """Return what a process of its own says of an architecture."""
+    command = [sys.executable, __file__, "--only", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no: not done after {seconds:.0f} s"
+    return done.stdout.strip() if done.returncode == 0 else f"no: {done.stderr.strip().splitlines()[-1][:80]}"
 
 
 def attempt(name: str) -> str:

@@ -30,8 +30,10 @@ import numpy as np
 import skimage.data
 import timm
 import torch
-from overhead import peak_memory
+from memory import resident
 from PIL import Image
+from results import Report, options, reporting
+from timing import Spread
 from torch import nn
 
 from autobackbone import create_backbone, extract_features, get_input_spec, open_features
@@ -39,7 +41,9 @@ from autobackbone import create_backbone, extract_features, get_input_spec, open
 MODEL = "resnet50"
 SMALL, LARGE = (500, 375), (4000, 3000)
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "ihc.png")
-STAGE_IMAGES = 256  # that a stage is measured on
+PARTS = ("decoders", "rates", "memory", "resume")
+ROWS = 100_000  # of the table that is finished already
+STAGE_IMAGES = 128  # that a stage is measured on
 EMBED = """
 import sys, time
 import lightly_train
@@ -59,34 +63,36 @@ if __name__ == "__main__":
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure, print, and write."""
+    parser = options(__doc__)
     parser.add_argument("--images", type=int, default=2000, help="small images")
     parser.add_argument("--lightly", type=Path, help="a Python that has lightly-train")
-    parser.add_argument("--parts", default="decoders,rates,memory,resume", help="what to measure")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.manual_seed(0)
     if args.peak_of:
         print(peak_of(Path(args.peak_of)))
         return
+    if args.quick:
+        args.images, args.parts = 20, ("decoders", "rates")
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
-    print(f"timm {timm.__version__}, torch {torch.__version__}, pillow {Image.__version__}, {cores} cores, {MODEL}")
-    with tempfile.TemporaryDirectory() as name:
+    with reporting("extract", args) as report, tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        if "decoders" in args.parts or "rates" in args.parts:
+        if {"decoders", "rates"} & set(args.parts):
             draw(root / "small" / "all", SMALL, args.images)
             draw(root / "large" / "all", LARGE, args.images // 10)
-        if "decoders" in args.parts:
-            decoders(root, cores)
         if "rates" in args.parts:
-            for kind in ("small", "large"):
-                rates(root / kind, root / f"{kind}.out", cores, args.lightly)
-        if "memory" in args.parts:
-            memory(root)
-        if "resume" in args.parts:
-            resume(root)
+            for kind, size in (("small", SMALL), ("large", LARGE)):
+                rates(report, root / kind, size, cores, args.lightly)
+        if "decoders" in args.parts:
+            decoders(report, root, cores)
+        if {"memory", "resume"} & set(args.parts):
+            table = report.table("Memory and resuming", {"what": "", "figure": ".2f"})
+            if "memory" in args.parts:
+                table.add("peak memory of 10,000 images, of that of 1,000", memory(root))
+            if "resume" in args.parts:
+                table.add(f"finished table of {ROWS:,} rows, the call made again, s", resume(root, ROWS))
 
 
 def draw(folder: Path, size: tuple[int, int], count: int) -> None:
@@ -120,8 +126,8 @@ def on_all_cores(function: Callable[[Any], Any], items: Iterable[Any], cores: in
     return spent * cores / len(todo)
 
 
-def decoders(root: Path, cores: int) -> None:
-    """Print core-milliseconds of decoders for one image."""
+def decoders(report: Report, root: Path, cores: int) -> None:
+    """Measure core-milliseconds of decoders for one image."""
     import torchvision.io as tvio
 
     def pillow(content: bytes) -> None:
@@ -140,13 +146,15 @@ def decoders(root: Path, cores: int) -> None:
     def torchvision(content: bytes) -> None:
         tvio.decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
 
-    print("\n| decoder, core-ms per image | 500x375 | 4000x3000 |\n|---|---|---|")
-    for decoder in (pillow, pillow_scaled, torchvision):
+    columns = {"decoder, core-ms per image": "", "500x375": ".2f", "4000x3000": ".2f"}
+    table = report.table("Decoders", columns)
+    labels = {"Pillow": pillow, "Pillow, at a fraction of the size (used)": pillow_scaled, "torchvision": torchvision}
+    for label, decoder in labels.items():
         spent = []
         for kind in ("small", "large"):
             contents = [path.read_bytes() for path in sorted((root / kind / "all").iterdir())[:STAGE_IMAGES]]
-            spent.append(min(on_all_cores(decoder, contents, cores) for _ in range(3)) * 1000)
-        print(f"| {decoder.__name__} | {spent[0]:.2f} | {spent[1]:.2f} |", flush=True)
+            spent.append(Spread.of([on_all_cores(decoder, contents, cores) * 1000 for _ in range(3)]))
+        table.add(label, *spent)
 
 
 def stages(folder: Path, backbone: nn.Module, cores: int) -> dict[str, float]:
@@ -179,8 +187,9 @@ def stages(folder: Path, backbone: nn.Module, cores: int) -> dict[str, float]:
     }
 
 
-def rates(folder: Path, out: Path, cores: int, lightly: Path | None) -> None:
-    """Print images per second of everybody, and of the ideal."""
+def rates(report: Report, folder: Path, image_size: tuple[int, int], cores: int, lightly: Path | None) -> None:
+    """Measure images per second of everybody, and of the ideal."""
+    out = folder.with_name(f"{folder.name}.out")
     count = len(list((folder / "all").iterdir()))
     backbone = create_backbone(MODEL, pretrained=False).eval()
     rows: dict[str, float] = {}
@@ -202,13 +211,14 @@ def rates(folder: Path, out: Path, cores: int, lightly: Path | None) -> None:
         rows["lightly-train embed"] = count / embed(lightly, folder, cores)
     spent = {name: statistics.mean(each[name] for each in measured) for name in measured[0]}
     ideal = cores / sum(spent.values())
-    parts = ", ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in spent.items())
-    size = "x".join(map(str, SMALL if folder.name == "small" else LARGE))
-    print(f"\n{count} images of {size}; core-ms per image: {parts}\n")
-    print("| | images/s | of the ideal |\n|---|---|---|")
-    print(f"| ideal | {ideal:.1f} | 1 |")
+    size = "x".join(map(str, image_size))
+    table = report.table(f"JPEGs of {size}", {f"{count} images": "", "images/s": ".1f", "of the ideal": ".2f"})
+    table.add("the ideal", ideal, 1)
     for label, rate in rows.items():
-        print(f"| {label} | {rate:.1f} | {rate / ideal:.2f} |", flush=True)
+        table.add(label, rate, rate / ideal)
+    table = report.table(f"Stages, JPEGs of {size}", {"stage": "", "core-ms per image": ".1f"})
+    for name, seconds in spent.items():
+        table.add(name, seconds * 1000)
     assert len(open_features(out)) == count
     shutil.rmtree(out)
 
@@ -240,8 +250,8 @@ def embed(lightly: Path, folder: Path, cores: int) -> float:
         return float(done.stdout.split()[-1])
 
 
-def memory(root: Path) -> None:
-    """Print the peak of memory for 1,000 and 10,000 images."""
+def memory(root: Path) -> float:
+    """Return the peak of memory for 10,000 images, of that for 1,000."""
     peaks = {}
     for count in (1000, 10_000):
         folder = root / f"many{count}"
@@ -249,18 +259,17 @@ def memory(root: Path) -> None:
         command = [sys.executable, __file__, "--peak-of", str(folder)]
         peaks[count] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
     first, last = peaks.values()
-    print(f"\npeak memory, 10,000 / 1,000 images: {last / first:.3f} ({last:.0f} / {first:.0f} MiB)")
+    return last / first
 
 
 def peak_of(folder: Path) -> float:
     """Return the peak of resident memory of an extraction, in MiB."""
     extract_features(create_backbone("resnet18", pretrained=False), folder, f"{folder}.out", show_progress=False)
-    return peak_memory()
+    return resident("VmHWM")
 
 
-def resume(root: Path, rows: int = 100_000) -> None:
-    """Print how long a call takes that has nothing to do: rows made of noise, images that are never read."""
-    from autobackbone.extraction.output import Output
+def resume(root: Path, rows: int) -> float:
+    """Return the seconds of a call that has nothing to do: rows made of noise, images that are never read."""
     from autobackbone.extraction.parts import Part
     from autobackbone.extraction.preparation import Prepared
 
@@ -280,8 +289,7 @@ def resume(root: Path, rows: int = 100_000) -> None:
     report = extract_features(backbone, folder, out, show_progress=False)
     spent = time.perf_counter() - start
     assert (report.listed, report.skipped, report.extracted) == (rows, rows, 0), json.dumps(report.__dict__)
-    parts = len(Output(str(out)).part_paths())
-    print(f"\na finished table of {rows} rows in {parts} parts, the call made again: {spent:.2f} s")
+    return spent
 
 
 def _noise(part_type: Any, prepared_type: Any) -> Any:

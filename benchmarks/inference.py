@@ -1,88 +1,107 @@
 """Backbones optimized for inference, against the libraries' own models on the same weights, side by side in one run.
 
-Images of 224x224, at batches of one and of four. Each variant and the library's model in turn, many times, which of the
-two goes first alternating; the median of the ratios of neighboring runs. Raw timm is ``features_only``; for DINOv3 the
-other is transformers' own backbone. Before anything is timed, the maps are compared: off is the largest difference of
-a level (root mean square, relative) from those of the library.
+Images of 224x224. Each variant and the library's model in turn; the median of the ratios of neighboring measurements.
+The library's model is eager and in float32: raw timm's ``features_only``, and transformers' backbone for DINOv3. As
+bfloat16 alone saves time, the library's model in bfloat16 is a variant, too. Off is how far the maps are from those
+of the library: the worst level's root mean square of the difference, relative.
 
-    python benchmarks/inference.py [--compile]
+    python benchmarks/inference.py [--compile] [--device cuda]
 """
 
-import argparse
+import copy
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-import timm
+import memory
+import models
 import torch
-import transformers
-from dinov3 import MODEL as DINOV3
-from dinov3 import theirs_and_ours
-from overhead import FAMILIES, nchw, ratio, raw_and_ours, timer
+from results import Cell, Report, Table, options, reporting
+from timing import Spread, in_turn, ratio, stopwatch
 from torch import Tensor, nn
 
 from autobackbone import optimize_for_inference
+from autobackbone.errors import BackboneError
 
-BATCHES = (1, 4)
+BATCHES = {"cpu": (1, 4), "cuda": (1, 8, 64, 256)}
+Variant = Callable[[], nn.Module]
 
 
 def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=11, help="pairs of runs for each variant")
+    """Measure, print, and write."""
+    parser = options(__doc__, "cpu", "cuda")
+    parser.add_argument("--blocks", type=int, default=9, help="pairs of measurements of each variant")
     parser.add_argument("--compile", action="store_true", help="torch.compile too: takes minutes")
+    parser.add_argument("--only", nargs="+", choices=models.ALL, default=models.ALL, help="architectures")
+    parser.add_argument("--batches", nargs="+", type=int, help="numbers of images")
     args = parser.parse_args()
-    torch.manual_seed(0)
-    versions = ", ".join(f"{library.__name__} {library.__version__}" for library in (timm, transformers, torch))
-    print(f"{versions}, {torch.get_num_threads()} threads")
-    labels = ["as created", "float32", "bfloat16"] + ["float32, compiled", "bfloat16, compiled"] * args.compile
-    print(f"\n| architecture | batch | {' | '.join(labels)} |\n|---|---|{'---|' * len(labels)}")
-    faster: dict[tuple[int, str], list[float]] = {}
-    for name in (*FAMILIES, DINOV3):
-        raw, ours = theirs_and_ours((2, 5, 8, 11)) if name == DINOV3 else raw_and_ours(name)
-        for batch in BATCHES:
-            cells = []
-            for label, model, x in variants(ours, batch, with_compiled=args.compile):
-                times, off = compare(raw, model, x, args.blocks)
-                faster.setdefault((batch, label), []).append(times)
-                cells.append(f"{times:.2f} ({off:.1e})")
-            print(f"| {name} | {batch} | {' | '.join(cells)} |", flush=True)
-    for batch in BATCHES:
-        means = [f"**{statistics.geometric_mean(faster[batch, label]):.2f}**" for label in labels]
-        print(f"| geometric mean | {batch} | {' | '.join(means)} |")
+    batches = args.batches or BATCHES[args.device]
+    if args.quick:
+        args.blocks, batches = 2, batches[:1]
+    with reporting("inference", args) as report:
+        cuda = {"peak memory, MiB": ".0f"} if args.device == "cuda" else {}
+        columns = {"architecture": "", "variant": "", "batch": "d", "times faster": ".2f", "images/s": ".1f"}
+        table = report.table("Variants", columns | {"off": ".0e"} | cuda | {"error": ""})
+        for name in args.only:
+            raw, ours = (model.to(args.device) for model in models.theirs_and_ours(name))
+            for label, dtype, make in variants(raw, ours, with_compiled=args.compile):
+                for cells in rows(report, raw, make, dtype, batches, args.blocks):
+                    table.add(name, label, *cells)
+        means(report, table)
 
 
-def variants(ours: nn.Module, batch: int, *, with_compiled: bool) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Yield a label, a model, and its images."""
-    x = torch.rand(batch, 3, 224, 224)
-    yield "as created", ours, x
-    yield "float32", optimize_for_inference(ours), x
-    yield "bfloat16", optimize_for_inference(ours, dtype="bfloat16"), x.bfloat16()
+def variants(raw: nn.Module, ours: nn.Module, *, with_compiled: bool) -> Iterator[tuple[str, torch.dtype, Variant]]:
+    """Yield a label, the precision, and what makes the model."""
+    yield "as created", torch.float32, lambda: ours
+    yield "float32", torch.float32, lambda: optimize_for_inference(ours)
+    yield "library's, bfloat16", torch.bfloat16, lambda: copy.deepcopy(raw).bfloat16()
+    yield "bfloat16", torch.bfloat16, lambda: optimize_for_inference(ours, dtype="bfloat16")
     if with_compiled:
-        torch.compiler.reset()
-        yield "float32, compiled", optimize_for_inference(ours, compile=True), x
-        torch.compiler.reset()
-        yield "bfloat16, compiled", optimize_for_inference(ours, dtype="bfloat16", compile=True), x.bfloat16()
+        yield "float32, compiled", torch.float32, lambda: optimize_for_inference(ours, compile=True)
+        yield (
+            "bfloat16, compiled",
+            torch.bfloat16,
+            lambda: optimize_for_inference(ours, dtype="bfloat16", compile=True),
+        )
 
 
-def compare(raw: nn.Module, model: nn.Module, x: Tensor, blocks: int) -> tuple[float, float]:
-    """Return how many times faster a model is than the library's, and how far its maps are off."""
-    plain = x.float()
+def rows(
+    report: Report, raw: nn.Module, make: Variant, dtype: torch.dtype, batches: Sequence[int], blocks: int
+) -> Iterator[tuple[Cell, ...]]:
+    """Yield the cells of a variant for each number of images; if it cannot be had, one row with the reason."""
+    torch.compiler.reset()
+    measures = 4 if report.device == "cuda" else 3
+    try:
+        model = make()
+        for batch in batches:
+            x = models.images(batch, device=report.device)
+            yield batch, *compare(report.device, raw, model, x, dtype, blocks), None
+    except (BackboneError, RuntimeError) as err:
+        yield None, *[None] * measures, f"{type(err).__name__}: {err}"
+
+
+def compare(
+    device: str, raw: nn.Module, model: nn.Module, x: Tensor, dtype: torch.dtype, blocks: int
+) -> tuple[Cell, ...]:
+    """Return how many times faster than the library's a model is, its rate, how far its maps are off, and its peak."""
+    y = x.to(dtype)
     with torch.inference_mode():
-        off = max(error(y.double(), nchw(e, y).double()) for y, e in zip(model(x), maps(raw(plain)), strict=True))
-        timers = timer(raw, plain), timer(model, x)
-        for each in timers:
-            each.timeit(2)
-        return ratio(lambda: timers[0].timeit(2).mean, lambda: timers[1].timeit(2).mean, blocks), off
+        off = models.error(models.maps(model(y)), models.maps(raw(x)))
+        sides = {"library": lambda: raw(x), "variant": lambda: model(y)}
+        times = in_turn({name: stopwatch(call, device) for name, call in sides.items()}, blocks)
+        peak = [memory.cuda_peak(sides["variant"])] if device == "cuda" else []
+    rate = Spread.of([len(x) / each for each in times["variant"]])
+    return ratio(times["library"], times["variant"]), rate, off, *peak
 
 
-def maps(output: object) -> list[Tensor]:
-    """Return the maps of the library's model."""
-    return list(getattr(output, "feature_maps", output))  # type: ignore[call-overload]
-
-
-def error(y: Tensor, expected: Tensor) -> float:
-    """Return the root mean square of the difference, relative to that of what is expected."""
-    return float((y - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+def means(report: Report, table: Table) -> None:
+    """Add the geometric means over the architectures."""
+    means = report.table("Geometric means", {"variant": "", "batch": "d", "times faster": ".2f", "architectures": "d"})
+    faster: dict[tuple[Cell, Cell], list[float]] = {}
+    for row in table.rows:
+        if isinstance(row["times faster"], Spread):
+            faster.setdefault((row["variant"], row["batch"]), []).append(row["times faster"].median)
+    for (variant, batch), values in faster.items():
+        means.add(variant, batch, statistics.geometric_mean(values), len(values))
 
 
 if __name__ == "__main__":

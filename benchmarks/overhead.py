@@ -1,140 +1,123 @@
-"""Overhead over raw timm, side by side in one run, on the same weights.
+"""Overhead over raw timm, on the same weights: the forward pass, its memory, creation, and the import.
 
-Forward: batch of one at 224x224, raw ``features_only`` and ours in turn, many short blocks; the median of the ratios of
-neighboring blocks. Creation: whole calls in turn, without weights; the median of the ratios. Import: whole processes.
-Which of the two goes first alternates, so that neither gains by it.
+Forward: batches of 224x224 through the levels that raw ``features_only`` gives, after checking that both give the same
+bits (on a GPU, about the same). For DINOv3, raw is transformers' backbone. Memory: the peak of a forward pass beside
+weights and images; tensors, as torch's profiler counts them, and what a process of its own has resident. Creation:
+without weights, ours with its default strides. Import: whole processes.
 
-    python benchmarks/overhead.py
+    python benchmarks/overhead.py [--device cuda]
 """
 
 import argparse
-import statistics
+import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 
+import memory
+import models
 import timm
 import torch
+from results import Report, options, reporting
+from timing import Spread, in_turn, ratio, seconds, stopwatch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from autobackbone import create_feature_backbone
 
-FAMILIES = (
-    "resnet50",
-    "efficientnet_b0",
-    "mobilenetv4_conv_small",
-    "convnext_tiny",
-    "swin_tiny_patch4_window7_224",
-    "vit_small_patch16_224",
-)
+BATCHES = {"cpu": (1,), "cuda": (1, 8, 64, 256)}
 
 
 def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=31, help="pairs of blocks for each forward")
+    """Measure, print, and write."""
+    parser = options(__doc__, "cpu", "cuda")
+    parser.add_argument("--blocks", type=int, default=31, help="pairs of measurements of each forward pass")
     parser.add_argument("--creations", type=int, default=15, help="pairs of creations")
     parser.add_argument("--imports", type=int, default=15, help="pairs of processes")
+    parser.add_argument("--resident-of", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.manual_seed(0)
-    print(f"timm {timm.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print("| architecture | forward, ours / raw | creation, ours / raw |")
-    print("|---|---|---|")
-    for name in FAMILIES:
-        print(f"| {name} | {forward(name, args.blocks):.3f} | {creation(name, args.creations):.3f} |", flush=True)
-    bare, ours = imports(args.imports)
-    print(f"\n`import autobackbone`: {1e3 * (ours - bare):.0f} ms over bare Python's {1e3 * bare:.0f} ms")
+    if args.resident_of:
+        side, name = args.resident_of
+        pair = dict(zip(("raw", "ours"), models.theirs_and_ours(name), strict=True))
+        x = models.images(4)
+        with torch.inference_mode():
+            print(json.dumps([memory.resident_peak(lambda: pair[side](x))]))
+        return
+    if args.quick:
+        args.blocks, args.creations, args.imports = 3, 2, 2
+    with reporting("overhead", args) as report:
+        forward(report, args.blocks)
+        if args.device == "cpu":
+            forward_memory(report)
+            creation(report, args.creations)
+            imports(report, args.imports)
 
 
-def forward(name: str, blocks: int) -> float:
-    """Return how much longer ours takes than raw timm, for raw timm's own levels on the same weights."""
-    raw, ours = raw_and_ours(name)
-    x = torch.rand(1, 3, 224, 224)
-    with torch.inference_mode():
-        for y, e in zip(ours(x), raw(x), strict=True):
-            assert torch.equal(y, nchw(e, y)), f"{name}: not the same features"
-        pair = [timer(model, x) for model in (ours, raw)]
-        for t in pair:
-            t.timeit(3)
-        return ratio(lambda: pair[0].timeit(3).mean, lambda: pair[1].timeit(3).mean, blocks)
+def forward(report: Report, blocks: int) -> None:
+    """Measure forward passes, on a GPU in both precisions and with the peak of memory."""
+    cuda = report.device == "cuda"
+    columns = {"architecture": "", "dtype": "", "batch": "d", "ours / raw": ".3f", "raw, images/s": ".1f"}
+    table = report.table("Forward", columns | ({"memory, ours / raw": ".3f"} if cuda else {}))
+    for name in models.ALL:
+        raw, ours = (model.to(report.device) for model in models.theirs_and_ours(name))
+        for dtype in (torch.float32, torch.bfloat16)[: 1 + cuda]:
+            raw, ours = raw.to(dtype), ours.to(dtype)
+            for batch in BATCHES[report.device][: 1 if report.quick else None]:
+                x = models.images(batch, device=report.device).to(dtype)
+                with torch.inference_mode():
+                    off = models.error(ours(x), models.maps(raw(x)))
+                    assert off <= (1e-2 if cuda else 0), f"{name}: not the same features"
+                    sides = {"ours": lambda: ours(x), "raw": lambda: raw(x)}  # noqa: B023
+                    watches = {side: stopwatch(call, report.device) for side, call in sides.items()}
+                    times = in_turn(watches, blocks)
+                    peaks = [memory.cuda_peak(call) for call in sides.values()] if cuda else []
+                rate = Spread.of([batch / each for each in times["raw"]])
+                more = [peaks[0] / peaks[1]] if cuda else []
+                precision = str(dtype).removeprefix("torch.")
+                table.add(name, precision, batch, ratio(times["ours"], times["raw"]), rate, *more)
 
 
-def raw_and_ours(name: str) -> tuple[nn.Module, nn.Module]:
-    """Return raw timm's ``features_only`` model and ours, for its own levels, with the same weights."""
-    raw = timm.create_model(name, features_only=True).eval()
-    indices = [i % len(raw.feature_info) for i in raw.feature_info.out_indices]
-    ours = create_feature_backbone(name, pretrained=False, out_indices=indices).eval()
-    share_weights(ours, raw)
-    return raw, ours
+def forward_memory(report: Report) -> None:
+    """Measure the peak of memory of forward passes of four images."""
+    columns = {"architecture": "", "tensors, ours / raw": ".3f", "tensors, raw, MiB": ".1f"}
+    table = report.table("Memory", columns | {"resident, ours / raw": ".3f", "resident, raw, MiB": ".1f"})
+    for name in models.ALL[: 2 if report.quick else None]:
+        with torch.inference_mode():
+            raw, ours = (tensors(model) for model in models.theirs_and_ours(name))
+        [raw_rss], [ours_rss] = (
+            memory.in_new_process(__file__, "--resident-of", side, name) for side in ("raw", "ours")
+        )
+        table.add(name, ours / raw, raw, ours_rss / raw_rss, raw_rss)
 
 
-def nchw(expected: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return a map of raw timm in our layout; it gives those of Swin with channels last."""
-    return expected if expected.shape == like.shape else expected.permute(0, 3, 1, 2)
+def tensors(model: nn.Module) -> float:
+    """Return the peak of the memory of tensors in a forward pass of four images."""
+    x = models.images(4)
+    return memory.tensor_peak(lambda: model(x))
 
 
-def creation(name: str, pairs: int) -> float:
-    """Return how much longer ours takes to create than raw timm, without weights."""
-
-    def ours() -> float:
-        return seconds(lambda: create_feature_backbone(name, pretrained=False))
-
-    def raw() -> float:
-        return seconds(lambda: timm.create_model(name, features_only=True))
-
-    ours()
-    raw()
-    return ratio(ours, raw, pairs)
-
-
-def imports(pairs: int) -> tuple[float, float]:
-    """Return the median seconds of a bare Python process, and of one that imports the package."""
-    times = [
-        [seconds(lambda code=code: subprocess.run([sys.executable, "-c", code], check=True)) for _ in range(pairs)]
-        for code in ("pass", "import autobackbone")
-    ]
-    return statistics.median(times[0]), statistics.median(times[1])
+def creation(report: Report, pairs: int) -> None:
+    """Measure creations without weights."""
+    table = report.table("Creation", {"architecture": "", "ours / raw": ".3f", "ours, ms": ".1f"})
+    for name in models.TIMM:
+        sides = {
+            "ours": lambda: seconds(lambda: create_feature_backbone(name, pretrained=False)),  # noqa: B023
+            "raw": lambda: seconds(lambda: timm.create_model(name, features_only=True)),  # noqa: B023
+        }
+        in_turn(sides, 1)
+        times = in_turn(sides, pairs)
+        table.add(name, ratio(times["ours"], times["raw"]), Spread.of([1e3 * each for each in times["ours"]]))
 
 
-def share_weights(ours: nn.Module, raw: nn.Module) -> None:
-    """Give raw timm our weights; it renames what it rewrites."""
-    state = {key.removeprefix("body.model."): value for key, value in ours.state_dict().items()}
-    spelled = {s: v for k, v in state.items() for s in (k, k.replace(".", "_", 1), f"model.{k}")}
-    raw.load_state_dict({key: spelled[key] for key in raw.state_dict()})
+def imports(report: Report, pairs: int) -> None:
+    """Measure processes that import the package, and that do nothing."""
 
+    def process(code: str) -> float:
+        return 1e3 * seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True))
 
-def timer(model: nn.Module, x: torch.Tensor) -> Timer:
-    """Return a timer of a forward pass with all threads."""
-    return Timer("model(x)", globals={"model": model, "x": x}, num_threads=torch.get_num_threads())
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """Return the wall time of a call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def peak_memory() -> float:
-    """Return the peak of resident memory of this process so far, in MiB (Linux).
-
-    Not by ``getrusage``, whose figure a process takes over from the one that started it.
-    """
-    [peak] = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) / 1024
-
-
-def ratio(ours: Callable[[], float], raw: Callable[[], float], pairs: int) -> float:
-    """Return the median ratio of neighboring measurements, the order alternating."""
-    ratios = []
-    for i in range(pairs):
-        first, second = (ours, raw) if i % 2 else (raw, ours)
-        a, b = first(), second()
-        ratios.append(a / b if i % 2 else b / a)
-    return statistics.median(ratios)
+    times = in_turn({code: lambda code=code: process(code) for code in ("pass", "import autobackbone")}, pairs)
+    bare, ours = times.values()
+    table = report.table("Import", {"process": "", "ms": ".1f"})
+    table.add("bare Python", Spread.of(bare))
+    table.add("`import autobackbone`, over that", Spread.of([a - b for a, b in zip(ours, bare, strict=True)]))
 
 
 if __name__ == "__main__":

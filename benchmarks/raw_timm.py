@@ -12,20 +12,23 @@ from collections import Counter
 
 import timm
 import torch
+from results import options, reporting
 
 SIZES = (None, (256, 320), (333, 257))
 
 
 def main() -> None:
-    """Measure and print how many architectures keep the contract at each size."""
-    names = timm.list_models()
+    """Count the architectures that keep the contract at each size, print, and write."""
+    args = options(__doc__).parse_args()
+    names = timm.list_models("test_*" if args.quick else "")
     kept: Counter[str] = Counter()
-    with multiprocessing.get_context("spawn").Pool(initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for flags in pool.imap_unordered(keeps, names, chunksize=8):
-            kept.update(label for label, flag in flags.items() if flag)
-    print(f"timm {timm.__version__}: of {len(names)} architectures, raw features_only keeps the contract for")
-    for label, count in kept.items():
-        print(f"- {count} at {label}")
+    with reporting("raw_timm", args) as report:
+        with multiprocessing.get_context("spawn").Pool(initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for flags in pool.imap_unordered(keeps, names, chunksize=8):
+                kept.update(label for label, flag in flags.items() if flag)
+        table = report.table("Raw features_only keeps the contract", {"at": "", "architectures": "d", "of": "d"})
+        for label, count in kept.items():
+            table.add(label, count, len(names))
 
 
 def keeps(name: str) -> dict[str, bool]:

@@ -9,17 +9,16 @@ ResNet-50, with and without the first two of its four stages frozen, in turn.
 """
 
 import argparse
-import resource
-import statistics
-import subprocess
-import sys
+import json
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 
+import memory
 import timm
 import torch
-from overhead import peak_memory, ratio, seconds, share_weights
+from models import maps, share_weights
+from results import Report, options, reporting
+from timing import Spread, in_turn, ratio, seconds
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
@@ -41,25 +40,39 @@ class RawPyramid(nn.Module):
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure, print, and write."""
+    parser = options(__doc__)
     parser.add_argument("--steps", type=int, default=15, help="pairs of steps")
     parser.add_argument("--processes", type=int, default=3, help="processes for each peak of memory")
     parser.add_argument("--peak-of", choices=("plain", "checkpointed"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.manual_seed(0)
     if args.peak_of:
-        print(activation_memory(checkpointed=args.peak_of == "checkpointed"))
+        print(json.dumps([activation_memory(checkpointed=args.peak_of == "checkpointed")]))
         return
-    print(f"timm {timm.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"FPN step, ours / raw: {fpn_step(args.steps):.3f}", flush=True)
-    plain, checkpointed = (peak(kind, args.processes) for kind in ("plain", "checkpointed"))
-    share = checkpointed / plain
-    print(f"activations, checkpointed / plain: {share:.2f} ({checkpointed:.0f} / {plain:.0f} MiB)", flush=True)
-    print(f"step, all trained / two of four stages frozen: {freezing(args.steps):.2f}")
+    if args.quick:
+        args.steps, args.processes = 2, 1
+    with reporting("training", args) as report:
+        steps(report, args.steps)
+        activations(report, args.processes)
 
 
-def fpn_step(pairs: int) -> float:
+def steps(report: Report, pairs: int) -> None:
+    """Measure steps of ResNet-50."""
+    table = report.table("Steps", {"steps of ResNet-50": "", "ratio": ".3f"})
+    table.add("with FPN, ours / raw timm with torchvision's FPN", fpn_step(pairs))
+    table.add("everything trained / stem and two of four stages frozen", freezing(pairs))
+
+
+def activations(report: Report, processes: int) -> None:
+    """Measure what checkpointing saves."""
+    kinds = ("plain", "checkpointed")
+    peaks = {kind: [memory.in_new_process(__file__, "--peak-of", kind)[0] for _ in range(processes)] for kind in kinds}
+    table = report.table("Memory", {"activations of ViT-B at 512x512": "", "MiB": ".0f", "of plain": ".2f"})
+    for kind, values in peaks.items():
+        table.add(kind, Spread.of(values), ratio(values, peaks["plain"]))
+
+
+def fpn_step(pairs: int) -> Spread:
     """Return how much longer a step of ours takes than one of raw timm's, on the same weights."""
     raw = RawPyramid().train()
     backbone = create_feature_backbone("resnet50", pretrained=False, out_strides=(4, 8, 16, 32))
@@ -69,17 +82,21 @@ def fpn_step(pairs: int) -> float:
     x = torch.rand(2, 3, 256, 256)
     for y, e in zip(ours(x).values(), raw(x).values(), strict=True):
         assert torch.equal(y, e), "not the same pyramid"
-    steps = [stepper(model, x) for model in (ours, raw)]
-    return ratio(lambda: seconds(steps[0]), lambda: seconds(steps[1]), pairs)
+    return compare(stepper(ours, x), stepper(raw, x), pairs)
 
 
-def freezing(pairs: int) -> float:
+def freezing(pairs: int) -> Spread:
     """Return how many times longer a step takes with everything trained than with two stages frozen."""
-    backbones = [create_feature_backbone("resnet50", pretrained=False).train() for _ in range(2)]
-    freeze_stages(backbones[1], 2)
+    trained, frozen = (create_feature_backbone("resnet50", pretrained=False).train() for _ in range(2))
+    freeze_stages(frozen, 2)
     x = torch.rand(2, 3, 256, 256)
-    steps = [stepper(backbone, x) for backbone in backbones]
-    return ratio(lambda: seconds(steps[0]), lambda: seconds(steps[1]), pairs)
+    return compare(stepper(trained, x), stepper(frozen, x), pairs)
+
+
+def compare(first: Callable[[], None], second: Callable[[], None], pairs: int) -> Spread:
+    """Return how much longer the first takes than the second."""
+    times = in_turn({"first": lambda: seconds(first), "second": lambda: seconds(second)}, pairs)
+    return ratio(times["first"], times["second"])
 
 
 def stepper(model: nn.Module, x: Tensor) -> Callable[[], None]:
@@ -88,20 +105,11 @@ def stepper(model: nn.Module, x: Tensor) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        maps = model(x)
-        maps = maps.values() if isinstance(maps, dict) else maps
-        torch.stack([y.square().mean() for y in maps]).sum().backward()
+        torch.stack([y.square().mean() for y in maps(model(x))]).sum().backward()
         optimizer.step()
 
     step()
     return step
-
-
-def peak(kind: str, processes: int) -> float:
-    """Return the median of what processes measure, in MiB."""
-    command = [sys.executable, __file__, "--peak-of", kind]
-    answers = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(processes)]
-    return statistics.median(map(float, answers))
 
 
 def activation_memory(*, checkpointed: bool) -> float:
@@ -111,9 +119,9 @@ def activation_memory(*, checkpointed: bool) -> float:
     stepper(backbone, torch.rand(1, 3, 64, 64))  # takes what libraries take for themselves, and the gradients
     backbone.zero_grad(set_to_none=False)
     x = torch.rand(4, 3, 512, 512)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    before = memory.resident()
     torch.stack([y.square().mean() for y in backbone(x)]).sum().backward()
-    return peak_memory() - pages * resource.getpagesize() / 2**20
+    return memory.resident("VmHWM") - before
 
 
 if __name__ == "__main__":
