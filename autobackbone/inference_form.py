@@ -73,7 +73,8 @@ class CompiledBody:
     """A body that is compiled for each shape of images anew.
 
     torch gives up after some shapes. Those after that are computed without being compiled. Copies of a backbone, and
-    saved ones, are not compiled. On GPUs, torch replays CUDA graphs, which read and write memory of their own.
+    saved ones, are not compiled. On GPUs, torch records CUDA graphs, for each thread anew, and replays them. They read
+    and write memory of their own. While one is recorded, CUDA forbids most calls of other threads.
     """
 
     def __init__(self, body: nn.Module) -> None:
