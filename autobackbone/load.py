@@ -72,7 +72,11 @@ def load_weights(
     (1.0, 'body.model.', ())
     """
     origin = _origin(weights)
-    model = _loadable(model, name)
+    return load_checkpoint(_loadable(model, name), Checkpoint.at(origin), strict=strict)
+
+
+def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, *, strict: bool = True) -> WeightsReport:
+    """Load an open checkpoint into a model that nothing wraps; see `load_weights`."""
     network, rules = _target(model)
     pyramid = getattr(model, "pyramid", None) if isinstance(model, Pretrained) else None
     if rules.is_folded and not strict:
@@ -81,7 +85,6 @@ def load_weights(
             "load them into the backbone that it was made from, and optimize that again."
         )
         raise WeightsMismatchError(msg)
-    checkpoint = Checkpoint.at(origin)
     with _naming_backbones(model):
         match = find_match(network, checkpoint, rules, strict=strict)
     report = load_matched(network, pyramid, match, checkpoint, rules, strict=strict)

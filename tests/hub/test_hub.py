@@ -53,6 +53,21 @@ def test_weights_from_a_repository(hub, model, repo):
     assert _is_loaded(_create(weights=f"hf-hub:owner/repo@{COMMIT}"), model)
 
 
+def test_weights_of_an_encoder_of_segmentation_models(hub, weights, model):
+    encoders = pytest.importorskip("segmentation_models_pytorch.encoders")
+    import autobackbone.integrations.segmentation_models_pytorch  # which registers it
+
+    files = Repo({"model.safetensors": weights, "config.json": b"{}"})
+    card = autobackbone.describe_backbone("test_resnet")
+    hub.repos[card.hub_id] = files
+    for name in ("imagenet", card.pretrained_tags[0].removeprefix("test_resnet.")):
+        encoder = encoders.get_encoder("ab-test_resnet", weights=name)
+        assert _is_loaded(encoder.backbone, model)
+        assert encoder.backbone.weights_report.coverage == 1
+    with pytest.raises(KeyError, match="Wrong pretrained weights `other`"):
+        encoders.get_encoder("ab-test_resnet", weights="other")
+
+
 def test_published_weights_of_timm(hub, weights, model):
     tag = timm.get_pretrained_cfg("test_resnet").hf_hub_id
     hub.repos[tag] = Repo({"model.safetensors": weights})
