@@ -48,10 +48,6 @@ class BackboneEncoder(nn.Module):
         If the architecture cannot be dilated.
     """
 
-    _is_torch_scriptable = False  # the library's own flags
-    _is_torch_exportable = True
-    _is_torch_compilable = True
-
     def __init__(self, name: str, depth: int = _DEEPEST, output_stride: int = 32, **overrides: Any) -> None:
         super().__init__()
         number = as_integer(depth)
@@ -137,8 +133,8 @@ class BackboneEncoder(nn.Module):
         """
         if state_dict.keys() & self.state_dict().keys():
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
-        report = load_checkpoint(self.backbone, Checkpoint(self.name, lambda: state_dict), strict=strict)
-        return nn.modules.module._IncompatibleKeys(list(report.missing), [])  # noqa: SLF001
+        load_checkpoint(self.backbone, Checkpoint(self.name, lambda: state_dict), strict=strict)
+        return super().load_state_dict(self.state_dict())  # of which nothing is missing now
 
 
 class _PublishedWeights(Mapping[str, Mapping[str, Any]]):
