@@ -142,7 +142,10 @@ class AutobackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore
 
     @property
     def hidden_size(self) -> int:
-        """Channels of the last map that a head gets."""
+        """Channels of each patch. Backbones that give maps have none: the hybrid DPT takes it for that of its ViT."""
+        if self.layout == "maps":
+            msg = "A backbone that gives maps has hidden_sizes, one for each of them."
+            raise AttributeError(msg)
         return self._last("channels")
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from copy import copy
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -58,7 +57,6 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):  # type: ignore[misc] #
         with _default_dtype(torch.float32):  # tables are computed in it, as those of a backbone that is cast
             backbone = config.create()
         self.backbone = backbone.to(dtype)
-        _hide_models(backbone)
         self._checkpoints = False
         self._is_unfilled = next(backbone.parameters()).is_meta
         self.num_features = list(backbone.channels)
@@ -144,9 +142,11 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):  # type: ignore[misc] #
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, enable: bool) -> None:
-        if enable != self.gradient_checkpointing:
+        if enable == self.gradient_checkpointing:
+            return
+        if not any(hasattr(module, "gradient_checkpointing") for module in self.backbone.modules()):
             self.backbone.set_grad_checkpointing(enable)
-            self._checkpoints = enable
+        self._checkpoints = enable  # blocks of transformers' own are set by it, one by one
 
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; what is frozen stays in evaluation mode."""
@@ -216,17 +216,6 @@ def _tied(model: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     names = [(name, first.setdefault(id(p), name)) for name, p in model.named_parameters(remove_duplicate=False)]
     return {name: other for name, other in names if name != other}
-
-
-def _hide_models(backbone: nn.Module) -> None:
-    """Have transformers take models of its own inside a backbone for parts of it.
-
-    It renames the tensors of saved models by the type of each model in them, and these are saved as they are named.
-    """
-    for module in backbone.modules():
-        if isinstance(module, PreTrainedModel):
-            module.config = copy(module.config)
-            module.config.model_type = AutobackboneConfig.model_type
 
 
 def _is_loaded(tensor: Tensor) -> bool:
