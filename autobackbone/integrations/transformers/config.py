@@ -54,7 +54,6 @@ class AutobackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore
     """
 
     model_type = "autobackbone"
-    tie_word_embeddings = True  # what transformers calls every parameter with two names: it saves these once
 
     backbone: dict[str, Any] | None = None
     input: dict[str, Any] | None = None
@@ -109,7 +108,8 @@ class AutobackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore
             raise ConfigError(msg)
         understand(self._saved(), "The config of the backbone")
         levels: Any = self.levels
-        if not levels or not all(isinstance(lv, dict) and {"name", "channels", "stride"} <= lv.keys() for lv in levels):
+        is_list = isinstance(levels, list) and levels
+        if not is_list or not all(isinstance(lv, dict) and {"name", "channels", "stride"} <= lv.keys() for lv in levels):
             msg = f"levels must be a list with name, channels and stride of each, got {shown(levels)}."
             raise ConfigError(msg)
 

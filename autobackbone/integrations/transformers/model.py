@@ -11,9 +11,10 @@ from torch.func import functional_call
 from transformers import BackboneMixin, PreTrainedModel
 from transformers.modeling_outputs import BackboneOutput
 
-from autobackbone.errors import ConfigError, InputSizeError, UnsupportedError
+from autobackbone.errors import ConfigError, InputSizeError, UnsupportedError, WeightsMismatchError
 from autobackbone.integrations.transformers.config import AutobackboneConfig
 from autobackbone.weights.materialize import init_buffers
+from autobackbone.weights.rules import COUNTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +64,10 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):  # type: ignore[misc] #
         norms = [(name, m) for name, m in backbone.named_modules() if isinstance(m, nn.BatchNorm2d)]
         self._norms = [(name, m) for name, m in norms if type(m) is not nn.BatchNorm2d or m.eps != _EPS]
         self._has_norms = False
-        self._tied_weights_keys = _tied(self)
+        self._aliases = _aliases(backbone)
+        if self._aliases:
+            self.register_state_dict_post_hook(_drop_aliases)
+            self.register_load_state_dict_pre_hook(_add_aliases)
         self.post_init()
 
     def forward(
@@ -173,11 +177,27 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):  # type: ignore[misc] #
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Compute what a model that is loaded has not found in its file. It was built without storage."""
+        """Compute what a model that is loaded has not found in its file. It was built without storage.
+
+        Raises
+        ------
+        WeightsMismatchError
+            If the file has a part of the backbone only.
+        """
         if module is not self or not self._is_unfilled or torch.get_default_device().type == "meta":
             return
         init_buffers(self.backbone.network, self.backbone.autobackbone.rules)
-        missing = [n for n, t in self.backbone.state_dict(keep_vars=True).items() if not _is_loaded(t)]
+        state = self.backbone.state_dict(keep_vars=True)  # under every name
+        missing = [name for name, tensor in state.items() if not _is_loaded(tensor)]
+        names = [name for name in missing if not name.endswith(COUNTER)]
+        if names and any(_is_loaded(tensor) for tensor in state.values()):
+            msg = (
+                f"The file has no values for {len(names)} of the {len(state)} tensors of the backbone, or of another "
+                f"shape (first {names[0]!r}), and a backbone is loaded whole or not at all. If the model was saved with "
+                "this backbone, transformers has taken these names for those of an older version of the head: save "
+                "model.state_dict() then, and load it into a new model."
+            )
+            raise WeightsMismatchError(msg)
         if missing:
             with torch.device("cpu"), _default_dtype(torch.float32):
                 values = self.config.create().state_dict()
@@ -211,11 +231,26 @@ class FrozenNorm(nn.Module):
         return y
 
 
-def _tied(model: nn.Module) -> dict[str, str]:
-    """Return the names of parameters that are others too, and the first name of each."""
+def _aliases(backbone: nn.Module) -> dict[str, str]:
+    """Return the names of tensors that have another name too, and the first name of each."""
     first: dict[int, str] = {}
-    names = [(name, first.setdefault(id(p), name)) for name, p in model.named_parameters(remove_duplicate=False)]
-    return {name: other for name, other in names if name != other}
+    state = backbone.state_dict(keep_vars=True)
+    names = [(name, first.setdefault(id(tensor), name)) for name, tensor in state.items()]
+    return {f"backbone.{name}": f"backbone.{other}" for name, other in names if name != other}
+
+
+# transformers saves a tensor once, and then takes its other names for tensors that a file lacks.
+
+
+def _drop_aliases(model: AutobackboneModel, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in model._aliases:  # noqa: SLF001 - a hook of the class
+        state.pop(f"{prefix}{name}", None)
+
+
+def _add_aliases(model: AutobackboneModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name, other in model._aliases.items():  # noqa: SLF001 - a hook of the class
+        if f"{prefix}{other}" in state:
+            state.setdefault(f"{prefix}{name}", state[f"{prefix}{other}"])
 
 
 def _is_loaded(tensor: Tensor) -> bool:
