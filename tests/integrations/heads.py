@@ -133,9 +133,9 @@ def segmentation(size: tuple[int, int], _model: nn.Module) -> tuple[dict[str, An
 
 def depth(size: tuple[int, int], _model: nn.Module) -> tuple[dict[str, Any], Callable[[Any], Tensor]]:
     target = torch.rand(2)
-    return {"pixel_values": torch.rand(2, 3, *size)}, lambda out: (
-        (out.predicted_depth.flatten(1).mean(1) - target - 1).abs().mean()
-    )
+    return {
+        "pixel_values": torch.rand(2, 3, *size)
+    }, lambda out: (out.predicted_depth.flatten(1).mean(1) - target - 1).abs().mean()
 
 
 def matting(size: tuple[int, int], _model: nn.Module) -> tuple[dict[str, Any], Callable[[Any], Tensor]]:

@@ -12,7 +12,7 @@ from autobackbone.backbone import FeatureBackbone
 from autobackbone.config import FeatureBackboneConfig
 from autobackbone.create import create_feature_backbone
 from autobackbone.errors import ConfigError
-from autobackbone.values import did_you_mean, shown
+from autobackbone.values import as_integer, did_you_mean, shown
 from autobackbone.weights.saving import understand
 
 FORMAT = 1
@@ -22,7 +22,7 @@ _OF_TRANSFORMERS = {"attn_implementation", "auto_map", "experts_implementation",
 _OF_TRANSFORMERS |= {"quantization_config", "torch_dtype", "transformers_version"}
 
 
-class AutobackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[misc] # transformers is taken as Any
+class AutobackboneConfig(BackboneConfigMixin, PreTrainedConfig):
     """What a model of transformers knows of a backbone of this package. `backbone_config` makes one.
 
     It is written to ``config.json`` with the model around it, without the weights that a new backbone is to have: those
@@ -109,7 +109,9 @@ class AutobackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore
         understand(self._saved(), "The config of the backbone")
         levels: Any = self.levels
         is_list = isinstance(levels, list) and levels
-        if not is_list or not all(isinstance(lv, dict) and {"name", "channels", "stride"} <= lv.keys() for lv in levels):
+        if not is_list or not all(
+            isinstance(lv, dict) and {"name", "channels", "stride"} <= lv.keys() for lv in levels
+        ):
             msg = f"levels must be a list with name, channels and stride of each, got {shown(levels)}."
             raise ConfigError(msg)
 
@@ -180,15 +182,17 @@ class AutobackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore
         ConfigError
             If it is not, occurs twice, or is not in the order of the levels.
         """
+        levels = ", ".join(f"{i} {name!r}" for i, name in enumerate(self.stage_names))
+        remedy = f"The levels of this backbone are {levels}, in this order; ask backbone_config() for others."
+        indices: Any = self._out_indices
+        count = len(self.stage_names)
+        if indices is not None and not all(as_integer(i, -count) is not None and i < count for i in indices):
+            msg = f"out_indices must be places of levels, got {shown(indices)}. {remedy}"
+            raise ConfigError(msg)
         try:
             super().verify_out_features_out_indices()
-            indices: Any = self._out_indices
-            if indices is not None and not all(-len(self.stage_names) <= i < len(self.stage_names) for i in indices):
-                msg = f"out_indices must be places of the levels, got {indices}"
-                raise ValueError(msg)
         except (ValueError, TypeError) as err:
-            levels = ", ".join(f"{i} {name!r}" for i, name in enumerate(self.stage_names))
-            msg = f"{err}. The levels of this backbone are {levels}, in this order; ask backbone_config() for others."
+            msg = f"{err}. {remedy}"
             raise ConfigError(msg) from err
 
     def with_layout(self, layout: str) -> Self:
@@ -276,13 +280,14 @@ def backbone_config(
         twin = create_feature_backbone(source, **overrides)
     source = source.replace(**overrides)
     values, _ = twin.describe()
+    more: dict[str, Any] = {} if out_features is None else {"out_features": out_features}
     config = AutobackboneConfig(
         backbone=values["backbone"],
         input=values["input"],
         levels=values["levels"],
         versions=values["versions"],
         layout=layout,
-        out_features=None if out_features is None else list(out_features),
+        **more,
     )
     if source.pretrained or source.weights is not None:
         config._source = source  # noqa: SLF001 - it is no field, so that no file can set it

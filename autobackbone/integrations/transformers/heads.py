@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from transformers import PreTrainedConfig
@@ -64,9 +65,10 @@ def head_config(head: type[_C], backbone: AutobackboneConfig | str, **fields: An
     kind = _kind(head, fields)
     if isinstance(backbone, str):
         backbone = kind.default_backbone(backbone, _Request(head, fields))
-    elif not isinstance(backbone, AutobackboneConfig):
+    value = backbone
+    if not isinstance(value, AutobackboneConfig):
         msg = (
-            f"backbone must be made by backbone_config(), or be a model name, got {type(backbone).__name__}; "
+            f"backbone must be made by backbone_config(), or be a model name, got {type(value).__name__}; "
             "transformers takes configs of its own as backbone_config= without this function."
         )
         raise ConfigError(msg)
@@ -81,7 +83,9 @@ def head_config(head: type[_C], backbone: AutobackboneConfig | str, **fields: An
                 f"{settings[name]}; leave it out, or ask backbone_config() for other levels."
             )
             raise ConfigError(msg)
-    return cast("_C", head(backbone_config=backbone, **(fields | settings)))
+    make: Any = head
+    config: _C = make(backbone_config=backbone, **(fields | settings))
+    return config
 
 
 class _Request(NamedTuple):
@@ -125,31 +129,15 @@ class _Kind(NamedTuple):
 def _kind(head: type[PreTrainedConfig], fields: dict[str, Any]) -> _Kind:
     """Read from the fields of a head what it takes."""
     names = _names(head)
-    if "backbone_featmap_shape" in names and fields.get("is_hybrid"):
-        return _Kind(lambda name, _: backbone_config(name, out_strides=(4, 8, 16)), _hybrid)
-    if "reassemble_factors" in names:
-        return _Kind(_at_quarters, _depth, "tokens")
-    if "use_simple_decoder" in names:
-        return _Kind(lambda name, _: backbone_config(name, out_strides=(16,)), lambda *_: {}, "patches")
-    if "convstream_hidden_sizes" in names:
-        return _Kind(
-            lambda name, request: backbone_config(name, out_strides=(_matting_stride(request),), in_chans=4), _matting
-        )
-    if "common_stride" in names:
-        return _Kind(lambda name, request: backbone_config(name, out_strides=_from_common_stride(request)), _mask)
-    if "auxiliary_in_channels" in names:
-        return _Kind(lambda name, _: backbone_config(name, out_strides=(4, 8, 16, 32)), _upernet)
-    if "feat_strides" in names:
-        return _Kind(lambda name, request: backbone_config(name, out_strides=_feat_strides(request)), _rt_detr)
-    if "fpn_feature_size" in names:
-        return _Kind(lambda name, _: backbone_config(name, out_strides=(4, 8, 16, 32)), _ascending)
-    return _Kind(lambda name, _: backbone_config(name, out_strides=_STRIDES), _detr)
+    if fields.get("is_hybrid"):
+        return _HYBRID
+    return next((kind for name, kind in _BY_FIELD.items() if name in names), _OTHER)
 
 
 def _rt_detr(request: _Request, backbone: AutobackboneConfig) -> dict[str, Any]:
     """RT-DETR and what is made from it: an FPN that doubles each map."""
     count, strides = len(request.get("decoder_in_channels")), backbone.strides
-    doubling = all(b == 2 * a for a, b in zip(strides, strides[1:], strict=False))
+    doubling = all(b == 2 * a for a, b in pairwise(strides))
     if len(strides) != count or not doubling:
         needs = f"{count} levels (as many as decoder_in_channels), each at twice the stride of the one before"
         raise request.refuse(backbone, needs, "ask backbone_config() for out_strides=(8, 16, 32)")
@@ -229,7 +217,7 @@ def _at_quarters(name: str, request: _Request) -> AutobackboneConfig:
 
 
 def _hybrid(request: _Request, backbone: AutobackboneConfig) -> dict[str, Any]:
-    """The hybrid DPT: a ViT over the last of three levels. The first two go to the neck as they are."""
+    """Hybrid DPT: a ViT over the last of three levels. The first two go to the neck as they are."""
     patch, size = request.get("patch_size"), request.get("image_size")
     if len(backbone.channels) != 3 or backbone.strides != [patch // 4, patch // 2, patch]:
         needs = f"three levels with the strides {(patch // 4, patch // 2, patch)}, up to its patch_size"
@@ -250,7 +238,7 @@ def _matting(request: _Request, backbone: AutobackboneConfig) -> dict[str, Any]:
 
 
 def _matting_stride(request: _Request) -> int:
-    return 2 ** len(request.get("fusion_hidden_sizes"))
+    return 1 << len(request.get("fusion_hidden_sizes"))
 
 
 def _names(head: Any) -> set[str]:
@@ -259,3 +247,25 @@ def _names(head: Any) -> set[str]:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _with_strides(*strides: int, **fields: Any) -> Callable[[str, _Request], AutobackboneConfig]:
+    return lambda name, _: backbone_config(name, out_strides=strides, **fields)
+
+
+# By a field that only these heads have.
+_BY_FIELD = {
+    "reassemble_factors": _Kind(_at_quarters, _depth, "tokens"),
+    "use_simple_decoder": _Kind(_with_strides(16), lambda *_: {}, "patches"),
+    "convstream_hidden_sizes": _Kind(
+        lambda name, request: backbone_config(name, out_strides=(_matting_stride(request),), in_chans=4), _matting
+    ),
+    "common_stride": _Kind(
+        lambda name, request: backbone_config(name, out_strides=_from_common_stride(request)), _mask
+    ),
+    "auxiliary_in_channels": _Kind(_with_strides(4, 8, 16, 32), _upernet),
+    "feat_strides": _Kind(lambda name, request: backbone_config(name, out_strides=_feat_strides(request)), _rt_detr),
+    "fpn_feature_size": _Kind(_with_strides(4, 8, 16, 32), _ascending),
+}
+_HYBRID = _Kind(_with_strides(4, 8, 16), _hybrid)
+_OTHER = _Kind(_with_strides(*_STRIDES), _detr)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from PIL import Image
 from torch import nn
 from transformers import PreTrainedConfig
-from transformers.image_utils import PILImageResampling
 
 from autobackbone.errors import ConfigError, InputError
 from autobackbone.integrations.transformers.config import AutobackboneConfig
@@ -60,7 +60,7 @@ def image_processor(processor: type[_P], model: Any, **fields: Any) -> _P:
         "do_normalize": True,
         "image_mean": list(spec.mean),
         "image_std": list(spec.std),
-        "resample": PILImageResampling[spec.interpolation.upper()],
+        "resample": Image.Resampling[spec.interpolation.upper()],
     }
     if spec.fixed_size:
         size = {"height": spec.size[0], "width": spec.size[1]}
@@ -68,7 +68,9 @@ def image_processor(processor: type[_P], model: Any, **fields: Any) -> _P:
             msg = f"size={shown(fields['size'])}: the backbone takes images of {spec.size[0]}x{spec.size[1]} only."
             raise InputError(msg)
         settings["size"] = size
-    return processor(**(settings | fields))
+    make: Any = processor
+    result: _P = make(**(settings | fields))
+    return result
 
 
 def _input_spec(model: Any) -> InputSpec:

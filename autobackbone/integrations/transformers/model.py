@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _EPS = 1e-5  # of the frozen batch norms of transformers, whatever that of the norm was
 
 
-class AutobackboneModel(BackboneMixin, PreTrainedModel):  # type: ignore[misc] # transformers is taken as Any
+class AutobackboneModel(BackboneMixin, PreTrainedModel):
     """A `FeatureBackbone` as transformers' heads take one.
 
     Parameters
@@ -40,9 +40,9 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):  # type: ignore[misc] #
     config: AutobackboneConfig
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules = ("FeatureBackbone",)
+    _no_split_modules = ["FeatureBackbone"]  # noqa: RUF012 - as every model of transformers has it
     # The libraries choose how attention is computed. A head says it to its backbone too, whatever it is.
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -50,8 +50,9 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):  # type: ignore[misc] #
     _supports_attention_backend = True
 
     def __init__(self, config: AutobackboneConfig) -> None:
-        if not isinstance(config, AutobackboneConfig):
-            msg = f"An AutobackboneConfig is needed, as backbone_config() makes it, got {type(config).__name__}."
+        value: Any = config
+        if not isinstance(value, AutobackboneConfig):
+            msg = f"An AutobackboneConfig is needed, as backbone_config() makes it, got {type(value).__name__}."
             raise ConfigError(msg)
         super().__init__(config)
         dtype = torch.get_default_dtype()
@@ -114,9 +115,9 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):  # type: ignore[misc] #
         if not self._has_norms:
             self._keep_norms()
         with_all = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        all_maps = tuple(self.backbone(pixel_values))
+        all_maps: Any = tuple(self.backbone(pixel_values))
         by_name = dict(zip(self.stage_names, all_maps, strict=True))
-        maps = tuple(self._lay_out(by_name[name], pixel_values) for name in self.out_features)
+        maps: Any = tuple(self._lay_out(by_name[name], pixel_values) for name in self.out_features)
         output = BackboneOutput(feature_maps=maps, hidden_states=all_maps if with_all else None)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
@@ -132,8 +133,8 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):  # type: ignore[misc] #
         stride = self.config.strides[-1]
         if any(size // stride != count for size, count in zip(sizes, cells, strict=True)):
             msg = (
-                f"Images of {sizes[0]}x{sizes[1]} give maps of {cells[0]}x{cells[1]}, and the head counts whole patches of "
-                f"{stride} pixels; give sizes that are multiples of {stride}, and levels of this stride alone."
+                f"Images of {sizes[0]}x{sizes[1]} give maps of {cells[0]}x{cells[1]}, and the head counts patches "
+                f"of {stride} pixels; give sizes that are multiples of {stride}, and levels of this stride alone."
             )
             raise InputSizeError(msg)
         tokens = y.flatten(2).transpose(1, 2)
@@ -192,10 +193,10 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):  # type: ignore[misc] #
         names = [name for name in missing if not name.endswith(COUNTER)]
         if names and any(_is_loaded(tensor) for tensor in state.values()):
             msg = (
-                f"The file has no values for {len(names)} of the {len(state)} tensors of the backbone, or of another "
-                f"shape (first {names[0]!r}), and a backbone is loaded whole or not at all. If the model was saved with "
-                "this backbone, transformers has taken these names for those of an older version of the head: save "
-                "model.state_dict() then, and load it into a new model."
+                f"The file has no values, or values of another shape, for {len(names)} of the {len(state)} tensors of "
+                f"the backbone (first {names[0]!r}), and a backbone is loaded whole or not at all. If the model was "
+                "saved with this backbone, transformers has taken these names for those of an older version of the "
+                "head: then save model.state_dict(), and load it into a new model."
             )
             raise WeightsMismatchError(msg)
         if missing:
