@@ -61,9 +61,18 @@ def photo() -> Path:
     return Path(skimage.data.data_dir) / "chelsea.png"
 
 
-def pytest_terminal_summary(terminalreporter):
-    """Say how many architectures of the zoo are in contract."""
+def pytest_addoption(parser):
+    parser.addoption("--write-heads", action="store_true", help="write docs/heads.md from what tests/integrations ran")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say how many architectures of the zoo are in contract; write which heads run over which backbones."""
     reports = terminalreporter.getreports("passed")
+    if config.getoption("--write-heads"):
+        from matrix import write_page
+
+        failed = terminalreporter.getreports("failed")
+        write_page([value for r in (*reports, *failed) for key, value in r.user_properties if key == "heads"])
     counts = Counter(value for report in reports for key, value in report.user_properties if key == "zoo")
     if counts:
         terminalreporter.write_line(

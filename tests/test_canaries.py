@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import errors
 from torch import nn
 from torchvision.ops import MultiScaleRoIAlign
-from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTConfig, DINOv3ViTModel
+from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTConfig, DINOv3ViTModel, PreTrainedModel
 
 from autobackbone import describe_backbone
 
@@ -172,6 +172,28 @@ def test_roi_align_attributes():
     boxes = [torch.tensor([[0.0, 0.0, 32.0, 32.0], [0.0, 0.0, 300.0, 300.0]])]
     maps = {"0": torch.zeros(1, 1, 64, 64), "1": torch.ones(1, 1, 32, 32)}
     assert pooling(maps, boxes, [(512, 512)]).mean((1, 2, 3)).tolist() == [0, 1]
+
+
+def test_transformers_initialization(tmp_path, monkeypatch):
+    """A model inside another initializes its own modules, itself last. What is loaded is marked."""
+    from autobackbone.integrations.transformers import AutobackboneModel, backbone_config
+
+    calls = []
+    monkeypatch.setattr(AutobackboneModel, "_initialize_weights", lambda self, m, *_: calls.append(m is self))
+    model = AutobackboneModel(backbone_config("test_resnet", pretrained=False))
+    assert calls[-1]
+    assert calls.count(True) == 1
+    model.save_pretrained(tmp_path)
+    loaded = AutobackboneModel.from_pretrained(tmp_path)
+    assert calls.count(True) == 2
+    assert all(getattr(t, "_is_hf_initialized", False) for t in loaded.state_dict(keep_vars=True).values())
+    monkeypatch.undo()
+    assert {"_init_weights", "_initialize_weights"} <= set(dir(PreTrainedModel))
+
+
+def test_transformers_class_attributes():
+    names = {"_no_split_modules", "_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn"}
+    assert names | {"_supports_attention_backend", "supports_gradient_checkpointing"} <= set(dir(PreTrainedModel))
 
 
 def test_dinov3_vit_modules():

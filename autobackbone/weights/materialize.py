@@ -14,7 +14,7 @@ from autobackbone.weights.checkpoint import Checkpoint
 from autobackbone.weights.loading import apply_weights, is_finite, load_part, match_part
 from autobackbone.weights.matching import Match
 from autobackbone.weights.report import WeightsReport
-from autobackbone.weights.rules import CheckpointRules
+from autobackbone.weights.rules import COUNTER, CheckpointRules
 
 
 def init_buffers_on_load(network: nn.Module, rules: CheckpointRules) -> None:
@@ -165,7 +165,10 @@ def _twin(network: nn.Module, rules: CheckpointRules) -> nn.Module:
     """Build a network once more, and see that it is the same."""
     assert rules.build is not None, "every backbone knows how it was built"
     twin = rules.build()
-    shapes, others = ({n: t.shape for n, t in m.state_dict().items()} for m in (network, twin))
+    # A frozen batch norm in the place of another counts nothing.
+    shapes, others = (
+        {n: t.shape for n, t in m.state_dict().items() if not n.endswith(COUNTER)} for m in (network, twin)
+    )
     if shapes != others:
         first = next(n for n in {**shapes, **others} if shapes.get(n) != others.get(n))
         raise WeightsError(_changed(network, first))

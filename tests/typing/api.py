@@ -1,8 +1,15 @@
 """User code under the type checker: this must pass mypy --strict, and is not run."""
 
 from torch import Tensor, nn
+from transformers import RTDetrConfig, RTDetrImageProcessor
 
 import autobackbone as ab
+from autobackbone.integrations.transformers import (
+    AutobackboneConfig,
+    backbone_config,
+    head_config,
+    image_processor,
+)
 
 config = ab.FeatureBackboneConfig("resnet50", pretrained=False, out_strides=(4, 8, 16, 32))
 backbone: ab.FeatureBackbone = ab.create_feature_backbone(config, in_chans=4)
@@ -41,3 +48,8 @@ ab.export_onnx(backbone, "backbone.onnx", (480, 640), dynamic_size=True)
 ab.export_program(pyramid, "pyramid.pt2", 224)
 fast: ab.FeatureBackbone = ab.optimize_for_inference(backbone, dtype="bfloat16", compile=True)
 backbone.train().eval()
+
+inside: AutobackboneConfig = backbone_config("resnet50", out_strides=(8, 16, 32))
+head: RTDetrConfig = head_config(RTDetrConfig, inside, num_labels=3)
+widths: list[int] = inside.channels
+processor: RTDetrImageProcessor = image_processor(RTDetrImageProcessor, head)

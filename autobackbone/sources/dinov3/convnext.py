@@ -17,7 +17,7 @@ class _ConvNeXt(Network):
 
     def __init__(self, model: Any, *, norm: bool = True) -> None:
         super().__init__()
-        self.model = model.model
+        self.model: Any = nn.ModuleDict(dict(model.model.named_children()))  # transformers' models see no other in it
         self.layer_norm = model.layer_norm if norm else nn.Identity()
         self.num_features: int = model.config.hidden_sizes[-1]
 

@@ -23,7 +23,7 @@ class _ViT(Network):
         self.embeddings = model.embeddings
         make_buffers(self.embeddings, ["mask_token"])  # masks patches in pretraining only
         self.rope_embeddings = model.rope_embeddings
-        self.model = model.model
+        self.model: Any = nn.ModuleDict(dict(model.model.named_children()))  # transformers' models see no other in it
         self.norm = model.norm if norm else nn.Identity()
         self.num_features: int = model.config.hidden_size
         self.patch: int = model.config.patch_size
