@@ -439,16 +439,17 @@ def test_a_pixel_mask_is_read(head):
     assert torch.equal(plain, masked) == (head == "RT-DETR")  # whose encoder reads none, also with its own backbones
 
 
-def test_tokens_are_the_map():
-    config = _config("test_vit", out_indices=(1,), layout="tokens")
-    model = AutobackboneModel(config).eval()
+@pytest.mark.parametrize("name", ["test_vit", "test_vit3"])  # which has no class token
+def test_tokens_are_the_map(name):
+    model = AutobackboneModel(_config(name, out_indices=(1,), layout="tokens")).eval()
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
         tokens, expected = model(images).feature_maps[0], model.backbone(images)[0]
         patches = AutobackboneModel.forward(_in_layout(model, "patches"), images).feature_maps[0]
-    assert tokens.shape == (2, 25, 64)
+        first = model.backbone.forward_tokens(images)[0].prefix.get("class", expected.mean((2, 3))[:, None])
+    assert tokens.shape == (2, 25, expected.shape[1])
     assert torch.equal(tokens[:, 1:].transpose(1, 2).reshape(expected.shape), expected)
-    torch.testing.assert_close(tokens[:, 0], expected.mean((2, 3)))
+    torch.testing.assert_close(tokens[:, :1], first)
     assert torch.equal(patches, tokens[:, 1:])
 
 

@@ -42,8 +42,8 @@ class AutobackboneConfig(BackboneConfigMixin, PreTrainedConfig):
         Of this config.
     layout
         ``"maps"`` gives ``(B, C, H, W)``, as most heads read. ``"tokens"`` gives ``(B, 1 + H W, C)`` for DPT and its
-        relatives: first the mean over the map, in the place of a class token. ``"patches"`` gives ``(B, H W, C)`` for
-        ViTPose. `head_config` chooses it.
+        relatives: first the class token, or in its place, if there is none, the mean over the map. ``"patches"`` gives
+        ``(B, H W, C)`` for ViTPose. `head_config` chooses it.
     out_features, out_indices
         Which of the levels a head gets, by name or place; by default all.
 

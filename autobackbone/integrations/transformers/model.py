@@ -115,9 +115,16 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):
         if not self._has_norms:
             self._keep_norms()
         with_all = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        all_maps: Any = tuple(self.backbone(pixel_values))
-        by_name = dict(zip(self.stage_names, all_maps, strict=True))
-        maps: Any = tuple(self._lay_out(by_name[name], pixel_values) for name in self.out_features)
+        all_maps: Any
+        first: tuple[Tensor | None, ...]
+        if config.layout == "tokens" and "class" in self.backbone.prefix_tokens:
+            all_maps, prefix = zip(*self.backbone.forward_tokens(pixel_values), strict=True)
+            first = tuple(tokens["class"] for tokens in prefix)
+        else:
+            all_maps = tuple(self.backbone(pixel_values))
+            first = (None,) * len(all_maps)
+        by_name: dict[str, Any] = dict(zip(self.stage_names, zip(all_maps, first, strict=True), strict=True))
+        maps: Any = tuple(self._lay_out(*by_name[name], pixel_values) for name in self.out_features)
         output = BackboneOutput(feature_maps=maps, hidden_states=all_maps if with_all else None)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
@@ -125,8 +132,8 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):
         """Compute the maps; see `forward`. What cannot be honored is an error, not left out."""
         return self(*args, **kwargs)
 
-    def _lay_out(self, y: Tensor, images: Tensor) -> Tensor:
-        """Return a map in the layout of the config."""
+    def _lay_out(self, y: Tensor, class_token: Tensor | None, images: Tensor) -> Tensor:
+        """Return a map in the layout of the config, the mean in the place of a class token that there is not."""
         if self.config.layout == "maps":
             return y
         sizes, cells = images.shape[-2:], y.shape[-2:]
@@ -138,7 +145,10 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):
             )
             raise InputSizeError(msg)
         tokens = y.flatten(2).transpose(1, 2)
-        return tokens if self.config.layout == "patches" else torch.cat((tokens.mean(1, keepdim=True), tokens), dim=1)
+        if self.config.layout == "patches":
+            return tokens
+        first = tokens.mean(1, keepdim=True) if class_token is None else class_token
+        return torch.cat((first, tokens), dim=1)
 
     @property
     def gradient_checkpointing(self) -> bool:
