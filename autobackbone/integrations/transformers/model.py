@@ -115,22 +115,23 @@ class AutobackboneModel(BackboneMixin, PreTrainedModel):
         if not self._has_norms:
             self._keep_norms()
         with_all = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        all_maps: Any
-        first: tuple[Tensor | None, ...]
-        if config.layout == "tokens" and "class" in self.backbone.prefix_tokens:
-            all_maps, prefix = zip(*self.backbone.forward_tokens(pixel_values), strict=True)
-            first = tuple(tokens["class"] for tokens in prefix)
-        else:
-            all_maps = tuple(self.backbone(pixel_values))
-            first = (None,) * len(all_maps)
-        by_name: dict[str, Any] = dict(zip(self.stage_names, zip(all_maps, first, strict=True), strict=True))
-        maps: Any = tuple(self._lay_out(*by_name[name], pixel_values) for name in self.out_features)
+        all_maps, first = self._maps(pixel_values)
+        shown = [self.stage_names.index(name) for name in self.out_features]
+        maps: Any = tuple(self._lay_out(all_maps[i], first[i], pixel_values) for i in shown)
         output = BackboneOutput(feature_maps=maps, hidden_states=all_maps if with_all else None)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def forward_with_filtered_kwargs(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the maps; see `forward`. What cannot be honored is an error, not left out."""
         return self(*args, **kwargs)
+
+    def _maps(self, images: Tensor) -> tuple[Any, list[Tensor | None]]:
+        """Return the maps of all levels, and the class tokens that the layout asks for."""
+        if self.config.layout != "tokens" or "class" not in self.backbone.prefix_tokens:
+            maps = tuple(self.backbone(images))
+            return maps, [None] * len(maps)
+        levels = self.backbone.forward_tokens(images)
+        return tuple(level.map for level in levels), [level.prefix["class"] for level in levels]
 
     def _lay_out(self, y: Tensor, class_token: Tensor | None, images: Tensor) -> Tensor:
         """Return a map in the layout of the config, the mean in the place of a class token that there is not."""
