@@ -64,9 +64,13 @@ def _outcome(head, backbone):
 def test_head(head, backbone, record_property):
     outcome = _outcome(head, backbone)
     record_property("heads", f"{head.name}/{backbone.name}/{outcome}")
+    if not PAGE.is_file():
+        pytest.skip("it ran, and the documentation is not here")
     assert read_page()[head.name][BACKBONES.index(backbone)] == outcome, "pytest -m '' -n 0 --write-heads writes it"
 
 
 def test_the_page_has_every_head_and_reason():
+    if not PAGE.is_file():
+        pytest.skip("the documentation is not here")
     page = PAGE.read_text(encoding="utf-8")
     assert table(read_page()) in page
