@@ -31,30 +31,38 @@ CUDA = ("roofline", "overhead", "inference", "peers")
 def main() -> None:
     """Run them, and say which failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    subjects = sorted(path.stem for path in HERE.glob("*.py") if "def main()" in path.read_text(encoding="utf-8"))
-    parser.add_argument("subjects", nargs="*", help=f"by default: {', '.join(SETTINGS)}")
+    parser.add_argument("subjects", nargs="*", help=f"by default {', '.join(SETTINGS)}; on a GPU {', '.join(CUDA)}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="a smoke run: its figures say nothing")
     parser.add_argument("--results", type=Path, help="folder for the JSON")
     parser.add_argument("--limit", type=float, default=600, help="seconds that one may take")
     args = parser.parse_args()
     names = [Path(name).stem for name in args.subjects] or list(CUDA if args.device == "cuda" else SETTINGS)
-    if unknown := [name for name in names if name not in subjects or name == Path(__file__).stem]:
-        parser.error(f"no benchmarks: {', '.join(unknown)}; there are {', '.join(subjects)}")
+    if unknown := [name for name in names if not (HERE / f"{name}.py").is_file()]:
+        parser.error(f"no benchmarks: {', '.join(unknown)}")
     shared = ["--quick"] * args.quick + (["--device", "cuda"] if args.device == "cuda" else [])
     shared += ["--results", str(args.results)] if args.results else []
-    start, failed = time.perf_counter(), []
-    for i, name in enumerate(names, start=1):
-        print(f"\n=== {i} of {len(names)}: {name}, after {time.perf_counter() - start:.0f} s\n", flush=True)
-        command = [sys.executable, str(HERE / f"{name}.py"), *SETTINGS.get(name, []), *shared]
-        try:
-            subprocess.run(command, check=True, timeout=args.limit)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as err:
-            failed.append(f"{name}: {err}")
-            print(failed[-1], flush=True)
-    print(f"\n=== {len(names) - len(failed)} of {len(names)} done in {time.perf_counter() - start:.0f} s", flush=True)
-    if failed:
+    commands = {name: [f"{name}.py", *SETTINGS.get(name, []), *shared] for name in names}
+    if not args.quick and not args.results:
+        commands["page"] = ["page.py"]
+    if failed := run(commands, args.limit):
         sys.exit("\n".join(failed))
+
+
+def run(commands: dict[str, list[str]], limit: float) -> list[str]:
+    """Run scripts with their arguments; return what failed."""
+    start, failed = time.perf_counter(), []
+    for i, (name, (script, *arguments)) in enumerate(commands.items(), start=1):
+        print(f"\n=== {i} of {len(commands)}: {name}, after {time.perf_counter() - start:.0f} s\n", flush=True)
+        try:
+            subprocess.run([sys.executable, str(HERE / script), *arguments], check=True, timeout=limit)
+        except subprocess.CalledProcessError as err:
+            failed.append(f"{name} failed with exit code {err.returncode}")
+        except subprocess.TimeoutExpired:
+            failed.append(f"{name} was stopped after {limit:.0f} s")
+    done = len(commands) - len(failed)
+    print(f"\n=== {done} of {len(commands)} done in {time.perf_counter() - start:.0f} s", flush=True)
+    return failed
 
 
 if __name__ == "__main__":
