@@ -99,11 +99,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure against raw timm and transformers: from overhead and the start of a process to extraction."""
+    """Measure against raw timm, transformers and other libraries, and write the performance page."""
     _install(session, "bench")
-    scripts = ("overhead", "cold_start", "discovery", "creation", "dinov3", "inference", "training", "extract")
-    for script in session.posargs or [f"{name}.py" for name in scripts]:
-        session.run("python", f"benchmarks/{script}")
+    peers = nox.project.dependency_groups(PROJECT, "peers")
+    session.install(*peers, success_codes=range(256))  # those that are not installed are rows that say so
+    session.run("python", "benchmarks/run.py", *session.posargs)
 
 
 @nox.session(venv_backend="uv")

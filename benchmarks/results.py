@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +176,15 @@ def _report(data: Any) -> Report:
         msg = f"its format is {data['format']!r}"
         raise ValueError(msg)
     summary(data["environment"])  # has what is shown of it
-    fields = {key: value for key, value in data.items() if key not in ("format", "tables")}
-    return Report(**fields, tables=[_table(**table) for table in data["tables"]])
+    values = {each.name: data[each.name] for each in fields(Report)}
+    return Report(**values | {"tables": [_table(**table) for table in data["tables"]]})
 
 
 def _table(title: str, columns: dict[str, str], rows: list[dict[str, Any]]) -> Table:
     table = Table(title, columns, [{name: _cell(row[name]) for name in columns} for row in rows])
+    if any(row.keys() != columns.keys() for row in rows):
+        msg = f"rows of {title!r} have other cells than {', '.join(columns)}"
+        raise ValueError(msg)
     table.markdown()  # cells fit the formats of their columns
     return table
 

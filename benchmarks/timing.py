@@ -19,7 +19,7 @@ Call = Callable[[], object]
 Stopwatch = Callable[[], float]
 """Measures once; returns seconds."""
 
-SECONDS = 0.05  # that a measurement takes at least, or three calls
+SECONDS = 0.1  # that a measurement takes at least, warming up not counted
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def stopwatch(call: Call, device: str = "cpu", timer: Stopwatch | None = None) -
         def measure(number: int) -> float:
             return float(timed.timeit(number).mean)
 
-    number = max(3, math.ceil(SECONDS / max(measure(1), 1e-6)))
+    number = max(1, math.ceil(SECONDS / max(measure(1), 1e-6)))
     return lambda: measure(number)
 
 
