@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,29 @@ from autobackbone.values import as_path, as_size, shown
 from autobackbone.weights.hub import first_line
 
 _WITH_LEVELS = (FeatureBackbone, FeaturePyramid)
+
+
+@overload
+def export_onnx(
+    backbone: nn.Module,
+    path: str | os.PathLike[str],
+    input_size: tuple[int, int] | int | None = None,
+    *,
+    dynamic_size: bool = False,
+) -> None: ...
+
+
+@overload
+def export_onnx(
+    backbone: nn.Module,
+    path: str | os.PathLike[str],
+    input_size: tuple[int, int] | int | None = None,
+    *,
+    dynamic_size: bool = False,
+    quantize: str,
+    calibration: Iterable[Tensor],
+    min_similarity: float = 0.99,
+) -> QuantizationReport: ...
 
 
 def export_onnx(
@@ -112,10 +135,10 @@ def export_program(
     """Write a backbone as an archive of torch.export. The archive is written only if it returns the same outputs.
 
     ``torch.export.load(path).module()`` is the backbone in evaluation mode. It needs torch, and neither this package
-    nor timm. It takes ``images``, ``(B, C, H, W)``, normalized, on the device and in the dtype that the backbone has
-    now, with any batch size. It returns a dict of the maps by level name, in the order of the levels, as
-    `FeatureBackbone.forward_dict` does. That of a backbone with pooled output returns its ``(B, num_features)`` or
-    ``(B, num_classes)`` tensor.
+    nor timm. If the backbone is quantized by ``"int8_dynamic"``, it needs torchao, imported before. It takes
+    ``images``, ``(B, C, H, W)``, normalized, on the device and in the dtype that the backbone has now, with any batch
+    size. It returns a dict of the maps by level name, in the order of the levels, as `FeatureBackbone.forward_dict`
+    does. That of a backbone with pooled output returns its ``(B, num_features)`` or ``(B, num_classes)`` tensor.
 
     Parameters
     ----------

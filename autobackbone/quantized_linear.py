@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from autobackbone.errors import UnsupportedError
 from autobackbone.linear import ConvLinear
 
+_PERSISTENT = ("qdata", "scale")  # parts that say it all: the others are zeros, and some versions of torchao have none
 # By what torchao calls them.
 _CONFIGS = {"int8_weight_only": "Int8WeightOnlyConfig", "int8_dynamic": "Int8DynamicActivationInt8WeightConfig"}
 SCHEMES = tuple(_CONFIGS)
@@ -82,7 +83,7 @@ def _quantize(layer: Any, scheme: str) -> None:
     layer.scheme, layer.dtype = scheme, dtype
     names, _ = weight.__tensor_flatten__()
     for name in names:
-        layer.register_buffer(f"weight_{name}", getattr(weight, name).detach())
+        layer.register_buffer(f"weight_{name}", getattr(weight, name).detach(), persistent=name in _PERSISTENT)
 
 
 def _as_quantized(weight: Tensor, scheme: str) -> Any:
@@ -108,4 +109,4 @@ def _torchao(scheme: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own code
         from torchao import quantization
-    return partial(quantization.quantize_, config=getattr(quantization, _CONFIGS[scheme])())
+    return partial(quantization.quantize_, config=getattr(quantization, _CONFIGS[scheme])(version=2))
