@@ -71,6 +71,8 @@ from .inspection import get_input_spec as get_input_spec
 from .levels import FeatureLevel as FeatureLevel
 from .load import init_non_persistent_buffers as init_non_persistent_buffers
 from .load import load_weights as load_weights
+from .quantization import quantize as quantize
+from .quantization_report import QuantizationReport as QuantizationReport
 from .training import get_blocks as get_blocks
 from .training import layer_decay_param_groups as layer_decay_param_groups
 from .weights.report import WeightsReport as WeightsReport

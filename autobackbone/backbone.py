@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from autobackbone.batch_statistics import count_batches_once, lone_value_error
 from autobackbone.config import FeatureBackboneConfig
 from autobackbone.errors import ConfigError, InputError, UnsupportedError, WeightsCorruptedError, WeightsMismatchError
 from autobackbone.frozen import Frozen
-from autobackbone.inference_form import CompiledBody, InferenceForm, restructure
+from autobackbone.inference_form import CompiledBody, InferenceForm, quantized, restructure
 from autobackbone.input_spec import InputSpec, mismatch_error, repeat_to
 from autobackbone.levels import FeatureInfo, FeatureLevel, NativeLevel, cells, round_up
 from autobackbone.pretrained import Pretrained
@@ -29,6 +29,9 @@ from autobackbone.weights.report import WeightsReport
 from autobackbone.weights.rules import CheckpointRules
 from autobackbone.weights.saved_files import write
 from autobackbone.weights.saving import Saved, check_state, describe, understand
+
+if TYPE_CHECKING:
+    from autobackbone.quantization_report import QuantizationReport
 
 
 class LevelTokens(NamedTuple):
@@ -70,6 +73,8 @@ class FeatureBackbone(Pretrained, nn.Module):
         With concrete indices or strides.
     inference : InferenceForm or None
         How it was optimized for inference; ``None`` if it was not.
+    quantization_report : QuantizationReport or None
+        What `quantize` changed; ``None`` if it was not quantized, or was loaded.
     compiled : CompiledBody or None
         The compiled body, if it is optimized and compiled.
     """
@@ -87,6 +92,7 @@ class FeatureBackbone(Pretrained, nn.Module):
         self.autobackbone = replace(native.attachment, network_path=path)
         self._frozen = Frozen()  # of the body
         self.inference: InferenceForm | None = None
+        self.quantization_report: QuantizationReport | None = None
         self.compiled: CompiledBody | None = None
         self._built_size = native.built_size
         self._portable_fields = native.portable_fields
@@ -246,7 +252,8 @@ class FeatureBackbone(Pretrained, nn.Module):
         Raises
         ------
         UnsupportedError
-            If the architecture's own code to join branches fails.
+            If the architecture's own code to join branches fails, it is to be quantized and there is nothing that the
+            scheme quantizes, or torchao is missing.
         """
         self.eval()  # what follows looks at a pass
         if self.inference is None:
@@ -254,6 +261,8 @@ class FeatureBackbone(Pretrained, nn.Module):
             dtype = next(self.body.parameters()).dtype
             images = torch.empty(1, spec.in_chans, *self.padded_size(*spec.size), dtype=dtype, device="meta")
             change_attachment(self, rules=restructure(self.body, self.network, self.autobackbone.rules, images))
+        if form.quantization is not None and (self.inference is None or self.inference.quantization is None):
+            change_attachment(self, rules=quantized(self.network, form, self.autobackbone.rules))
         self.inference = form
         form.lay_out(self)
         self.eval()  # new modules too

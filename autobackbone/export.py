@@ -3,8 +3,9 @@
 import math
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,36 @@ from autobackbone.input_spec import InputSpec
 from autobackbone.inspection import input_spec_of
 from autobackbone.levels import round_up
 from autobackbone.modes import evaluating
+from autobackbone.onnx_quantization import QuantizationPlan, checked_plan
+from autobackbone.quantization_report import QuantizationReport
 from autobackbone.unwrapping import unwrap
 from autobackbone.values import as_path, as_size, shown
 from autobackbone.weights.hub import first_line
 
 _WITH_LEVELS = (FeatureBackbone, FeaturePyramid)
+
+
+@overload
+def export_onnx(
+    backbone: nn.Module,
+    path: str | os.PathLike[str],
+    input_size: tuple[int, int] | int | None = None,
+    *,
+    dynamic_size: bool = False,
+) -> None: ...
+
+
+@overload
+def export_onnx(
+    backbone: nn.Module,
+    path: str | os.PathLike[str],
+    input_size: tuple[int, int] | int | None = None,
+    *,
+    dynamic_size: bool = False,
+    quantize: str,
+    calibration: Iterable[Tensor],
+    min_similarity: float = 0.99,
+) -> QuantizationReport: ...
 
 
 def export_onnx(
@@ -30,7 +56,10 @@ def export_onnx(
     input_size: tuple[int, int] | int | None = None,
     *,
     dynamic_size: bool = False,
-) -> None:
+    quantize: str | None = None,
+    calibration: Iterable[Tensor] | None = None,
+    min_similarity: float = 0.99,
+) -> QuantizationReport | None:
     """Write a backbone as an ONNX file. The file is written only if onnxruntime returns the same outputs.
 
     The batch size is dynamic. The input is ``images``, ``(B, C, H, W)``, normalized. There is one output per level,
@@ -50,20 +79,50 @@ def export_onnx(
     dynamic_size
         Accept any height and width from twice the largest stride up, if the architecture allows it. The outputs are
         compared at several sizes, `input_size` among them.
+    quantize
+        ``None``, or how onnxruntime quantizes the file:
+
+        - ``"int8_static"``: weights and maps have 8 bits. The ranges of the maps are found with `calibration`. For
+          networks of convolutions.
+        - ``"int8_dynamic"``: weights and inputs of products of matrices have 8 bits. The range of an input is found as
+          it comes, over the batch: the maps of an image depend a little on those beside it. For transformers, ConvNeXt
+          and the like.
+
+        Batch norms are folded first. Processors without instructions for 8-bit products (VNNI) may lose accuracy that
+        the comparison on another processor does not show.
+    calibration
+        Batches of images for `quantize`, ``(B, C, H, W)`` tensors, normalized, like those that the file will get; some
+        tens to hundreds of images. Of `input_size`, unless `dynamic_size`. The outputs are compared on them too.
+    min_similarity
+        What is refused: less than this cosine similarity, from -1 to 1, of a quantized output to that of `backbone`,
+        a mean over the images.
+
+    Returns
+    -------
+    QuantizationReport or None
+        Of a quantized file: the similarity of each output, and the sizes of the file with and without quantization.
 
     Raises
     ------
     UnsupportedError
         If the architecture cannot be exported this way, if its dtype is neither float32 nor float16, or if the extra is
-        not installed.
+        not installed. With `quantize`: if its dtype is not float32, it has nothing that is quantized this way, or the
+        outputs would be less alike than `min_similarity`.
     InputSizeError
-        If the backbone does not accept images of `input_size`.
+        If the backbone does not accept images of `input_size`, or images of `calibration` have another size.
+    InputError
+        If `calibration` yields images that the backbone does not accept, or NaN.
     ConfigError
-        If `backbone` is not from this package, or `path` cannot be written.
+        If `backbone` is not from this package, `path` cannot be written, or `quantize` or `calibration` is none of
+        these.
     WeightsError
         If `backbone` is on the meta device.
     """
-    _export(OnnxFormat(), backbone, path, input_size, dynamic_size=dynamic_size)
+    plan = None if quantize is None and calibration is None else checked_plan(quantize, calibration, min_similarity)
+    if isinstance(backbone, FeatureBackbone) and backbone.inference is not None and backbone.inference.quantization:
+        msg = 'The backbone is quantized; export the one that it was made from, with quantize="int8_dynamic".'
+        raise UnsupportedError(msg)
+    return _export(OnnxFormat(), backbone, path, input_size, dynamic_size=dynamic_size, plan=plan)
 
 
 def export_program(
@@ -76,10 +135,10 @@ def export_program(
     """Write a backbone as an archive of torch.export. The archive is written only if it returns the same outputs.
 
     ``torch.export.load(path).module()`` is the backbone in evaluation mode. It needs torch, and neither this package
-    nor timm. It takes ``images``, ``(B, C, H, W)``, normalized, on the device and in the dtype that the backbone has
-    now, with any batch size. It returns a dict of the maps by level name, in the order of the levels, as
-    `FeatureBackbone.forward_dict` does. That of a backbone with pooled output returns its ``(B, num_features)`` or
-    ``(B, num_classes)`` tensor.
+    nor timm. If the backbone is quantized by ``"int8_dynamic"``, it needs torchao, imported before. It takes
+    ``images``, ``(B, C, H, W)``, normalized, on the device and in the dtype that the backbone has now, with any batch
+    size. It returns a dict of the maps by level name, in the order of the levels, as `FeatureBackbone.forward_dict`
+    does. That of a backbone with pooled output returns its ``(B, num_features)`` or ``(B, num_classes)`` tensor.
 
     Parameters
     ----------
@@ -108,7 +167,15 @@ def export_program(
     _export(ProgramFormat(), backbone, path, input_size, dynamic_size=dynamic_size)
 
 
-def _export(file_format: Format, backbone: nn.Module, path: Any, input_size: Any, *, dynamic_size: bool) -> None:
+def _export(
+    file_format: Format,
+    backbone: nn.Module,
+    path: Any,
+    input_size: Any,
+    *,
+    dynamic_size: bool,
+    plan: QuantizationPlan | None = None,
+) -> QuantizationReport | None:
     backbone = unwrap(backbone)
     spec = input_spec_of(backbone)
     if spec is None:
@@ -122,7 +189,9 @@ def _export(file_format: Format, backbone: nn.Module, path: Any, input_size: Any
         msg = f"dynamic_size=True: the backbone takes {spec.size[0]}x{spec.size[1]} images only; leave it out."
         raise UnsupportedError(msg)
     shapes = _other_shapes(size, multiple) if dynamic_size else [(2, *size), (1, *size)]
+    images = None if plan is None else plan.images(spec, like, None if dynamic_size else size)
     names = _output_names(backbone)
+    report = None
     off = torch.autocast(like.device.type, enabled=False)
     try:
         with off, evaluating(backbone), tempfile.TemporaryDirectory(dir=file.parent, prefix=".exporting-") as folder:
@@ -130,11 +199,14 @@ def _export(file_format: Format, backbone: nn.Module, path: Any, input_size: Any
             batches = [_random_images((batch, spec.in_chans, *hw), like) for batch, *hw in shapes]
             file_format.write(backbone, batches[0], draft, names, dynamic_size=dynamic_size)
             _compare(file_format, backbone, batches, draft, names)
+            if plan is not None and images is not None:
+                report = plan.quantize(draft, images, lambda x: named(backbone(x), names), name_of(backbone))
             for part in sorted(Path(folder).iterdir(), reverse=True):  # the ONNX file after its data file
                 part.replace(file.parent / part.name)
     except OSError as err:
         msg = f"path={os.fspath(path)!r} cannot be written: {first_line(err)}."
         raise ConfigError(msg) from err
+    return report
 
 
 def _checked_path(path: Any, suffix: str) -> Path:

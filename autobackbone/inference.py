@@ -77,7 +77,7 @@ def optimize_for_inference(
     >>> [tuple(y.shape) for y in fast(torch.rand(1, 3, 224, 224))]
     [(1, 128, 28, 28), (1, 256, 14, 14), (1, 512, 7, 7)]
     """
-    source = _checked(backbone)
+    source = check_backbone(backbone, "optimize_for_inference")
     like = next(source.parameters())
     name = one_of("dtype", str(like.dtype if dtype is None else dtype).removeprefix("torch."), DTYPES)
     with torch.inference_mode(mode=False), torch.no_grad():
@@ -87,27 +87,56 @@ def optimize_for_inference(
     return fast
 
 
-def _checked(backbone: Any) -> FeatureBackbone:
+def check_backbone(backbone: Any, function: str) -> FeatureBackbone:
+    """Return a backbone that can be laid out for inference, without its wrappers.
+
+    Parameters
+    ----------
+    backbone
+        From a user.
+    function
+        That takes it, as messages name it.
+
+    Raises
+    ------
+    ConfigError
+        If it is no feature backbone, or is in training mode.
+    WeightsError
+        If it is on the meta device, or sharded over processes.
+    UnsupportedError
+        If it is quantized, or holds tensors of other kinds.
+    """
     module = unwrap(backbone)
     if not isinstance(module, FeatureBackbone):
         kind = type(module).__name__
-        msg = f"optimize_for_inference() takes what create_feature_backbone() returns, got {kind}."
+        msg = f"{function}() takes what create_feature_backbone() returns, got {kind}."
         if isinstance(getattr(module, "backbone", None), FeatureBackbone):
-            msg += " Optimize its backbone, and put that in its place: model.backbone = optimize_for_inference(...)."
+            msg += f" Take its backbone, and put the result in its place: model.backbone = {function}(...)."
         raise ConfigError(msg)
     tensors = (*module.parameters(), *module.buffers())
     if any(tensor.is_meta for tensor in tensors):
-        msg = "A backbone on the meta device has no weights to optimize; create it on another device, or load it first."
+        msg = (
+            f"A backbone on the meta device has no weights for {function}(); create it on another device, or load it "
+            "first."
+        )
         raise WeightsError(msg)
     if is_flattened(backbone) or any(map(is_sharded, tensors)):
         msg = (
-            "The weights are sharded over processes: load the full state dict into a plain backbone, and optimize that."
+            "The weights are sharded over processes: load the full state dict into a plain backbone, and give that to "
+            f"{function}()."
         )
         raise WeightsError(msg)
+    if module.inference is not None and module.inference.quantization is not None:
+        msg = (
+            f"The backbone is quantized ({module.inference.quantization}); {function}() takes the one it was made from."
+        )
+        raise UnsupportedError(msg)
     other = next((t for t in tensors if type(t) not in (Tensor, nn.Parameter) or t.is_quantized), None)
     if other is not None or any(hasattr(part, "parametrizations") for part in module.modules()):
         kind = "parametrized weights" if other is None else f"tensors of the type {type(other).__name__}"
-        msg = f"The backbone has {kind}: optimize it before it is quantized, or merge and remove parametrizations."
+        msg = (
+            f"The backbone has {kind}: call {function}() before it is quantized, or merge and remove parametrizations."
+        )
         raise UnsupportedError(msg)
     if module.training:
         msg = "The backbone is in training mode; call eval() first: its norms then use the statistics that they have."
@@ -115,11 +144,17 @@ def _checked(backbone: Any) -> FeatureBackbone:
     return module
 
 
+def comparison_images(backbone: FeatureBackbone) -> Tensor:
+    """Return the same random images in every call, of the default size, on the device of a backbone."""
+    spec, like = backbone.input_spec, next(backbone.parameters())
+    random = torch.Generator().manual_seed(0)  # the caller's own is left alone
+    return torch.randn(_IMAGES, spec.in_chans, *spec.size, generator=random).to(like.device)
+
+
 def _compare(source: FeatureBackbone, fast: FeatureBackbone, dtype: torch.dtype, *, compiled: bool) -> None:
     """Raise UnsupportedError unless both compute the same maps, the second one compiled if it is to be."""
-    spec, like = source.input_spec, next(source.parameters())
-    random = torch.Generator().manual_seed(0)  # the caller's own is left alone
-    images = torch.randn(_IMAGES, spec.in_chans, *spec.size, generator=random).to(like.device)
+    like = next(source.parameters())
+    images = comparison_images(source)
     expected = source(images.to(like.dtype))
     name = repr(source.config.model_name)
     try:

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from inspect import signature
 from typing import Any, Self
@@ -11,9 +11,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from autobackbone.errors import ConfigError
+from autobackbone.errors import ConfigError, UnsupportedError
 from autobackbone.folding import Fold, find_folds, fold
 from autobackbone.linear import use_convolutions
+from autobackbone.quantized_linear import SCHEMES, check_installed, is_scale, quantize_linear
 from autobackbone.sources.reparameterize import reparameterize
 from autobackbone.unwrapping import path_to
 from autobackbone.values import one_of, shown
@@ -34,10 +35,13 @@ class InferenceForm:
         Of its weights and maps, by name.
     channels_last
         Whether its weights and images have their channels last in memory.
+    quantization
+        The scheme by which its linear layers are quantized, or ``None``.
     """
 
     dtype: str
     channels_last: bool
+    quantization: str | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -48,10 +52,17 @@ class InferenceForm:
         ConfigError
             If it describes none.
         """
-        if values.keys() != {"dtype", "channels_last"} or not isinstance(values["channels_last"], bool):
+        keys = values.keys() - {"quantization"}
+        if keys != {"dtype", "channels_last"} or not isinstance(values["channels_last"], bool):
             msg = f"inference={shown(dict(values))}: it has a dtype and channels_last, which is true or false"
             raise ConfigError(msg)
-        return cls(one_of("dtype", values["dtype"], DTYPES), values["channels_last"])
+        scheme = values.get("quantization")
+        scheme = None if scheme is None else one_of("quantization", scheme, SCHEMES)
+        return cls(one_of("dtype", values["dtype"], DTYPES), values["channels_last"], scheme)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a file keeps of the form: the inverse of `from_dict`."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -61,12 +72,20 @@ class InferenceForm:
     def lay_out(self, model: nn.Module) -> None:
         """Give a model its dtype and layout, in place, and the way to compute linear layers that is fastest here."""
         model.requires_grad_(requires_grad=False)
-        model.to(DTYPES[self.dtype])
+        self.cast(model)
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.ndim == 4:
                 tensor.data = tensor.data.contiguous(memory_format=self.memory_format)
         if all(parameter.device.type == "cpu" for parameter in model.parameters()):
             use_convolutions(model)
+
+    def cast(self, model: nn.Module) -> None:
+        """Give a model its dtype, in place."""
+        for module in model.modules():
+            tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+            for name, tensor in tensors:
+                if tensor.is_floating_point() and not is_scale(module, name):
+                    tensor.data = tensor.data.to(DTYPES[self.dtype])
 
 
 class CompiledBody:
@@ -144,6 +163,46 @@ def restructure(body: nn.Module, network: nn.Module, rules: CheckpointRules, ima
         return rules
     assert rules.build is not None, "every backbone knows how it was built"
     return replace(rules, converters=(), build=partial(_build, rules.build, folds), is_folded=True)
+
+
+def quantized(network: nn.Module, form: InferenceForm, rules: CheckpointRules) -> CheckpointRules:
+    """Quantize the linear layers of a network, in place. Return how checkpoints are matched to what is left.
+
+    Parameters
+    ----------
+    network
+        As it is after `restructure`.
+    form
+        With the scheme.
+    rules
+        Those of the network as it is.
+
+    Raises
+    ------
+    UnsupportedError
+        If it has no linear layers, or torchao is missing.
+    """
+    check_installed()
+    form.cast(network)
+    if quantize_linear(network, _scheme(form)) == 0:
+        msg = (
+            f"quantization={form.quantization!r}: this {type(network).__name__} has no linear layers, and nothing else "
+            'is quantized this way; quantize its convolutions by export_onnx(..., quantize="int8_static").'
+        )
+        raise UnsupportedError(msg)
+    assert rules.build is not None, "every backbone knows how it was built"
+    return replace(rules, converters=(), build=partial(_build_quantized, rules.build, form), is_folded=True)
+
+
+def _build_quantized(build: Callable[[], nn.Module], form: InferenceForm) -> nn.Module:
+    network = build()
+    quantize_linear(network, _scheme(form))
+    return network
+
+
+def _scheme(form: InferenceForm) -> str:
+    assert form.quantization is not None, "the caller asks"
+    return form.quantization
 
 
 def _build(build: Callable[[], nn.Module], folds: list[Fold]) -> nn.Module:

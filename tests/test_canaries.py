@@ -163,6 +163,20 @@ def test_wrapper_names():
     assert fsdp.FSDP_WRAPPED_MODULE == "_fsdp_wrapped_module"
 
 
+def test_tensor_flatten():
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    layer = nn.Linear(5, 3).requires_grad_(requires_grad=False)
+    quantize_(layer, Int8WeightOnlyConfig(version=2))
+    weight = layer.weight
+    names, context = weight.__tensor_flatten__()
+    parts = {name: getattr(weight, name) for name in names}
+    assert {type(part) for part in parts.values()} == {torch.Tensor}
+    assert not any(bool(part.any()) for name, part in parts.items() if name not in ("qdata", "scale"))
+    twin = type(weight).__tensor_unflatten__(parts, context, weight.shape, weight.stride())
+    assert torch.equal(twin.dequantize(), weight.dequantize())
+
+
 def test_roi_align_attributes():
     from torchvision.ops.poolers import initLevelMapper
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -79,7 +79,7 @@ class Recipe:
                     "sha256": hash_of_weights(inner),
                 },
                 "license": attachment.license,
-                "inference": None if inference is None else asdict(inference),
+                "inference": None if inference is None else inference.to_dict(),
                 "compute_dtype": str(like.dtype).removeprefix("torch."),
                 "dtype": dtype,
                 "columns": [column.describe() for column in columns],

@@ -70,7 +70,9 @@ def remake(metadata: Mapping[str, Any], *, weights: str | None = None) -> Callab
     backbone = _backbone(metadata, weights).eval()
     if isinstance(backbone, FeatureBackbone) and metadata.get("inference") is not None:
         backbone.to_inference(InferenceForm.from_dict(metadata["inference"]))
-    backbone = backbone.to(getattr(torch, metadata["compute_dtype"]))
+    dtype = getattr(torch, metadata["compute_dtype"])
+    if next(backbone.parameters()).dtype != dtype:  # else scales of quantized weights would lose precision
+        backbone = backbone.to(dtype)
     if hash_of_weights(backbone) != metadata["weights"]["sha256"]:
         raise WeightsMismatchError(_other_weights(metadata, weights))
     preparation = _preparation(backbone, transform)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def describe(
         "levels": [{"name": lv.name, "channels": lv.channels, "stride": lv.stride} for lv in levels],
     } | ({} if fpn is None else {"fpn": dict(fpn)})
     if inference is not None:
-        values["inference"] = asdict(inference)
+        values["inference"] = inference.to_dict()
     try:
         text = json.dumps(values, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as err:

@@ -47,6 +47,9 @@ blocks: list[nn.Module] = ab.get_blocks(backbone)
 ab.export_onnx(backbone, "backbone.onnx", (480, 640), dynamic_size=True)
 ab.export_program(pyramid, "pyramid.pt2", 224)
 fast: ab.FeatureBackbone = ab.optimize_for_inference(backbone, dtype="bfloat16", compile=True)
+small: ab.FeatureBackbone = ab.quantize(fast, "int8_dynamic", [Tensor()], min_similarity=0.9)
+changed: ab.QuantizationReport | None = small.quantization_report
+written: ab.QuantizationReport = ab.export_onnx(pooled, "p.onnx", quantize="int8_static", calibration=[Tensor()])
 backbone.train().eval()
 
 inside: AutobackboneConfig = backbone_config("resnet50", out_strides=(8, 16, 32))
