@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from shutil import copy
 
 import pytest
 import timm
@@ -203,6 +204,20 @@ def test_export(tmp_path):
     assert [(name, tuple(y.shape[-2:])) for name, y in outputs.items()] == [("c3", (8, 12)), ("c4", (4, 6))]
 
 
+def test_export_quantized(photo, tmp_path):
+    path, folder = tmp_path / "model.onnx", tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name in ("chelsea.png", "coffee.png", "rocket.jpg"):
+        copy(photo.parent / name, folder / "more" / name)
+    (folder / "notes.txt").touch()
+    options = ("--size", "64x96", "--quantize", "int8_static", "--calibration", folder, "-o", path)
+    answer = json.loads(run("export", *MODEL, *options, "--json"))["quantization"]
+    assert min(answer["similarity"].values()) > 0.99
+    assert answer["images"] == 3
+    assert answer["bytes_after"] == path.stat().st_size < answer["bytes_before"] / 2
+    assert "c5: cosine similarity 0.99" in run("export", *MODEL, *options)
+
+
 def test_compare():
     names = ["resnet50", "vit_base_patch16_224", "dinov3_convnext_tiny"]
     assert [card["name"] for card in json.loads(run("compare", *names, "--json"))] == names
@@ -367,6 +382,13 @@ MISTAKES = [
     (["catalog", "build", "--path", "absent/facts.json"], "There is no folder 'absent'"),
     (["export", *MODEL, "-o", "model.pb"], "--out='model.pb': name a file that ends in .onnx (ONNX) or .pt2"),
     (["export", *MODEL, "-o", "absent/model.pt2"], "name a file that ends in .pt2, in a folder that exists"),
+    (["export", *MODEL, "-o", "model.onnx", "--quantize", "int8_static"], "--quantize and --calibration go together"),
+    (["export", *MODEL, "-o", "m.pt2", "--quantize", "int8_static", "--calibration", "."], "with an .onnx file"),
+    (["export", *MODEL, "-o", "m.onnx", "--quantize", "int8_static", "--calibration", "no"], "there is no image in it"),
+    (
+        ["export", *MODEL, "-o", "m.onnx", "--quantize", "int8_dynamc", "--calibration", "."],
+        "did you mean 'int8_dynamic'?",
+    ),
     (["export", "-m", "resnet5o", "-o", "model.pt2", "--size", "big"], "--size 'big' is not integers"),
 ]
 
