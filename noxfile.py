@@ -90,7 +90,8 @@ def docs(session: nox.Session) -> None:
     _install(session, "docs")
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.run("playwright", "install", "chromium")
-    tests = ("docs/test_snippets.py", "docs/test_catalog_page.py", "docs/test_map_page.py")
+    pages = ("catalog_page", "map_page", "performance_page")
+    tests = ("docs/test_snippets.py", *(f"docs/test_{page}.py" for page in pages))
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
     without_ray = ("--ignore-glob=*/integrations/ray*", "--ignore-glob=*/integrations/packing*")
     doctests = ("--doctest-modules", *without_ray, "--pyargs", "autobackbone")

@@ -22,6 +22,7 @@ LIBRARIES = (
     "autotimm",
     "lightly-train",
 )
+VARIABLES = ("OMP_", "MKL_", "KMP_", "ONEDNN_", "DNNL_", "TORCHINDUCTOR_")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 
 
@@ -35,6 +36,7 @@ def describe(device: str) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "flags": _flags(),
+        "variables": {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)},
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
     }
     return facts | (_gpu() if device == "cuda" else {})

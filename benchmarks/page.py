@@ -14,7 +14,8 @@ from pathlib import Path
 
 import plots
 import results
-from results import FOLDER, ROOT, Report, Table, load, shown
+from results import FOLDER, ROOT, Cell, Report, Table, load, shown
+from timing import Spread
 
 PROSE = Path(__file__).with_name("page.md")
 OUTPUT = ROOT / "docs" / "performance.md"
@@ -54,16 +55,16 @@ class Page:
         """Return a table."""
         return _untitled(self.report(name).find(title).markdown())
 
-    def pivot(self, name: str, title: str, across: str, value: str, where: str = "") -> str:
-        """Return one value of a table: architectures down, another column across, for rows such as ``batch=4``."""
+    def pivot(self, name: str, title: str, down: str, across: str, value: str, where: str = "") -> str:
+        """Return the medians of one value of a table, by two other columns, for rows such as ``batch=4``."""
         table = self.report(name).find(title)
         key, _, wanted = where.partition("=")
         rows = [row for row in table.rows if not key or str(row[key]) == wanted]
         labels = dict.fromkeys(str(row[across]) for row in rows)
-        pivoted = Table(title, {"architecture": ""} | dict.fromkeys(labels, table.columns[value]))
-        for architecture in dict.fromkeys(str(row["architecture"]) for row in rows):
-            cells = {str(row[across]): row[value] for row in rows if row["architecture"] == architecture}
-            pivoted.rows.append({"architecture": architecture} | {label: cells.get(label) for label in labels})
+        pivoted = Table(title, {down: ""} | dict.fromkeys(labels, table.columns[value]))
+        for member in dict.fromkeys(str(row[down]) for row in rows):
+            found = {str(row[across]): median(row[value]) for row in rows if str(row[down]) == member}
+            pivoted.rows.append({down: member} | {label: found.get(label) for label in labels})
         return _untitled(pivoted.markdown())
 
     def notes(self, name: str, title: str, column: str, note: str) -> str:
@@ -99,6 +100,11 @@ class Page:
             parts.append(f"### {report.subject.capitalize()}, GPU\n\n`{report.command}`")
             parts += [table.markdown() for table in report.tables]
         return "\n\n".join(parts)
+
+
+def median(cell: Cell) -> Cell:
+    """Return the median of a spread, and any other cell as it is."""
+    return cell.median if isinstance(cell, Spread) else cell
 
 
 def _untitled(markdown: str) -> str:

@@ -25,7 +25,8 @@ from autobackbone import export_onnx, optimize_for_inference
 
 Model = Callable[[Tensor], object]
 REFERENCE = "raw timm, or transformers for DINOv3"
-SAME = 0.1  # off by more, they are no maps of the same weights
+SAME = 0.1  # off by more, they are other maps
+RANDOM = "random weights of its own"
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,16 @@ def _timm_backbone(work: Work) -> Model:
 def _native_backbone(work: Work) -> Model:
     import transformers
 
-    kinds = {"resnet50": "ResNet", "convnext_tiny": "ConvNext", "swin_tiny_patch4_window7_224": "Swin"}
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "resnet50": ("ResNetConfig", {}),
+        "convnext_tiny": ("ConvNextConfig", {"hidden_sizes": [96, 192, 384, 768]}),  # its default is no list
+        "swin_tiny_patch4_window7_224": ("SwinConfig", {}),
+    }
     if work.name not in kinds:
         msg = "transformers has no backbone of its own for it"
         raise LookupError(msg)
-    config = getattr(transformers, f"{kinds[work.name]}Config")()
-    config.set_output_features_output_indices(out_features=None, out_indices=[1, 2, 3, 4])
+    kind, arguments = kinds[work.name]
+    config = getattr(transformers, kind)(out_indices=[1, 2, 3, 4], **arguments)
     return transformers.AutoBackbone.from_config(config).eval()
 
 
@@ -169,18 +174,19 @@ def _only_timm(work: Work) -> None:
         raise LookupError(msg)
 
 
-PEERS: dict[str, Callable[[Work], Model]] = {
-    "autobackbone": lambda work: work.ours,
-    "autobackbone, optimized": _optimized,
-    "autobackbone, optimized, bfloat16": _optimized_bfloat16,
-    "transformers, TimmBackbone": _timm_backbone,
-    "transformers, its own backbone": _native_backbone,
-    "torchvision, create_feature_extractor": _torchvision,
-    "segmentation_models_pytorch, tu- encoder": _smp,
-    "AutoTimm": _autotimm,
-    "lightly-train, wrapper": _lightly_train,
-    "onnxruntime, file of export_onnx": _onnxruntime,
+PEERS: dict[str, tuple[Callable[[Work], Model], str]] = {
+    "autobackbone": (lambda work: work.ours, ""),
+    "autobackbone, optimized": (_optimized, ""),
+    "autobackbone, optimized, bfloat16": (_optimized_bfloat16, ""),
+    "transformers, TimmBackbone": (_timm_backbone, ""),
+    "transformers, its own backbone": (_native_backbone, RANDOM),
+    "torchvision, create_feature_extractor": (_torchvision, ""),
+    "segmentation_models_pytorch, tu- encoder": (_smp, ""),
+    "AutoTimm": (_autotimm, ""),
+    "lightly-train, wrapper": (_lightly_train, "after the final norm, if there is one"),
+    "onnxruntime, file of export_onnx": (_onnxruntime, ""),
 }
+"""What makes the model of each library, and what is to be known of its maps."""
 
 
 def main() -> None:
@@ -211,13 +217,13 @@ def compare(table: Table, work: Work, args: Any) -> None:
     """Measure every library that can do the work, in turn."""
     expected = work.ours(work.images)
     sides, failures = [side(REFERENCE, work.raw, work.images, expected)], []
-    for label, make in PEERS.items():
+    for label, (make, note) in PEERS.items():
         try:
             with torch.inference_mode(mode=False), torch.no_grad():
                 model = make(work)
             if isinstance(model, nn.Module):
                 model.to(args.device)
-            sides.append(side(label, model, work.images, expected))
+            sides.append(side(label, model, work.images, expected, note))
         except Exception as err:  # noqa: BLE001 - a row, whatever another library raises
             failures.append((label, reason(err)))
     times = in_turn({each.label: stopwatch(each.call, args.device) for each in sides}, args.rounds)
@@ -228,17 +234,18 @@ def compare(table: Table, work: Work, args: Any) -> None:
         table.add(work.name, label, None, None, None, why)
 
 
-def side(label: str, model: Model, x: Tensor, expected: list[Tensor]) -> Side:
+def side(label: str, model: Model, x: Tensor, expected: list[Tensor], note: str = "") -> Side:
     """Set a library to work, and compare its maps with the last of ours; there may be fewer."""
     outputs = models.maps(model(x))
     last = expected[-len(outputs) :]
-    if [models.nchw(y, e).shape for y, e in zip(outputs, last, strict=True)] != [e.shape for e in last]:
+    outputs = [models.nchw(y, e) for y, e in zip(outputs, last, strict=True)]
+    if [y.shape for y in outputs] != [e.shape for e in last]:
         msg = f"gives maps {[tuple(y.shape[1:]) for y in outputs]}"
         raise LookupError(msg)
-    off = models.error([models.nchw(y, e) for y, e in zip(outputs, last, strict=True)], last)
+    off = models.error(outputs, last)
     notes = [f"the last {len(outputs)} of {len(expected)} levels"] * (len(outputs) < len(expected))
-    notes += ["random weights of its own"] * (off > SAME)
-    return Side(label, lambda: model(x), off if off <= SAME else None, ", ".join(notes) or None)
+    notes += [note or "other maps"] * (bool(note) or off > SAME)
+    return Side(label, lambda: model(x), None if note == RANDOM else off, ", ".join(notes) or None)
 
 
 def reason(err: Exception) -> str:

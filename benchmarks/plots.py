@@ -13,7 +13,19 @@ from results import Report
 from timing import Spread
 
 GRAY = "#808080"
-COLORS = ("#d55e00", "#2f8fd0", "#009e73", "#c77ab0", "#b08d00", "#7a7ad8", "#5aa0a0", "#a0785a", "#909090", "#e06c75")
+COLORS = (
+    "#d55e00",
+    "#2f8fd0",
+    "#009e73",
+    "#c77ab0",
+    "#b08d00",
+    "#7a7ad8",
+    "#5aa0a0",
+    "#a0785a",
+    "#909090",
+    "#e06c75",
+    "#3a7d44",
+)
 STYLE = {
     "axes.edgecolor": GRAY,
     "axes.labelcolor": GRAY,
@@ -45,12 +57,12 @@ def bars(
 ) -> Callable[[Report, Path, str], None]:
     """Return what draws a column of a table as bars, a group for each architecture.
 
-    Of several batches, the largest is drawn.
+    Of several batches, the largest is drawn. What others are relative to, is one line.
     """
 
     def draw(report: Report, path: Path, digest: str) -> None:
         table = next(table for table in report.tables if table.title.startswith(title))
-        rows = [row for row in table.rows if isinstance(row[column], Spread)]
+        rows = [row for row in table.rows if isinstance(row[column], Spread) and row[column].low < row[column].high]
         batch = max((row.get("batch", 0) for row in rows), default=0)
         rows = [row for row in rows if row.get("batch", 0) == batch]
         groups = list(dict.fromkeys(str(row["architecture"]) for row in rows))
@@ -71,6 +83,7 @@ def bars(
                 start += len(members) + 1
             axes.axvline(1, color=GRAY, linewidth=0.8, linestyle="--")
             axes.set_yticks(ticks, groups)
+            axes.margins(y=0.01)
             axes.invert_yaxis()
             axes.set_xlabel(unit)
             handles = [mpl.patches.Patch(color=COLORS[i % len(COLORS)], label=name) for i, name in enumerate(labels)]

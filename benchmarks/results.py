@@ -139,7 +139,8 @@ def summary(facts: dict[str, Any]) -> str:
     flags = [flag for flag in facts["flags"] if flag not in ("avx2", "avx512f")]
     chip = facts.get("gpu") or f"{machine}{', ' * bool(flags)}{', '.join(flags)}"
     versions = [f"{name} {facts['versions'][name]}" for name in ("torch", "timm", "transformers")]
-    return f"{chip}; {', '.join(versions)}, Python {facts['python']}"
+    variables = [f"{name}={value}" for name, value in facts["variables"].items()]
+    return "; ".join((chip, ", ".join((*versions, f"Python {facts['python']}")), *variables))
 
 
 def load(path: Path) -> Report:
