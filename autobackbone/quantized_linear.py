@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autobackbone.errors import UnsupportedError
@@ -22,28 +23,30 @@ SCHEMES = tuple(_CONFIGS)
 
 
 class QuantizedLinear(nn.Linear):
-    """A linear layer whose weight is quantized. What reads its `weight` gets torchao's tensor."""
+    """A linear layer whose weight is quantized."""
 
     scheme: str
-    dtype: torch.dtype  # that the weight stands for
+    dtype: torch.dtype  # of its weight
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
-        """The weight as torchao has it."""
-        kind, names, context = _anatomy(self.scheme, self.in_features, self.dtype)
-        parts = {name: self.get_buffer(f"weight_{name}") for name in names}
-        weight: Tensor = kind.__tensor_unflatten__(parts, context, self._size, (self.in_features, 1))
+    def weight(self) -> Tensor:  # type: ignore[override] # nobody sets it
+        """The weight as a plain tensor, for networks that compute with it themselves."""
+        weight: Tensor = self._quantized.dequantize()
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in_features)`` to ``(..., out_features)``."""
         if x.numel() == 0:  # torchao computes none
             return x.new_empty(*x.shape[:-1], self.out_features)
-        return super().forward(x)
+        return F.linear(x, self._quantized, self.bias)
 
     @property
-    def _size(self) -> torch.Size:
-        return torch.Size((self.out_features, self.in_features))
+    def _quantized(self) -> Any:
+        """The weight as torchao has it."""
+        kind, names, context = _anatomy(self.scheme, self.in_features, self.dtype)
+        parts = {name: self.get_buffer(f"weight_{name}") for name in names}
+        size = torch.Size((self.out_features, self.in_features))
+        return kind.__tensor_unflatten__(parts, context, size, (self.in_features, 1))
 
 
 def check_installed() -> None:

@@ -99,9 +99,9 @@ def trained(name: str, steps: int) -> tuple[FeatureBackbone, Tensor]:
             if 0 < parameter.min() == parameter.max() < 0.01:
                 parameter.fill_(0.5)
     head = nn.Linear(backbone.out_channels, len(PHOTOS))
-    optimizer = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], lr=1e-3)
+    optimizer = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], lr=2e-3)
     for _ in range(steps):
-        labels = torch.randint(0, len(PHOTOS), (16,))
+        labels = torch.randint(0, len(PHOTOS), (32,))
         logits = head(backbone(crops(photos[labels]))[-1].mean((2, 3)))
         optimizer.zero_grad()
         cross_entropy(logits, labels).backward()
