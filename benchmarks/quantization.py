@@ -1,31 +1,29 @@
 """Quantized backbones and files, against float32, side by side in one run: how much faster, and how alike the maps are.
 
-Images of 224x224, at batches of one and of four. Each variant and the backbone optimized in float32 in turn, many
-times, which of the two goes first alternating; the median of the ratios of neighboring runs. Quantized files are also
-compared with onnxruntime in float32. In parentheses: the lowest cosine similarity of a level to float32, a mean over
-photographs that nothing was calibrated on.
+Images of 224x224. All variants of a backbone in turn, many times. "Times faster" is over the backbone optimized in
+float32, "of its float32" is over the unquantized file in onnxruntime; both are medians of the ratios of neighboring
+measurements. The similarity is the lowest cosine similarity of a level to float32, a mean over photographs that nothing
+was calibrated on.
 
 No published weights are used. Random ones would not do: in some networks they amplify any difference twenty times from
 image to map, and trained ones do not. So the weights are random and then trained for some steps to tell crops of
 photographs apart, which brings that down to about two to four times. Layer scales that begin near zero, where blocks
 would do nothing, are set to 0.5.
 
-    python benchmarks/quantization.py [ARCHITECTURE ...]
+    python benchmarks/quantization.py [--only ARCHITECTURE ...]
 """
 
-import argparse
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import models
 import onnxruntime
 import skimage.data
 import torch
-import torchao
-from dinov3 import MODEL as DINOV3
-from overhead import FAMILIES, ratio
 from PIL import Image
+from results import Cell, options, reporting
+from timing import in_turn, ratio, stopwatch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -51,39 +49,30 @@ PHOTOS = (
     "rocket.jpg",
 )
 BATCHES = (1, 4)
-LABELS = (
-    "bfloat16",
-    "torchao weight only",
-    "torchao dynamic",
-    "onnxruntime float32",
-    "onnxruntime static",
-    "onnxruntime dynamic",
-)
+BASE, FILE = "float32", "onnxruntime float32"
 Run = Callable[[Tensor], list[Tensor]]
 
 
 def main() -> None:
-    """Measure and print a table for each batch size."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("architectures", nargs="*", default=(*FAMILIES, DINOV3))
-    parser.add_argument("--blocks", type=int, default=9, help="pairs of runs for each variant")
+    """Measure, print, and write."""
+    parser = options(__doc__)
+    parser.add_argument("--only", nargs="+", choices=models.ALL, default=models.ALL, help="architectures")
+    parser.add_argument("--blocks", type=int, default=5, help="measurements of each variant")
     parser.add_argument("--steps", type=int, default=60, help="of training")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch and onnxruntime")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    versions = ", ".join(f"{each.__name__} {each.__version__}" for each in (torch, torchao, onnxruntime))
-    print(f"{versions}, {torch.get_num_threads()} threads", flush=True)
-    rows: dict[tuple[str, int], dict[str, str]] = {}
-    for name in args.architectures:
-        backbone, photos = trained(name, args.steps)
-        with tempfile.TemporaryDirectory() as folder:
-            runs = dict(variants(backbone, photos[::2], Path(folder)))
-            rows |= {(name, batch): measure(runs, photos[1::2], batch, args.blocks) for batch in BATCHES}
-        for batch in BATCHES:
-            print(f"{name}, {batch}: {rows[name, batch]}", flush=True)
-    print(f"\n| architecture | batch | {' | '.join(LABELS)} |\n|---|---|{'---|' * len(LABELS)}")
-    for (name, batch), cells in rows.items():
-        print(f"| {name} | {batch} | {' | '.join(cells.get(label, '-') for label in LABELS)} |")
+    if args.quick:
+        args.blocks, args.steps = 2, 2
+    columns = {"architecture": "", "variant": "", "batch": "d", "times faster": ".2f", "of its float32": ".2f"}
+    with reporting("quantization", args) as report:
+        table = report.table("Variants", columns | {"similarity": ".4f", "size, of float32": ".2f"})
+        for name in args.only:
+            backbone, photos = trained(name, args.steps)
+            with tempfile.TemporaryDirectory() as folder:
+                sizes: dict[str, float] = {}
+                runs = dict(variants(backbone, photos[::2], Path(folder), sizes))
+                for batch in BATCHES[: 1 if args.quick else None]:
+                    for label, cells in measure(runs, photos[1::2], batch, args.blocks):
+                        table.add(name, label, batch, *cells, sizes.get(label))
 
 
 def trained(name: str, steps: int) -> tuple[FeatureBackbone, Tensor]:
@@ -127,24 +116,30 @@ def crops(photos: Tensor, size: int = 96) -> Tensor:
     return torch.cat(result)
 
 
-def variants(backbone: FeatureBackbone, calibration: Tensor, folder: Path) -> Iterator[tuple[str, Run]]:
-    """Yield a label and what runs it: first the backbone optimized in float32, then those that can be had."""
+def variants(
+    backbone: FeatureBackbone, calibration: Tensor, folder: Path, sizes: dict[str, float]
+) -> Iterator[tuple[str, Run]]:
+    """Yield a label and what runs it, for those that can be had; put the sizes of quantized ones into `sizes`."""
     fast = optimize_for_inference(backbone)
-    yield "float32", fast
+    yield BASE, fast
     half = optimize_for_inference(backbone, dtype="bfloat16")
     yield "bfloat16", lambda x: half(x.bfloat16())
     images = calibration.split(4)
-    for label, scheme in (("torchao weight only", "int8_weight_only"), ("torchao dynamic", "int8_dynamic")):
-        if any(isinstance(module, nn.Linear) for module in fast.modules()):
-            yield label, quantize(fast, scheme, images, min_similarity=-1)
+    has_linear = any(isinstance(module, nn.Linear) for module in fast.modules())
+    schemes = {"torchao weight only": "int8_weight_only", "torchao dynamic": "int8_dynamic"} if has_linear else {}
+    for label, scheme in schemes.items():
+        small = quantize(fast, scheme, images, min_similarity=-1)
+        report = small.quantization_report
+        sizes[label] = report.bytes_after / report.bytes_before
+        yield label, small
     export_onnx(fast, folder / "float32.onnx")
-    yield "onnxruntime float32", session(folder / "float32.onnx")
-    for label, scheme in (("onnxruntime static", "int8_static"), ("onnxruntime dynamic", "int8_dynamic")):
+    yield FILE, session(folder / "float32.onnx")
+    schemes = {"onnxruntime static": "int8_static"} | ({"onnxruntime dynamic": "int8_dynamic"} if has_linear else {})
+    for label, scheme in schemes.items():
         path = folder / f"{scheme}.onnx"
-        if scheme == "int8_static" or any(isinstance(module, nn.Linear) for module in fast.modules()):
-            report = export_onnx(fast, path, quantize=scheme, calibration=images, min_similarity=-1)
-            print(f"{backbone.config.model_name}: {report}")
-            yield label, session(path)
+        report = export_onnx(fast, path, quantize=scheme, calibration=images, min_similarity=-1)
+        sizes[label] = report.bytes_after / report.bytes_before
+        yield label, session(path)
 
 
 def session(path: Path) -> Run:
@@ -155,35 +150,17 @@ def session(path: Path) -> Run:
     return lambda x: [torch.from_numpy(y) for y in model.run(None, {"images": x.numpy()})]
 
 
-def measure(runs: dict[str, Run], photos: Tensor, batch: int, blocks: int) -> dict[str, str]:
-    """Return a cell for each variant."""
+def measure(runs: dict[str, Run], photos: Tensor, batch: int, blocks: int) -> Iterator[tuple[str, tuple[Cell, ...]]]:
+    """Yield the cells of each variant but the first: times faster, of its float32, and the similarity."""
     x = photos[:batch].contiguous()
-    cells = {}
     with torch.inference_mode():
-        expected = runs["float32"](photos)
+        expected = runs[BASE](photos)
+        times = in_turn({label: stopwatch(lambda run=run: run(x)) for label, run in runs.items()}, blocks)
         for label, run in runs.items():
-            if label == "float32":
-                continue
-            run(x)
-            faster = ratio(lambda: seconds(runs["float32"], x), lambda run=run: seconds(run, x), blocks)
-            cells[label] = f"{faster:.2f}"
-            if label.startswith("onnxruntime ") and label != "onnxruntime float32":
-                of_file = ratio(
-                    lambda: seconds(runs["onnxruntime float32"], x), lambda run=run: seconds(run, x), blocks
-                )
-                cells[label] += f", {of_file:.2f} of its float32"
-            cells[label] += f" ({similarity(run(photos), expected):.4f})"
-    return cells
-
-
-def seconds(run: Run, x: Tensor) -> float:
-    """Return the wall time of a forward pass, the best of three."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run(x)
-        times.append(time.perf_counter() - start)
-    return min(times)
+            if label != BASE:
+                is_file = label.startswith("onnxruntime ") and label != FILE
+                of_file = ratio(times[FILE], times[label]) if is_file else None
+                yield label, (ratio(times[BASE], times[label]), of_file, similarity(run(photos), expected))
 
 
 def similarity(maps: list[Tensor], expected: list[Tensor]) -> float:
