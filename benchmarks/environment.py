@@ -22,7 +22,7 @@ LIBRARIES = (
     "autotimm",
     "lightly-train",
 )
-VARIABLES = ("OMP_", "MKL_", "KMP_", "ONEDNN_", "DNNL_", "TORCHINDUCTOR_")
+VARIABLES = ("OMP_", "MKL_", "KMP_", "ONEDNN_", "DNNL_")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 
 

@@ -238,9 +238,10 @@ def side(label: str, model: Model, x: Tensor, expected: list[Tensor], note: str 
     """Set a library to work, and compare its maps with the last of ours; there may be fewer."""
     outputs = models.maps(model(x))
     last = expected[-len(outputs) :]
+    shapes = [tuple(y.shape[1:]) for y in outputs]
     outputs = [models.nchw(y, e) for y, e in zip(outputs, last, strict=True)]
     if [y.shape for y in outputs] != [e.shape for e in last]:
-        msg = f"gives maps {[tuple(y.shape[1:]) for y in outputs]}"
+        msg = f"gives maps {shapes}"
         raise LookupError(msg)
     off = models.error(outputs, last)
     notes = [f"the last {len(outputs)} of {len(expected)} levels"] * (len(outputs) < len(expected))

@@ -121,7 +121,7 @@ def test_missing_and_damaged_results_are_named(folder, name):
 def test_missing_table_is_named(folder, name):
     report = load(folder / f"{name}.json")
     replace(report, tables=[]).write(folder)
-    with pytest.raises(ResultsError, match=f"'{report.subject}' on 'cpu' have no table"):
+    with pytest.raises(ResultsError, match=f"'{report.subject}' on cpu have no table"):
         page.Page(folder).text()
 
 
