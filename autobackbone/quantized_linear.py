@@ -57,7 +57,7 @@ def check_installed() -> None:
 
 
 def quantize_linear(module: nn.Module, scheme: str) -> int:
-    """Quantize the linear layers in a module, in place. Return how many there are.
+    """Quantize the plain linear layers in a module, in place: what a subclass computes is not known. Return how many.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ def quantize_linear(module: nn.Module, scheme: str) -> int:
     scheme
         One of `SCHEMES`.
     """
-    # What a subclass computes is not known.
-    layers = [part for part in module.modules() if type(part) in (nn.Linear, ConvLinear)]
+    layers: list[Any] = [part for part in module.modules() if type(part) in (nn.Linear, ConvLinear)]
+    layers = [layer for layer in layers if layer.in_features > 1]  # of those with one, torchao takes none
     for layer in layers:
         _quantize(layer, scheme)
     return len(layers)
