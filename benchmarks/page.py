@@ -98,8 +98,20 @@ class Page:
         parts = [self.environment(*(f"{report.subject}.cuda" for report in reports))]
         for report in reports:
             parts.append(f"### {report.subject.capitalize()}, GPU\n\n`{report.command}`")
-            parts += [table.markdown() for table in report.tables]
+            for table in report.tables:
+                parts += self._by_batch(f"{report.subject}.cuda", table) or [table.markdown()]
         return "\n\n".join(parts)
+
+    def _by_batch(self, name: str, table: Table) -> list[str]:
+        """Return how much faster variants are, for each number of images; nothing if that is not what a table holds."""
+        if not {"architecture", "variant", "batch", "times faster"} <= table.columns.keys():
+            return []
+        batches = dict.fromkeys(str(row["batch"]) for row in table.rows if row["batch"] is not None)
+        asked = ("architecture", "variant", "times faster")
+        titles = {batch: f"**{table.title}, batch of {batch}: times faster**" for batch in batches}
+        return [
+            f"{title}\n\n{self.pivot(name, table.title, *asked, f'batch={batch}')}" for batch, title in titles.items()
+        ]
 
 
 def median(cell: Cell) -> Cell:
