@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from differences import error
 from families import DINOV3_FAMILIES, FAMILIES
 from some_images import leveled, pooled, write_pictures
 
@@ -41,13 +42,6 @@ def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     write_pictures(folder, 40)
     return folder
-
-
-def error(y, expected):
-    """Root mean square of the difference, over that of what is expected."""
-    y, expected = y.cpu().double(), expected.cpu().double()
-    assert y.shape == expected.shape
-    return float((y - expected).square().mean().sqrt() / expected.square().mean().sqrt())
 
 
 def assert_close(maps, expected, tolerance=1e-3):

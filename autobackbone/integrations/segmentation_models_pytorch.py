@@ -59,7 +59,6 @@ class BackboneEncoder(nn.Module):
             msg = f"{given[0]}: an encoder gets that from depth, output_stride, in_channels and weights; leave it out."
             raise ConfigError(msg)
         self.name = name
-        self.depth = number
         native = describe_backbone(name).strides
         strides = [2**i for i in range(1, number + 1)]
         self.has_half = 2 in native

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from differences import error
 from families import DINOV3_FAMILIES, FAMILIES, spread
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -69,9 +70,3 @@ def test_it_is_saved_and_loaded(backbone, fast, tmp_path):
     x = torch.randn(1, 3, *backbone.input_spec.size)
     for y, expected in zip(loaded(x), fast(x), strict=True):
         assert error(y, expected) < 1e-5
-
-
-def error(y, expected):
-    """Root mean square of the difference, over that of what is expected."""
-    y, expected = y.double(), expected.double()
-    return float((y - expected).square().mean().sqrt() / expected.square().mean().sqrt())

@@ -146,21 +146,6 @@ def pose(size: tuple[int, int], _model: nn.Module) -> tuple[dict[str, Any], Call
     return {"pixel_values": torch.rand(2, 3, *size)}, lambda out: ((out.heatmaps - 1) ** 2).mean()
 
 
-_RT = {
-    "d_model": WIDTH,
-    "encoder_hidden_dim": WIDTH,
-    "decoder_in_channels": [WIDTH] * 3,
-    "encoder_ffn_dim": WIDTH,
-    "decoder_ffn_dim": WIDTH,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "num_queries": 10,
-    "num_denoising": 4,
-    "num_labels": 3,
-    "anchor_image_size": None,
-}
 _DETR = {
     "d_model": WIDTH,
     "encoder_ffn_dim": WIDTH,
@@ -171,6 +156,12 @@ _DETR = {
     "decoder_layers": 2,
     "num_queries": 10,
     "num_labels": 3,
+}
+_RT = _DETR | {
+    "encoder_hidden_dim": WIDTH,
+    "decoder_in_channels": [WIDTH] * 3,
+    "num_denoising": 4,
+    "anchor_image_size": None,
 }
 _DAB = {name: value for name, value in _DETR.items() if name != "d_model"} | {"hidden_size": WIDTH}
 _BERT = {

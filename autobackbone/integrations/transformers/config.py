@@ -102,7 +102,7 @@ class AutobackboneConfig(BackboneConfigMixin, PreTrainedConfig):
     def _check_backbone(self) -> None:
         if self.backbone is None:
             return
-        config = FeatureBackboneConfig.from_dict({"pretrained": False, **self.backbone})
+        config = self._fields()
         if config.pretrained or config.weights is not None:
             msg = "A config that is saved names no weights; backbone_config() takes pretrained= and weights=."
             raise ConfigError(msg)
@@ -116,7 +116,11 @@ class AutobackboneConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ConfigError(msg)
 
     def _saved(self) -> dict[str, Any]:
+        """Return what a saved backbone's config would hold."""
         return {"backbone": {"pretrained": False, **(self.backbone or {})}, "input": self.input or {}}
+
+    def _fields(self) -> FeatureBackboneConfig:
+        return FeatureBackboneConfig.from_dict(self._saved()["backbone"])
 
     @property
     def stage_names(self) -> list[str]:
@@ -165,7 +169,7 @@ class AutobackboneConfig(BackboneConfigMixin, PreTrainedConfig):
     @property
     def num_channels(self) -> int:
         """Channels of the images."""
-        return FeatureBackboneConfig.from_dict({"pretrained": False, **(self.backbone or {})}).in_chans
+        return self._fields().in_chans
 
     def _last(self, key: str) -> int:
         values = self._of_outputs(key)

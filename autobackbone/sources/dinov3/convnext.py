@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
 
 from autobackbone.levels import NativeLevel
-from autobackbone.sources.dinov3.network import WITH_LAST, Network, Pooled, Variant
+from autobackbone.sources.dinov3.network import WITH_LAST, Network, Pooled, Variant, parts_of
 from autobackbone.sources.dinov3.published import CONVNEXTS
 
 
@@ -17,7 +17,7 @@ class _ConvNeXt(Network):
 
     def __init__(self, model: Any, *, norm: bool = True) -> None:
         super().__init__()
-        self.model: Any = nn.ModuleDict(dict(model.model.named_children()))  # transformers' models see no other in it
+        self.model: Any = parts_of(model.model)
         self.layer_norm = model.layer_norm if norm else nn.Identity()
         self.num_features: int = model.config.hidden_sizes[-1]
 

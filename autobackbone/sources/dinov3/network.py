@@ -53,6 +53,11 @@ class Variant:
     tensor_names: Callable[[Sequence[str], Any], Iterator[str]]
 
 
+def parts_of(encoder: nn.Module) -> nn.ModuleDict:
+    """Return the children of an encoder under their names, in a module that transformers does not take for its own."""
+    return nn.ModuleDict(dict(encoder.named_children()))
+
+
 class Network(nn.Module):
     """A network that runs block by block. Blocks can be recomputed in the backward pass."""
 

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from autobackbone.levels import NativeLevel
-from autobackbone.sources.dinov3.network import WITH_LAST, Network, Pooled, Variant
+from autobackbone.sources.dinov3.network import WITH_LAST, Network, Pooled, Variant, parts_of
 from autobackbone.sources.dinov3.published import VITS
 from autobackbone.sources.unused import make_buffers
 
@@ -23,7 +23,7 @@ class _ViT(Network):
         self.embeddings = model.embeddings
         make_buffers(self.embeddings, ["mask_token"])  # masks patches in pretraining only
         self.rope_embeddings = model.rope_embeddings
-        self.model: Any = nn.ModuleDict(dict(model.model.named_children()))  # transformers' models see no other in it
+        self.model: Any = parts_of(model.model)
         self.norm = model.norm if norm else nn.Identity()
         self.num_features: int = model.config.hidden_size
         self.patch: int = model.config.patch_size
