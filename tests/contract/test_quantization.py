@@ -1,5 +1,7 @@
 """Quantized backbones of every family: alike maps, or a refusal."""
 
+import copy
+
 import pytest
 import torch
 from families import DINOV3_FAMILIES, FAMILIES, spread
@@ -29,9 +31,12 @@ def test_the_maps_are_alike_and_loaded_with_the_same_bits(fast, tmp_path):
         assert "less than min_similarity" in str(err)
         small = quantize(fast, "int8_dynamic", [x], min_similarity=-1)
         assert min(small.quantization_report.similarity.values()) < 0.99
-    maps = small(x)
-    assert [y.shape for y in maps] == [y.shape for y in fast(x)]
+    assert [y.shape for y in small(x)] == [y.shape for y in fast(x)]
     small.save_pretrained(tmp_path)
     loaded = FeatureBackbone.from_pretrained(tmp_path)
     assert loaded.inference == small.inference
-    assert all(torch.equal(y, e) for y, e in zip(loaded(x), maps, strict=True))
+    state = loaded.state_dict()
+    assert state.keys() == small.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in small.state_dict().items())
+    # Where a weight lies in memory decides how sums are rounded, and a code may turn with it: both are copied.
+    assert all(torch.equal(y, e) for y, e in zip(copy.deepcopy(loaded)(x), copy.deepcopy(small)(x), strict=True))
