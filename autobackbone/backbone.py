@@ -72,6 +72,8 @@ class FeatureBackbone(SavedFeatures):
         The compiled body, if it is optimized and compiled.
     """
 
+    size_divisibility = 0  # detectron2's word for: images need not be padded
+
     def __init__(self, parts: FeatureParts) -> None:
         super().__init__()
         native = parts.native
@@ -172,6 +174,10 @@ class FeatureBackbone(SavedFeatures):
     def forward_dict(self, x: Tensor) -> dict[str, Tensor]:
         """Compute the maps by level name; see `forward`."""
         return {level.name: y for level, y in zip(self.levels, self(x), strict=True)}
+
+    def output_shape(self) -> dict[str, FeatureLevel]:
+        """Return the levels by name, each with ``channels`` and ``stride``, as detectron2's backbones do."""
+        return {level.name: level for level in self.levels}
 
     @property
     def prefix_tokens(self) -> dict[str, int]:

@@ -25,6 +25,7 @@ from autobackbone.fpn_layers import (
     map_key,
 )
 from autobackbone.input_spec import InputSpec
+from autobackbone.levels import FeatureLevel
 from autobackbone.pretrained import Pretrained
 from autobackbone.unwrapping import path_to
 from autobackbone.values import MAX_CHANNELS, as_integer, path_of, shown
@@ -79,6 +80,8 @@ class FeaturePyramid(Pretrained, nn.Module):
     >>> {name: tuple(y.shape[1:]) for name, y in fpn(torch.rand(1, 3, 333, 257)).items()}
     {'p3': (256, 42, 33), 'p4': (256, 21, 17), 'p5': (256, 11, 9), 'p6': (256, 6, 5), 'p7': (256, 3, 3)}
     """
+
+    size_divisibility = 0  # detectron2's word for: images need not be padded
 
     def __init__(
         self, backbone: FeatureBackbone, out_channels: int = 256, extra_blocks: str | ExtraFPNBlock | None = None
@@ -193,6 +196,10 @@ class FeaturePyramid(Pretrained, nn.Module):
         maps = self.backbone(x)
         pyramid = self.fpn(OrderedDict((map_key(i), maps[i]) for i in self._fine_to_coarse))
         return OrderedDict(zip(self.names, pyramid.values(), strict=True))
+
+    def output_shape(self) -> dict[str, FeatureLevel]:
+        """Return the levels by name, each with ``channels`` and ``stride``, as detectron2's backbones do."""
+        return {level.name: level for level in self.levels}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's activations in the backward pass instead of keeping them.

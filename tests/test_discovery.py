@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 from families import DINOV3_FAMILIES, FAMILIES, spread
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autobackbone import (
@@ -147,12 +147,13 @@ def register():
     held = [names[n] for n in names if not n.startswith("__") and isinstance(names[n], dict | set)]
     before = [copy.deepcopy(value) for value in held]
 
-    def register(name, like, module="my_models", **fixed):
+    def register(name, like, module="my_models", default_cfgs=None, **fixed):
         def build(pretrained=False, **kwargs):  # noqa: ARG001 - timm's signature
             return timm.create_model(like, **(fixed | kwargs))
 
         build.__name__, build.__module__ = name, module
-        sys.modules.setdefault(module, type(sys)(module)).__all__ = []
+        place = sys.modules.setdefault(module, type(sys)(module))
+        place.__all__, place.default_cfgs = [], default_cfgs or {}
         timm.models.register_model(build)
 
     yield register
@@ -180,6 +181,48 @@ def test_architectures_of_the_users_own(register):
     for name in ("my_very_own", "test_resnet"):
         model = create_backbone(name, pretrained=False)
         assert describe_backbone(name).params == sum(p.numel() for p in model.parameters())
+
+
+CONFIGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "url": st.sampled_from(["", "https://example.org/weights.pth", None]),
+        "hf_hub_id": st.sampled_from(["timm/", "me/mine", None]),
+        "input_size": st.sampled_from([(3, 32, 32), [3, 32, 32], None, (224, 224), "224", (3, 0, 5)]),
+        "mean": st.sampled_from([(0.5,) * 3, [0.5] * 3, None, 0.5, "grey"]),
+        "std": st.sampled_from([(0.5,) * 3, None, 0, (0.0,) * 3]),
+        "crop_pct": st.sampled_from([1, 0.9, None, "all"]),
+        "interpolation": st.sampled_from(["bicubic", None, "", "sinc"]),
+        "num_classes": st.sampled_from([0, 10, None, -1]),
+        "license": st.sampled_from(["mit", None, 7]),
+        "classifier": st.sampled_from(["fc", None, 3]),
+    },
+)
+
+
+@given(CONFIGS, st.sampled_from([None, "", "mine", "mine*"]))
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.filterwarnings("ignore:Overwriting")
+def test_an_architecture_with_any_config_harms_no_other(register, cfg, tag):
+    cfgs = {"drawn": dict(cfg)}  # as in the first versions of timm
+    if tag is not None:
+        cfgs = timm.models.generate_default_cfgs({f"drawn.{tag}".rstrip("."): cfg})
+    register("drawn", "test_resnet", default_cfgs=cfgs)
+    assert "test_resnet" in list_backbones("test_*")
+    assert describe_backbone("test_vit").license == "apache-2.0"
+    try:
+        backbone = create_feature_backbone("drawn", pretrained=False)
+    except ConfigError as err:
+        assert "timm's config of 'drawn'" in str(err)
+        assert "drawn" not in list_backbones("drawn")
+        with pytest.raises(ConfigError, match="timm's config of 'drawn'"):
+            describe_backbone("drawn")
+        return
+    assert list_backbones("drawn") == ["drawn"]
+    card = describe_backbone("drawn")
+    assert card.channels[2:] == backbone.channels
+    assert card.input_size == backbone.input_spec.size == tuple((cfg.get("input_size") or (3, 224, 224))[1:])
+    assert card.pretrained_tags == tuple(timm.list_pretrained("drawn"))
 
 
 # ---- the cards

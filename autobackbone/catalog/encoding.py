@@ -1,7 +1,7 @@
 """Encoding: records as JSON values in the catalog file. Only this module knows the positions of values."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -47,6 +47,11 @@ class Records(Mapping[str, ModelRecord]):
 
     def __or__(self, other: "Records") -> "Records":
         return Records(self._values | other._values)
+
+    def without(self, names: Iterable[str]) -> "Records":
+        """Return the records of all other names."""
+        left_out = set(names)
+        return Records({name: value for name, value in self._values.items() if name not in left_out})
 
     def sorted_by(self, key: Callable[[str], Any]) -> "Records":
         """Return the same records, with the names sorted by a key."""
@@ -160,7 +165,9 @@ def _encode_weights(model: str, weights: PublishedWeights) -> list[Any]:
 
 
 def tagged_name(model: str, tag: str) -> str:
-    """Return the name of weights with a tag. A tag that is a repository is a name by itself."""
+    """Return the name of weights with a tag; a repository is a name by itself, and weights may have an empty tag."""
+    if not tag:
+        return model
     return tag if "/" in tag else f"{model}.{tag}"
 
 

@@ -13,7 +13,7 @@ from autobackbone.errors import ConfigError, UnknownBackboneError
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel, choose_levels
 from autobackbone.names import ModelRef, nearest, parse_name
-from autobackbone.sources.installed import add_record, full_catalog
+from autobackbone.sources.installed import add_record, check_registered, full_catalog
 from autobackbone.values import shown
 
 SOURCES = ("timm", "dinov3")
@@ -201,7 +201,11 @@ def _parse(catalog: Catalog, name: Any) -> ModelRef:
     if not isinstance(name, str):
         msg = f"{shown(name)} is no model name; give text, such as 'resnet50'."
         raise UnknownBackboneError(msg)
-    return parse_name(name, catalog.tags)
+    try:
+        return parse_name(name, catalog.tags)
+    except UnknownBackboneError:
+        check_registered(name)
+        raise
 
 
 def _card(ref: ModelRef, record: ModelRecord, weights: PublishedWeights | None) -> BackboneCard:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from autobackbone.catalog import store
 from autobackbone.catalog.encoding import Records
 from autobackbone.catalog.records import ModelFacts, ModelRecord
 from autobackbone.catalog.store import Catalog, natural_key
+from autobackbone.errors import ConfigError
 from autobackbone.names import DINOV3
 from autobackbone.sources.dinov3 import published as dinov3
 from autobackbone.sources.timm import registry
@@ -33,6 +35,12 @@ def full_catalog() -> Catalog:
     """Return the catalog of the installed timm, with the architectures that the user registered in this process."""
     builders = registered_by_user()
     return _with_registered(tuple(builders.items())) if builders else installed_catalog()
+
+
+def check_registered(name: str) -> None:
+    """Raise ConfigError if the catalog lacks an architecture that the user registered because its config is wrong."""
+    if name in registered_by_user():
+        declared_record(name)
 
 
 def add_record(record: ModelRecord) -> ModelRecord:
@@ -73,8 +81,12 @@ def declared() -> dict[str, ModelRecord]:
 @functools.lru_cache(maxsize=1)
 def _with_registered(builders: tuple[tuple[str, Callable[..., Any]], ...]) -> Catalog:
     catalog = installed_catalog()
-    records = catalog.records | Records({name: declared_record(name) for name, _ in builders})
-    return Catalog(catalog.timm, records.sorted_by(natural_key))
+    records = {}
+    for name, _ in builders:
+        with suppress(ConfigError):  # of this one alone: creating it says what is wrong
+            records[name] = declared_record(name)
+    others = catalog.records.without(name for name, _ in builders)
+    return Catalog(catalog.timm, (others | Records(records)).sorted_by(natural_key))
 
 
 @functools.cache

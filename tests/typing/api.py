@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from transformers import RTDetrConfig, RTDetrImageProcessor
 
 import autobackbone as ab
+from autobackbone.integrations.torchvision import FeatureExtractor
 from autobackbone.integrations.transformers import (
     AutobackboneConfig,
     backbone_config,
@@ -51,6 +52,10 @@ small: ab.FeatureBackbone = ab.quantize(fast, "int8_dynamic", [Tensor()], min_si
 changed: ab.QuantizationReport | None = small.quantization_report
 written: ab.QuantizationReport = ab.export_onnx(pooled, "p.onnx", quantize="int8_static", calibration=[Tensor()])
 backbone.train().eval()
+
+extractor: FeatureExtractor = FeatureExtractor(pyramid, {"p3": "fine"})
+by_name: dict[str, Tensor] = extractor.forward(Tensor())
+shapes: dict[str, ab.FeatureLevel] = backbone.output_shape()
 
 inside: AutobackboneConfig = backbone_config("resnet50", out_strides=(8, 16, 32))
 head: RTDetrConfig = head_config(RTDetrConfig, inside, num_labels=3)

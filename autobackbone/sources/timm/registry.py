@@ -8,6 +8,7 @@ from typing import Any
 
 from autobackbone.catalog.encoding import tagged_name
 from autobackbone.catalog.records import ModelRecord, PublishedInput, PublishedWeights
+from autobackbone.sources.published import check_published, known_fields
 
 
 def timm_version() -> str:
@@ -88,11 +89,19 @@ def declared_record(architecture: str) -> ModelRecord:
 
 
 def published_cfg(name: str) -> dict[str, Any]:
-    """Return timm's config of published weights, with defaults for absent fields."""
+    """Return timm's config of published weights, with defaults for absent fields.
+
+    Raises
+    ------
+    ConfigError
+        If a field is not valid: users register architectures with configs of their own.
+    """
     import timm
 
-    cfg = timm.get_pretrained_cfg(name)  # None for architectures that users register
-    return {**timm.models.PretrainedCfg().to_dict(), **({} if cfg is None else cfg.to_dict())}
+    cfg = timm.get_pretrained_cfg(name)  # None for many architectures that users register
+    given = {} if cfg is None else {field: value for field, value in cfg.to_dict().items() if value is not None}
+    checked = check_published(known_fields(given), f"timm's config of {name!r}")
+    return {**timm.models.PretrainedCfg().to_dict(), **given, **checked}
 
 
 def family(architecture: str) -> str:
