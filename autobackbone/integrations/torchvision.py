@@ -44,7 +44,6 @@ class FeatureExtractor(nn.Module):
             msg = f"backbone must be a FeatureBackbone or a FeaturePyramid, got a {type(value).__name__}."
             raise ConfigError(msg)
         levels = {level.name: level for level in backbone.levels}
-        names = dict.fromkeys(levels)
         by_module: dict[str, list[str]] = {}
         for level in backbone.levels:
             by_module.setdefault(level.module, []).append(level.name)
@@ -52,7 +51,7 @@ class FeatureExtractor(nn.Module):
         nodes = _as_nodes(list(levels) if return_nodes is None else return_nodes)
         self._outputs: dict[str, str] = {}  # name of the level: its name in the output
         for node, name in nodes.items():
-            found = node if node in names else _only(by_module.get(node, []), node, [*names, *by_module])
+            found = node if node in levels else _only(by_module.get(node, []), node, [*levels, *by_module])
             if found in self._outputs:
                 msg = f"return_nodes has the level {found!r} twice."
                 raise ConfigError(msg)

@@ -1,4 +1,4 @@
-"""What the guides add_record from: generated images that have to be looked at, with boxes, labels and masks.
+"""What the guides learn from: generated images that have to be looked at, with boxes, labels and masks.
 
 Shapes are lighter than what is behind them. Everything else is random: colors, textures, areas, proportions,
 places and angles. Only the outline says what a shape is; color, brightness and area are distributed alike for
