@@ -1,5 +1,6 @@
 """Images, a backbone, and clusters on this machine."""
 
+import os
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from autobackbone import create_backbone
 
 COUNT = 30
+os.environ["RAY_worker_niceness"] = "0"  # else workers starve on a machine that is busy with other work
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from autobackbone import UnsupportedError, extract_features, open_features
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
 
-LONG = 120  # seconds: a test that waits this long has failed
+LONG = 300  # seconds: a test that waits this long has failed
 
 
 def wait_for(condition):
