@@ -11,7 +11,7 @@ from PIL import Image
 from autobackbone import create_backbone
 
 COUNT = 30
-os.environ["RAY_worker_niceness"] = "0"  # else workers starve on a machine that is busy with other work
+os.environ.update(RAY_worker_niceness="0")  # else workers starve on a machine that is busy with other work
 
 
 @pytest.fixture(autouse=True)
