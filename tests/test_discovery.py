@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from autobackbone import (
     ConfigError,
     UnknownBackboneError,
+    UnsupportedError,
     create_backbone,
     create_feature_backbone,
     describe_backbone,
@@ -223,6 +224,31 @@ def test_an_architecture_with_any_config_harms_no_other(register, cfg, tag):
     assert card.channels[2:] == backbone.channels
     assert card.input_size == backbone.input_spec.size == tuple((cfg.get("input_size") or (3, 224, 224))[1:])
     assert card.pretrained_tags == tuple(timm.list_pretrained("drawn"))
+
+
+class Cannot(torch.nn.Module):
+    """Networks that timm takes, and of which no levels can be told."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 32, 32)}
+        if how == "reads a value":
+            self.rates = [x.item() for x in torch.linspace(0, 0.1, 3)]
+        if how == "raises":
+            raise ValueError(how)
+        if how == "declares, and cannot":
+            self.feature_info = [{"num_chs": 8, "reduction": 4, "module": "stem"}]
+
+
+@pytest.mark.parametrize("how", ["reads a value", "raises", "declares, and cannot", "declares nothing"])
+def test_an_architecture_of_another_kind_says_so(register, how):
+    register("Foreign_B", "test_resnet")
+    timm.models._registry._model_entrypoints["Foreign_B"] = build = lambda **_: Cannot(how)
+    build.__module__ = "foreign"
+    assert list_backbones("foreign*") == list_backbones("Foreign") == ["Foreign_B"]
+    for ask in (describe_backbone, functools.partial(create_feature_backbone, pretrained=False)):
+        with pytest.raises(UnsupportedError, match=r"'Foreign_B', which foreign registered with timm, cannot be meas"):
+            ask("Foreign_B")
 
 
 # ---- the cards

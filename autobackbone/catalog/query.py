@@ -273,15 +273,15 @@ def _warn_if_slow(catalog: Catalog, names: Sequence[str]) -> None:
 
 def _matching(pattern: str, catalog: Catalog, tagged: bool) -> list[str]:
     """Return the names that match a glob or contain a text, in natural order."""
-    names = catalog.published if tagged else list(catalog.records)
+    names = {name: name.lower() for name in (catalog.published if tagged else catalog.records)}
     pattern = pattern.lower()
     if not any(sign in pattern for sign in "*?["):
-        return [name for name in names if pattern in name]
-    matches = set(fnmatch.filter(names, pattern))
-    name, _, tag = pattern.partition(".")
+        return [name for name, lower in names.items() if pattern in lower]
+    matches = set(fnmatch.filter(names.values(), pattern))
+    stem, _, tag = pattern.partition(".")
     if tagged and not tag:  # as in timm
-        matches.update(fnmatch.filter(names, f"{name}.*"))
-    return [name for name in names if name in matches]
+        matches.update(fnmatch.filter(names.values(), f"{stem}.*"))
+    return [name for name, lower in names.items() if lower in matches]
 
 
 def _license(record: ModelRecord, tag: str) -> str | None:

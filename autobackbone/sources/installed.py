@@ -10,7 +10,7 @@ from autobackbone.catalog import store
 from autobackbone.catalog.encoding import Records
 from autobackbone.catalog.records import ModelFacts, ModelRecord
 from autobackbone.catalog.store import Catalog, natural_key
-from autobackbone.errors import ConfigError
+from autobackbone.errors import BackboneError, ConfigError, UnsupportedError
 from autobackbone.names import DINOV3
 from autobackbone.sources.dinov3 import published as dinov3
 from autobackbone.sources.timm import registry
@@ -90,12 +90,22 @@ def _with_registered(builders: tuple[tuple[str, Callable[..., Any]], ...]) -> Ca
 
 
 @functools.cache
-def _measure_once(architecture: str, _builder: Callable[..., Any] | None) -> ModelFacts:
+def _measure_once(architecture: str, builder: Callable[..., Any] | None) -> ModelFacts:
     import timm
 
     from autobackbone.sources.timm.measure import measure
 
-    return measure(functools.partial(timm.create_model, architecture, num_classes=0))
+    try:
+        return measure(functools.partial(timm.create_model, architecture, num_classes=0))
+    except Exception as err:
+        if builder is None or isinstance(err, BackboneError):
+            raise
+        msg = (
+            f"{architecture!r}, which {builder.__module__} registered with timm, cannot be measured "
+            f"({type(err).__name__}: {err}). It must be built on torch's meta device, and have feature_info and "
+            "forward_intermediates() as timm's own have."
+        )
+        raise UnsupportedError(msg) from err
 
 
 def _add_to_cache(catalog: Catalog) -> None:
