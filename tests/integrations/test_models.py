@@ -1,6 +1,7 @@
 """Backbones as models of transformers: saved and loaded whole, trained, refused."""
 
 import copy
+import inspect
 import json
 
 import pytest
@@ -387,6 +388,13 @@ def test_as_transformers_expects_a_backbone(backbone):
     assert model.out_features == config.out_features == config.stage_names
     assert model.out_indices == config.out_indices == [0, 1, 2, 3]
     assert model.channels == config.channels == config.hidden_sizes
+    assert model.num_features == model.channels == list(model.out_feature_channels.values())
+    assert next(iter(inspect.signature(model.forward).parameters)) == model.main_input_name == "pixel_values"
+    for name in ("out_features", "out_indices"):
+        last = copy.deepcopy(config)
+        setattr(last, name, None)
+        assert (last.out_features, last.out_indices) == (["c5"], [3])
+        assert AutobackboneModel(last).channels == model.channels[-1:]
     images = torch.rand(2, 3, 97, 130)
     with torch.no_grad():
         out = model(images)
