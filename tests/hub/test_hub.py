@@ -17,6 +17,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save
 from server import COMMIT, Repo
+from transformers import UperNetConfig, UperNetForSemanticSegmentation
 
 from autobackbone import (
     FeatureBackbone,
@@ -30,6 +31,7 @@ from autobackbone import (
     create_backbone,
     create_feature_backbone,
 )
+from autobackbone.integrations.transformers import backbone_config, head_config
 from autobackbone.weights import transfer
 
 TOKEN = "hf_of_nobody"  # noqa: S105
@@ -368,6 +370,24 @@ def test_a_backbone_goes_to_the_hub_and_comes_back(hub, tmp_path):
     assert 'from_pretrained("me/mine")' in hub.repos["me/mine"].files["README.md"].decode()
     backbone.push_to_hub("me/mine", token=TOKEN, revision="trial")
     assert "trial" in hub.repos["me/mine"].revisions
+
+
+def test_a_whole_model_of_transformers_goes_to_the_hub_and_comes_back(hub):
+    config = head_config(
+        UperNetConfig,
+        backbone_config("test_resnet", pretrained=False, out_strides=(4, 8, 16, 32)),
+        hidden_size=16,
+        auxiliary_channels=16,
+        num_labels=3,
+    )
+    model = UperNetForSemanticSegmentation(config).eval()
+    model.push_to_hub("me/mine", token=TOKEN)
+    assert {"config.json", "model.safetensors"} <= set(hub.repos["me/mine"].files)
+    again = UperNetForSemanticSegmentation.from_pretrained("me/mine").eval()
+    state = again.state_dict()
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert again.backbone.backbone.strides == (4, 8, 16, 32)
 
 
 def test_a_pyramid_goes_to_the_hub_and_comes_back(hub):
