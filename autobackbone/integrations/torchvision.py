@@ -43,7 +43,7 @@ class FeatureExtractor(nn.Module):
         if not isinstance(value, FeatureBackbone | FeaturePyramid):
             msg = f"backbone must be a FeatureBackbone or a FeaturePyramid, got a {type(value).__name__}."
             raise ConfigError(msg)
-        levels = {level.name: level for level in backbone.levels}
+        levels = backbone.output_shape()
         by_module: dict[str, list[str]] = {}
         for level in backbone.levels:
             by_module.setdefault(level.module, []).append(level.name)
