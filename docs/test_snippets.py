@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from outputs import DOCS, FOLDER, run_page
+from outputs import DOCS, FOLDER, blocks, run_page
 
 PAGES = {"README": DOCS.parent / "README.md"} | {
     path.relative_to(DOCS).with_suffix("").as_posix(): path
@@ -20,3 +20,9 @@ def test_snippets(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(DOCS / "guides")  # for the data and the drawing that the guides share
     run_page(PAGES[name], DOCS / FOLDER / name)
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("guides/")])
+def test_code_fits_its_column(name):
+    text = PAGES[name].read_text(encoding="utf-8")
+    assert not [line for block in blocks(text) for line in block.code.splitlines() if len(line) > 88]
