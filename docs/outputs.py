@@ -154,5 +154,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def _add_style(app: Sphinx) -> None:
-    app.config.html_static_path = [*app.config.html_static_path, str(DOCS / "outputs.css")]
-    app.add_css_file("outputs.css")
+    app.config.html_static_path = [*app.config.html_static_path, str(DOCS / "pages.css")]
+    app.add_css_file("pages.css")

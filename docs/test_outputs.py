@@ -108,7 +108,7 @@ def test_shown_below_their_blocks(project):
     pictures = {Image.open(path).size for path in (project.built / "_images").iterdir()}
     assert (30, 20) in pictures
     assert len(pictures) == 2
-    assert (project.built / "_static" / "outputs.css").is_file()
+    assert (project.built / "_static" / "pages.css").is_file()
 
 
 def test_without_a_record(project):
