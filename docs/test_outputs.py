@@ -6,9 +6,9 @@ import subprocess
 import sys
 import traceback
 
+import imagesize
 import pytest
 from outputs import DOCS, FOLDER, run_page
-from PIL import Image
 
 PAGE = """\
 # A page
@@ -105,7 +105,7 @@ def test_shown_below_their_blocks(project):
     pieces = ["number}", OUTPUTS[0], "Between", "a command", "plt.show()", *OUTPUTS[1:3], "red", OUTPUTS[3], "After"]
     places = [page.index(piece) for piece in pieces]
     assert places == sorted(places)
-    pictures = {Image.open(path).size for path in (project.built / "_images").iterdir()}
+    pictures = {imagesize.get(path) for path in (project.built / "_images").iterdir()}
     assert (30, 20) in pictures
     assert len(pictures) == 2
     assert (project.built / "_static" / "pages.css").is_file()

@@ -46,8 +46,8 @@ def draw_images(
     for axes in places:
         axes.set_axis_off()
     for axes, image in zip(places, images, strict=False):
-        pixels = image.detach().float()
-        axes.imshow(pixels.permute(1, 2, 0) if pixels.ndim == 3 else pixels)
+        pixels = image.float().movedim(0, -1) if image.ndim == 3 else image.float()
+        axes.imshow(pixels.numpy())
     for axes, title in zip(places, titles, strict=False):
         axes.set_title(title, **_SMALL)
     return places[: len(images)]
@@ -70,8 +70,10 @@ def draw_boxes(
     color
         Of the boxes.
     """
-    for i, box in enumerate(boxes.detach()):
-        corners = _corners(box) - 0.5  # matplotlib has the center of a pixel at 0
+    for i, box in enumerate(boxes):
+        corners = (
+            _corners(box) - 0.5
+        ).numpy()  # matplotlib has the center of a pixel at 0
         axes.add_patch(Polygon(corners, fill=False, edgecolor=color, linewidth=1.5))
         if names:
             x, y = corners[:, 0].min(), corners[:, 1].min()
@@ -80,8 +82,8 @@ def draw_boxes(
 
 def draw_mask(axes: Axes, mask: Tensor, color: str) -> None:
     """Color the pixels of a ``(H, W)`` mask."""
-    mask = mask.float()
-    axes.imshow(torch.ones_like(mask), cmap=ListedColormap([color]), alpha=0.6 * mask)
+    one = torch.ones(mask.shape).numpy()
+    axes.imshow(one, cmap=ListedColormap([color]), alpha=0.6 * mask.float().numpy())
 
 
 def draw_curve(text: str, values: Sequence[float], label: str, window: int = 8) -> Axes:
@@ -90,7 +92,7 @@ def draw_curve(text: str, values: Sequence[float], label: str, window: int = 8) 
     figure.suptitle(text, fontsize=9)
     axes.plot(values, color="#bbbbbb", linewidth=1)
     means = torch.tensor(values).unfold(0, window, 1).mean(dim=1)
-    axes.plot(range(window - 1, len(values)), means, color=COLORS[0])
+    axes.plot(range(window - 1, len(values)), means.tolist(), color=COLORS[0])
     axes.set_xlabel("step", **_SMALL)
     axes.set_ylabel(label, **_SMALL)
     axes.tick_params(labelsize=8)
@@ -103,7 +105,7 @@ def colors(y: Tensor) -> Tensor:
 
     ``(3, H, W)``, in [0, 1]: strongest first, as red, green and blue.
     """
-    cells = y.detach().flatten(1).T.double()
+    cells = y.flatten(1).T.double()
     cells = cells - cells.mean(dim=0)
     directions = torch.linalg.eigh(cells.T @ cells).eigenvectors[:, -3:]
     components = (cells @ directions).flip(1)

@@ -42,14 +42,14 @@ def draw_features(path: Path, models: tuple[str, ...] = MODELS) -> None:
         backbone = create_feature_backbone(name, pretrained=False, out_strides=(4, 8, 16, 32)).eval()
         with torch.no_grad():
             maps = backbone(backbone.input_spec.normalize(photo[None]))
-        row[0].imshow(photo.permute(1, 2, 0))
+        row[0].imshow(skimage.data.chelsea())
         row[0].set_title(name, fontsize=9)
         for axes, level, y in zip(row[1:], backbone.levels, maps, strict=True):
             made = "" if level.exact else ", resampled"
             axes.set_title(f"stride {level.stride}: {y.shape[1]}x{y.shape[2]}x{y.shape[3]}{made}", fontsize=9)
             # Cells lie where their pixels are: the last ones can reach beyond the photograph, which cuts them.
             extent = (0, y.shape[3] * level.stride, y.shape[2] * level.stride, 0)
-            axes.imshow(colors(y[0]).permute(1, 2, 0), extent=extent, interpolation="nearest")
+            axes.imshow(colors(y[0]).movedim(0, 2).numpy(), extent=extent, interpolation="nearest")
             axes.set(xlim=(0, width), ylim=(height, 0))
         for axes in row:
             axes.set_axis_off()
