@@ -18,7 +18,11 @@ _SMALL = {"fontsize": 8}
 
 
 def draw_images(
-    text: str, images: Sequence[Tensor], titles: Sequence[str] = (), columns: int = 4
+    text: str,
+    images: Sequence[Tensor],
+    titles: Sequence[str] = (),
+    columns: int = 4,
+    limits: tuple[float, float] | None = None,
 ) -> list[Axes]:
     """Draw images side by side, and return where, to draw on them.
 
@@ -33,6 +37,9 @@ def draw_images(
         Of each image.
     columns
         Images in a row.
+    limits
+        What is darkest and what is lightest in ``(H, W)`` images; by default, each
+        image has its own.
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -47,7 +54,8 @@ def draw_images(
         axes.set_axis_off()
     for axes, image in zip(places, images, strict=False):
         pixels = image.float().movedim(0, -1) if image.ndim == 3 else image.float()
-        axes.imshow(pixels.numpy())
+        low, high = limits or (None, None)
+        axes.imshow(pixels.numpy(), vmin=low, vmax=high)
     for axes, title in zip(places, titles, strict=False):
         axes.set_title(title, **_SMALL)
     return places[: len(images)]
