@@ -19,6 +19,7 @@ from results import options, reporting
 from torch import Tensor
 
 from autobackbone import InputSizeError, create_feature_backbone, describe_backbone
+from autobackbone.sources.meta import meta_device
 
 Size = tuple[int, int]
 SIZES = {"its default size": None, "256x320": (256, 320), "333x257": (333, 257)}
@@ -48,7 +49,7 @@ def _quiet() -> None:
 def keeps(name: str) -> list[tuple[str, str]]:
     """Return the side and the size of each time that an architecture keeps the contract."""
     found = []
-    with torch.device("meta"), torch.no_grad():
+    with meta_device(), torch.no_grad():
         for side, kept_at in (("raw", _raw(name)), ("here", _here(name))):
             kept = [label for label, size in SIZES.items() if kept_at(size)]
             found += [(side, label) for label in (*kept, *(["all three"] if len(kept) == len(SIZES) else []))]

@@ -34,26 +34,27 @@ def draw_features(path: Path, models: tuple[str, ...] = MODELS) -> None:
     """Draw a photograph, and below it the maps of each backbone at strides 4 to 32."""
     photo = torch.from_numpy(skimage.data.chelsea()).permute(2, 0, 1) / 255
     height, width = photo.shape[1:]
-    size = (11, 1.75 * len(models) + 0.5)
+    size = (9, 1.5 * len(models) + 0.5)
     figure, grid = plt.subplots(len(models), 5, figsize=size, layout="constrained", squeeze=False)
-    figure.suptitle(f"One photograph, {height}x{width}, and maps of {len(models)} backbones ({WEIGHTS})", fontsize=11)
+    figure.suptitle(f"One photograph, {height}x{width}, and its maps ({WEIGHTS})", fontsize=11)
     for row, name in zip(grid, models, strict=True):
         torch.manual_seed(0)
         backbone = create_feature_backbone(name, pretrained=False, out_strides=(4, 8, 16, 32)).eval()
         with torch.no_grad():
             maps = backbone(backbone.input_spec.normalize(photo[None]))
         row[0].imshow(skimage.data.chelsea())
-        row[0].set_title(name, fontsize=9)
+        row[0].set_title(name.partition("_patch")[0], fontsize=9)
         for axes, level, y in zip(row[1:], backbone.levels, maps, strict=True):
-            made = "" if level.exact else ", resampled"
-            axes.set_title(f"stride {level.stride}: {y.shape[1]}x{y.shape[2]}x{y.shape[3]}{made}", fontsize=9)
+            head = f"stride {level.stride}\n" if name == models[0] else ""
+            shape = "x".join(map(str, y.shape[1:]))
+            axes.set_title(f"{head}{shape}{'' if level.exact else ', resampled'}", fontsize=9)
             # Cells lie where their pixels are: the last ones can reach beyond the photograph, which cuts them.
             extent = (0, y.shape[3] * level.stride, y.shape[2] * level.stride, 0)
             axes.imshow(colors(y[0]).movedim(0, 2).numpy(), extent=extent, interpolation="nearest")
             axes.set(xlim=(0, width), ylim=(height, 0))
         for axes in row:
             axes.set_axis_off()
-    figure.savefig(path, dpi=110, metadata={"Software": None, "Description": WEIGHTS})
+    figure.savefig(path, dpi=130, metadata={"Software": None, "Description": WEIGHTS})
     plt.close(figure)
 
 
