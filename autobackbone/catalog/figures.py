@@ -129,7 +129,7 @@ def read(path: Path) -> Figures:
 def write(path: Path, figures: Figures) -> None:
     """Write a file of figures atomically, the names in order."""
     tables = (("accuracy", figures.accuracy), ("throughput", figures.throughput))
-    parts = [f'"schema":{SCHEMA}', f'"source":{json.dumps(figures.source)}']
+    parts = [f'"schema":{SCHEMA}', f'"source":{json.dumps(figures.source, sort_keys=True)}']
     for title, rows in tables:
         body = ",\n".join(f"{json.dumps(name)}:{_encoded(rows[name])}" for name in sorted(rows))
         parts.append(f'"{title}":{{\n{body}\n}}')

@@ -3,7 +3,7 @@
 import csv
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from autobackbone.catalog.figures import Accuracy, Figures, Throughput
@@ -41,15 +41,13 @@ def read_results(checkout: Path) -> Figures:
     """
     commit, date = _revision(checkout)
     folder = checkout / "results"
-    tops = {
-        column: {key: float(row["top1"]) for key, row in _rows(folder / file, "top1")}
-        for column, file in _ACCURACY.items()
-    }
+    tops = {column: dict(_values(folder / file, "top1")) for column, file in _ACCURACY.items()}
+    top5 = dict(_values(folder / _ACCURACY["top1"], "top5"))
     accuracy: defaultdict[str, list[Accuracy]] = defaultdict(list)
-    for (name, size), row in sorted(_rows(folder / _ACCURACY["top1"], "top1", "top5")):
-        values = {column: found.get((name, size)) for column, found in tops.items() if column != "top1"}
-        accuracy[name].append(Accuracy(size, float(row["top1"]), float(row["top5"]), **values))
-    rates = {device: dict(_rates(folder / file)) for device, file in _THROUGHPUT.items()}
+    for key in sorted(tops["top1"].keys() & top5.keys()):
+        values = {column: found.get(key) for column, found in tops.items() if column != "top1"}
+        accuracy[key[0]].append(Accuracy(key[1], tops["top1"][key], top5[key], **values))
+    rates = {device: dict(_values(folder / file, "infer_samples_per_sec")) for device, file in _THROUGHPUT.items()}
     throughput: defaultdict[str, list[Throughput]] = defaultdict(list)
     for name, size in sorted({key for found in rates.values() for key in found}):
         values = {device: found.get((name, size)) for device, found in rates.items()}
@@ -66,20 +64,14 @@ def read_results(checkout: Path) -> Figures:
     )
 
 
-def _rates(path: Path) -> Iterator[tuple[tuple[str, int], float]]:
-    """Yield the images per second of architectures, at sizes; what failed there has none."""
-    for key, row in _rows(path, "infer_samples_per_sec"):
-        if row["infer_samples_per_sec"]:
-            yield key, float(row["infer_samples_per_sec"])
-
-
-def _rows(path: Path, *columns: str) -> Iterator[tuple[tuple[str, int], Mapping[str, str]]]:
-    """Yield the rows of a table that have values, by name and size."""
+def _values(path: Path, column: str) -> Iterator[tuple[tuple[str, int], float]]:
+    """Yield the numbers in a column by name and size; what failed there has none."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                size = row.get("img_size") or row["infer_img_size"]
-                yield (row["model"], int(size)), {column: row[column] for column in columns}
+                size = int(row.get("img_size") or row["infer_img_size"])
+                if row[column]:
+                    yield (row["model"], size), float(row[column])
     except FileNotFoundError as err:
         msg = f"There is no {str(path)!r}; give a checkout of huggingface/pytorch-image-models that has it."
         raise ConfigError(msg) from err
