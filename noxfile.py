@@ -90,7 +90,7 @@ def docs(session: nox.Session) -> None:
     _install(session, "docs")
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.run("playwright", "install", "chromium")
-    pages = ("catalog_page", "map_page", "outputs", "performance_page")
+    pages = ("catalog_page", "images", "map_page", "outputs", "performance_page")
     tests = ("docs/test_snippets.py", *(f"docs/test_{page}.py" for page in pages))
     without_ray = ("--ignore-glob=*/integrations/ray*", "--ignore-glob=*/integrations/packing*")
     doctests = ("--doctest-modules", *without_ray, "--pyargs", "autobackbone")
