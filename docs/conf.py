@@ -91,4 +91,4 @@ class _Offline(logging.Filter):
         return "failed to reach any of the inventories" not in str(record.msg)
 
 
-logging.getLogger("sphinx.sphinx.ext.intersphinx._load").addFilter(_Offline())
+logging.getLogger("sphinx.sphinx.ext.intersphinx").addFilter(_Offline())
