@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from autobackbone import describe_backbone, list_backbones
 from autobackbone.catalog.filters import COMMERCIAL
+from autobackbone.sources.installed import full_catalog
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 NOT_STATED = "none stated"
@@ -29,7 +29,8 @@ _OWN_TERMS = "terms of its own: read them"
 
 def licenses() -> str:
     """Return every license in the catalog: of how many weights, and whether `commercial` accepts it."""
-    found = Counter(describe_backbone(name).license or NOT_STATED for name in list_backbones(pretrained_only=True))
+    weights = [each for record in full_catalog().records.values() for each in record.weights]
+    found = Counter(each.license or NOT_STATED for each in weights)
     rows = sorted(found.items(), key=lambda item: (item[0] not in COMMERCIAL, -item[1], item[0]))
     return _table(
         ("license", "weights", "`commercial=True`", "in short"),
@@ -65,7 +66,7 @@ def pythons() -> str:
 
 def families() -> str:
     """Return the families of the catalog, as running text that the search finds."""
-    return ", ".join(sorted({describe_backbone(name).family for name in list_backbones()}))
+    return ", ".join(sorted(full_catalog().families))
 
 
 def _project() -> dict[str, Any]:
