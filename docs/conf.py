@@ -43,7 +43,6 @@ myst_substitutions = tables.ALL
 default_role = "py:obj"  # in docstrings: a link where there is something of that name
 autosummary_generate = True
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 autodoc_typehints = "signature"
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = False
