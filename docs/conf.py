@@ -5,7 +5,10 @@ import os
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
+
+from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for the extensions of this folder
@@ -91,3 +94,22 @@ class _Offline(logging.Filter):
 
 
 logging.getLogger("sphinx.sphinx.ext.intersphinx").addFilter(_Offline())
+
+
+def setup(app: Sphinx) -> None:
+    """Have pages completed before they are written."""
+    app.connect("html-page-context", _complete_for_screen_readers, priority=900)  # after furo has made the sidebar
+
+
+def _complete_for_screen_readers(
+    app: Sphinx,  # noqa: ARG001
+    name: str,  # noqa: ARG001
+    template: str,  # noqa: ARG001
+    context: dict[str, Any],
+    doctree: object,  # noqa: ARG001
+) -> None:
+    """Say the level of the sidebar's headings, and that the parameters of a signature are no list of definitions."""
+    tree, body = context.get("furo_navigation_tree", ""), context.get("body", "")
+    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+    body = body.replace('<dd><em class="sig-param">', '<dd role="none"><em class="sig-param">')
+    context["body"] = body.replace('<dl>\n<dd role="none">', '<dl role="none">\n<dd role="none">')
