@@ -5,6 +5,7 @@
 """Sessions. ``nox`` runs the tests; ``nox -s families zoo lint types docs`` the rest of what CI runs."""
 
 import shutil
+from pathlib import Path
 
 import nox
 
@@ -90,8 +91,7 @@ def docs(session: nox.Session) -> None:
     _install(session, "docs")
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.run("playwright", "install", "chromium")
-    pages = ("catalog_page", "map_page", "performance_page")
-    tests = ("docs/test_snippets.py", *(f"docs/test_{page}.py" for page in pages))
+    tests = sorted(str(path) for path in Path("docs").glob("test_*.py"))
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
     without_ray = ("--ignore-glob=*/integrations/ray*", "--ignore-glob=*/integrations/packing*")
     doctests = ("--doctest-modules", *without_ray, "--pyargs", "autobackbone")
