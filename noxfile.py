@@ -87,15 +87,17 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation, warnings being errors, and run what it shows."""
+    """Run what the documentation shows, build it with what came out, warnings being errors, and look at the pages."""
     _install(session, "docs")
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.run("playwright", "install", "chromium")
-    tests = sorted(str(path) for path in Path("docs").glob("test_*.py"))
-    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    built = [f"docs/test_{name}.py" for name in ("pages", "reference", "site")]
+    others = sorted({path.as_posix() for path in Path("docs").glob("test_*.py")} - {*built})
     without_ray = ("--ignore-glob=*/integrations/ray*", "--ignore-glob=*/integrations/packing*")
     doctests = ("--doctest-modules", *without_ray, "--pyargs", "autobackbone")
-    session.run("pytest", *doctests, *tests, *session.posargs)
+    session.run("pytest", *doctests, *others, *session.posargs)  # keeps what snippets print and draw, for the pages
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    session.run("pytest", *built, *session.posargs)
 
 
 @nox.session

@@ -35,6 +35,7 @@ extensions = [
     "sphinxext.opengraph",
     "api_pages",
     "catalog_page.build",
+    "outputs",
 ]
 exclude_patterns = ["_build", "catalog_page/node_modules"]
 templates_path = ["_templates"]

@@ -30,7 +30,7 @@ def html():
     index = HTML / "searchindex.js"  # written last
     sources = [*DOCS.glob("*.md"), *DOCS.glob("guides/*.md"), *DOCS.glob("*.py"), *DOCS.glob("_static/*")]
     sources = [path for path in sources if not path.name.startswith(("test_", "conftest"))]
-    sources += Path(autobackbone.__file__).parent.rglob("*.py*")
+    sources += Path(autobackbone.__file__).parent.rglob("*.py")
     if not index.is_file() or index.stat().st_mtime < max(path.stat().st_mtime for path in sources):
         pytest.fail(f"docs/_build/html is not built, or older than docs/: run `{command}`")
     return HTML

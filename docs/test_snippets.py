@@ -1,13 +1,13 @@
 """What the documentation shows runs: the Python blocks of a page, in order, in one namespace."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from markdown_it import MarkdownIt
+from outputs import DOCS, FOLDER, blocks, run_page
 
-DOCS = Path(__file__).parent
-PAGES = [DOCS.parent / "README.md", *sorted([*DOCS.glob("*.md"), *DOCS.glob("guides/*.md")])]
+PAGES = {"README": DOCS.parent / "README.md"} | {
+    path.relative_to(DOCS).with_suffix("").as_posix(): path
+    for path in sorted([*DOCS.glob("*.md"), *DOCS.glob("guides/*.md")])
+}
 torch.set_num_threads(1)  # threads that wait for a core that another process has cost more than they save
 
 
@@ -15,12 +15,14 @@ torch.set_num_threads(1)  # threads that wait for a core that another process ha
     "ignore:.*LeafSpec.* is deprecated:FutureWarning",  # Lightning's own, of torch
     "ignore:The '.*' does not have many workers",  # Lightning's advice, on machines with more cores
 )
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(DOCS.parent).as_posix())
-def test_snippets(page, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", PAGES)
+def test_snippets(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(DOCS / "guides")  # for the data that the guides share
-    namespace = {"__name__": "__main__"}
-    for block in MarkdownIt().parse(page.read_text(encoding="utf-8")):
-        if block.type == "fence" and block.info.strip() == "python":
-            code = "\n" * (block.map[0] + 1) + block.content  # so that a traceback shows the line of the page
-            exec(compile(code, str(page), "exec"), namespace)
+    monkeypatch.syspath_prepend(DOCS / "guides")  # for the data and the drawing that the guides share
+    run_page(PAGES[name], DOCS / FOLDER / name)
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("guides/")])
+def test_code_fits_its_column(name):
+    text = PAGES[name].read_text(encoding="utf-8")
+    assert not [line for block in blocks(text) for line in block.code.splitlines() if len(line) > 88]
