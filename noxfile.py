@@ -5,6 +5,7 @@
 """Sessions. ``nox`` runs the tests; ``nox -s families zoo lint types docs`` the rest of what CI runs."""
 
 import shutil
+from pathlib import Path
 
 import nox
 
@@ -86,16 +87,17 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run what the documentation shows, and build it with what came out, warnings being errors."""
+    """Run what the documentation shows, build it with what came out, warnings being errors, and look at the pages."""
     _install(session, "docs")
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.run("playwright", "install", "chromium")
-    pages = ("catalog_page", "images", "map_page", "outputs", "performance_page")
-    tests = ("docs/test_snippets.py", *(f"docs/test_{page}.py" for page in pages))
+    built = [f"docs/test_{name}.py" for name in ("pages", "reference", "site")]
+    others = sorted({path.as_posix() for path in Path("docs").glob("test_*.py")} - {*built})
     without_ray = ("--ignore-glob=*/integrations/ray*", "--ignore-glob=*/integrations/packing*")
     doctests = ("--doctest-modules", *without_ray, "--pyargs", "autobackbone")
-    session.run("pytest", *doctests, *tests, *session.posargs)  # keeps what snippets print and draw, for the pages
+    session.run("pytest", *doctests, *others, *session.posargs)  # keeps what snippets print and draw, for the pages
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    session.run("pytest", *built, *session.posargs)
 
 
 @nox.session

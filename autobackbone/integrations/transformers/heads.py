@@ -17,11 +17,11 @@ from autobackbone.values import as_integer, as_integers, shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_C = TypeVar("_C", bound=PreTrainedConfig)
+ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
 _STRIDES = (8, 16, 32)
 
 
-def head_config(head: type[_C], backbone: AutobackboneConfig | str, **fields: Any) -> _C:
+def head_config(head: type[ConfigT], backbone: AutobackboneConfig | str, **fields: Any) -> ConfigT:
     """Return the config of a head, with all that it must be told of its backbone.
 
     What that is, is read from the fields that the class has: ``encoder_in_channels`` and ``feat_strides`` of RT-DETR
@@ -84,7 +84,7 @@ def head_config(head: type[_C], backbone: AutobackboneConfig | str, **fields: An
             )
             raise ConfigError(msg)
     make: Any = head
-    config: _C = make(backbone_config=backbone, **(fields | settings))
+    config: ConfigT = make(backbone_config=backbone, **(fields | settings))
     return config
 
 

@@ -17,10 +17,10 @@ from autobackbone.values import shown
 if TYPE_CHECKING:
     from autobackbone.input_spec import InputSpec
 
-_P = TypeVar("_P")
+ProcessorT = TypeVar("ProcessorT")
 
 
-def image_processor(processor: type[_P], model: Any, **fields: Any) -> _P:
+def image_processor(processor: type[ProcessorT], model: Any, **fields: Any) -> ProcessorT:
     """Return an image processor that normalizes images as the weights of a backbone expect.
 
     Parameters
@@ -69,7 +69,7 @@ def image_processor(processor: type[_P], model: Any, **fields: Any) -> _P:
             raise InputError(msg)
         settings["size"] = size
     make: Any = processor
-    result: _P = make(**(settings | fields))
+    result: ProcessorT = make(**(settings | fields))
     return result
 
 
