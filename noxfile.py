@@ -90,6 +90,7 @@ def docs(session: nox.Session) -> None:
     _install(session, "docs")
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.run("playwright", "install", "chromium")
+    session.run("playwright", "install", "firefox", success_codes=range(256))  # without it, its tests are skipped
     pages = ("catalog_page", "map_page", "performance_page")
     tests = ("docs/test_snippets.py", *(f"docs/test_{page}.py" for page in pages))
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
