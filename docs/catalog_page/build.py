@@ -49,7 +49,7 @@ def page_data() -> dict[str, Any]:
     from autobackbone.catalog.uses import USES
 
     from autobackbone import describe_backbone, list_backbones
-    from autobackbone.catalog.filters import COMMERCIAL
+    from autobackbone.catalog.records import COMMERCIAL
     from autobackbone.likeness import COMMON_WORDS, SIZES
     from autobackbone.names import ALIASES, DINOV3_REPOS
 

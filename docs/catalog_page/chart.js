@@ -59,6 +59,7 @@ function paretoFront(points, x, y) {
 
 let chartEntries = [];
 let repaint = () => {};
+let drawnSize = "";
 
 function drawChart(entries = chartEntries) {
   chartEntries = entries;
@@ -71,6 +72,7 @@ function drawChart(entries = chartEntries) {
   const scaleY = scaleOf(y, points.map((point) => point.valueY), height - MARGIN.bottom, MARGIN.top);
   dots = points.map((point) => ({ ...point, x: scaleX.place(point.valueX), y: scaleY.place(point.valueY) }));
   front = paretoFront(dots, x, y).sort((a, b) => a.x - b.x || a.y - b.y);
+  drawnSize = `${width} ${height}`;
   repaint = () => paint(width, height, scaleX, scaleY);
   highlighted = null;
   $("tip").hidden = true;
@@ -260,5 +262,8 @@ function listenToChart() {
     const dot = dotAt(event);
     if (dot) location.hash = encodeURI(dot.found.name);
   });
-  new ResizeObserver(() => drawChart()).observe(canvas.parentElement);
+  new ResizeObserver(() => {
+    const { clientWidth: width, clientHeight: height } = canvas.parentElement;
+    if (drawnSize !== `${width} ${height}`) drawChart();
+  }).observe(canvas.parentElement);
 }

@@ -47,21 +47,23 @@ const passes = (want) => (found) => {
 };
 
 /**
- * The entries that a search means, and how it was read. Names that have all its words come first; if there are none,
- * the name that autobackbone takes it for, or the nearest ones, and then names that have it with other separators.
+ * The entries that a search means, and how it was read. If autobackbone takes it for a name in another spelling, that
+ * one comes first; if no name has all its words, the nearest do; then names that have it with other separators.
  */
 function search(entries, text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const having = (words, form) =>
     entries.filter((found) => found.texts.some((name) => words.every((word) => form(name).includes(word))));
   const exact = having(words, (name) => name);
-  if (exact.length) return { entries: exact, how: "words", names: [] };
   const name = resolved(text.trim());
+  const meaning = (names) => names.flatMap((each) => entries.filter((found) => means(found, each)));
+  if (exact.length && !(name && !meaning([name]).some((found) => exact.includes(found)))) {
+    return { entries: exact, how: "words", names: [] };
+  }
   const names = name ? [name] : nearestNames(text.trim());
-  const meant = names.flatMap((each) => entries.filter((found) => means(found, each)));
   const squashed = words.map(squash).filter(Boolean);
   const spelled = squashed.length ? having(squashed, squash) : [];
-  return { entries: unique([...meant, ...spelled]), how: name ? "spelled" : "nearest", names };
+  return { entries: unique([...meaning(names), ...spelled]), how: name ? "spelled" : "nearest", names };
 }
 
 /** Whether an entry is what a name means: the architecture of a tag, too. */

@@ -44,7 +44,7 @@ system.addEventListener("change", dress);
 
 // Filters stand beside the table where there is room, and fold away where there is not
 
-const wide = matchMedia("(min-width: 80rem)");
+const wide = matchMedia("(min-width: 75rem)");
 const unfold = () => ($("more").open = wide.matches);
 wide.addEventListener("change", unfold);
 

@@ -110,7 +110,7 @@ function drawTable({ entries, total, how, names }) {
 function notesHtml({ total, how, names, entries }) {
   const notes = [];
   const link = (name) => `<a href="${escaped(writeAddress({ ...state, search: name, page: 1 }))}" data-search="${escaped(name)}">${breakable(name)}</a>`;
-  const typed = `<q>${escaped(state.search.trim())}</q>`;
+  const typed = `“${escaped(state.search.trim())}”`;
   if (how === "nearest") {
     notes.push(
       names.length
