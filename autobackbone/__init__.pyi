@@ -1,12 +1,11 @@
 from .backbone import FeatureBackbone as FeatureBackbone
 from .backbone import LevelTokens as LevelTokens
 from .catalog.card import BackboneCard as BackboneCard
-from .catalog.query import (
-    describe_backbone as describe_backbone,
-)
-from .catalog.query import (
-    list_backbones as list_backbones,
-)
+from .catalog.describe import describe_backbone as describe_backbone
+from .catalog.figures import Accuracy as Accuracy
+from .catalog.figures import Throughput as Throughput
+from .catalog.query import list_backbones as list_backbones
+from .catalog.uses import Use as Use
 from .config import BackboneConfig as BackboneConfig
 from .config import FeatureBackboneConfig as FeatureBackboneConfig
 from .create import create_backbone as create_backbone

@@ -250,11 +250,12 @@ def nearest(text: str, architectures: Mapping[str, Collection[str]], count: int 
     count
         Maximum number of names.
     """
-    stem, _, tag = text.rpartition("/")[2].partition(".")
+    owner, _, name = text.rpartition("/")
+    stem, _, tag = (f"{owner}-{name}" if owner and name.isdigit() else name).partition(".")  # as in ViT-B/16
     names: dict[str, list[str]] = {name: [] for name in (*architectures, *DINOV3)}
-    for alias, name in _ALIASES.items():
-        if name in names:
-            names[name].append(alias)
+    for alias, meant in _ALIASES.items():
+        if meant in names:
+            names[meant].append(alias)
     matches = most_like(stem, names, count)
     if not tag:
         return matches

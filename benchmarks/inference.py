@@ -23,7 +23,11 @@ from autobackbone import optimize_for_inference
 from autobackbone.errors import BackboneError
 
 BATCHES = {"cpu": (1, 4), "cuda": (1, 8, 64, 256)}
-Variant = Callable[[], nn.Module]
+Make = Callable[[], nn.Module]
+Variant = tuple[str, torch.dtype, Make]
+"""A label, the precision, and what makes the model."""
+Kind = Callable[[nn.Module, nn.Module], Iterator[Variant]]
+"""Yields variants, given the library's model and ours."""
 
 
 def main() -> None:
@@ -37,35 +41,41 @@ def main() -> None:
     batches = args.batches or BATCHES[args.device]
     if args.quick:
         args.blocks, batches = 2, batches[:1]
+    kinds = (eager, compiled) if args.compile else (eager,)
     with reporting("inference", args) as report:
-        cuda = {"peak memory, MiB": ".0f"} if args.device == "cuda" else {}
-        columns = {"architecture": "", "variant": "", "batch": "d", "times faster": ".2f", "images/s": ".1f"}
-        table = report.table("Variants", columns | {"off": ".0e"} | cuda | {"error": ""})
-        for name in args.only:
-            raw, ours = (model.to(args.device) for model in models.theirs_and_ours(name))
-            for label, dtype, make in variants(raw, ours, with_compiled=args.compile):
-                for cells in rows(report, raw, make, dtype, batches, args.blocks):
-                    table.add(name, label, *cells)
-        means(report, table)
+        measure(report, args.only, batches, args.blocks, *kinds)
 
 
-def variants(raw: nn.Module, ours: nn.Module, *, with_compiled: bool) -> Iterator[tuple[str, torch.dtype, Variant]]:
-    """Yield a label, the precision, and what makes the model."""
+def measure(report: Report, names: Sequence[str], batches: Sequence[int], blocks: int, *kinds: Kind) -> None:
+    """Add a table of variants and one of their means."""
+    cuda = {"peak memory, MiB": ".0f"} if report.device == "cuda" else {}
+    columns = {"architecture": "", "variant": "", "batch": "d", "times faster": ".2f", "images/s": ".1f"}
+    table = report.table("Variants", columns | {"off": ".0e"} | cuda | {"error": ""})
+    for name in names:
+        raw, ours = (model.to(report.device) for model in models.theirs_and_ours(name))
+        for label, dtype, make in (variant for kind in kinds for variant in kind(raw, ours)):
+            for cells in rows(report, raw, make, dtype, batches, blocks):
+                table.add(name, label, *cells)
+    means(report, table)
+
+
+def eager(raw: nn.Module, ours: nn.Module) -> Iterator[Variant]:
+    """Yield what torch runs operation by operation."""
     yield "as created", torch.float32, lambda: ours
     yield "float32", torch.float32, lambda: optimize_for_inference(ours)
     yield "library's, bfloat16", torch.bfloat16, lambda: copy.deepcopy(raw).bfloat16()
     yield "bfloat16", torch.bfloat16, lambda: optimize_for_inference(ours, dtype="bfloat16")
-    if with_compiled:
-        yield "float32, compiled", torch.float32, lambda: optimize_for_inference(ours, compile=True)
-        yield (
-            "bfloat16, compiled",
-            torch.bfloat16,
-            lambda: optimize_for_inference(ours, dtype="bfloat16", compile=True),
-        )
+
+
+def compiled(raw: nn.Module, ours: nn.Module) -> Iterator[Variant]:  # noqa: ARG001 - as `eager`
+    """Yield what torch.compile makes."""
+    yield "float32, compiled", torch.float32, lambda: optimize_for_inference(ours, compile=True)
+    halved = {"dtype": "bfloat16", "compile": True}
+    yield "bfloat16, compiled", torch.bfloat16, lambda: optimize_for_inference(ours, **halved)
 
 
 def rows(
-    report: Report, raw: nn.Module, make: Variant, dtype: torch.dtype, batches: Sequence[int], blocks: int
+    report: Report, raw: nn.Module, make: Make, dtype: torch.dtype, batches: Sequence[int], blocks: int
 ) -> Iterator[tuple[Cell, ...]]:
     """Yield the cells of a variant for each number of images; if it cannot be had, one row with the reason."""
     torch.compiler.reset()

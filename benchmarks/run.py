@@ -13,16 +13,18 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SETTINGS = {
-    "roofline": [],
-    "overhead": [],
-    "inference": [],
-    "peers": [],
-    "creation": [],
+    "roofline": ["--rounds", "5"],
+    "overhead": ["--blocks", "9", "--creations", "5", "--imports", "5"],
+    "inference": ["--blocks", "5"],
+    "quantization": ["--only", "resnet50", "convnext_tiny", "vit_small_patch16_224", "--blocks", "3", "--steps", "20"],
+    "peers": ["--rounds", "5"],
+    "creation": ["--runs", "1"],
     "cold_start": [],
     "discovery": [],
     "dinov3": [],
-    "training": [],
-    "extract": ["--images", "300", "--parts", "decoders", "rates", "resume"],
+    "training": ["--steps", "9", "--processes", "1"],
+    "heads": ["--pairs", "7", "--processes", "1"],
+    "extract": ["--images", "150", "--parts", "decoders", "rates", "resume"],
 }
 """What is run by default, with which arguments."""
 CUDA = ("roofline", "overhead", "inference", "peers")

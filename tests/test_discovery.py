@@ -23,7 +23,8 @@ from autobackbone import (
     list_backbones,
 )
 from autobackbone.catalog import store as catalog
-from autobackbone.catalog.query import nearest_names, preview, summarize
+from autobackbone.catalog.describe import preview, summarize
+from autobackbone.catalog.query import nearest_names
 from autobackbone.catalog.store import natural_key
 from autobackbone.names import DINOV3
 

@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from autobackbone.catalog.figures import Accuracy, Throughput
+from autobackbone.catalog.records import COMMERCIAL
+from autobackbone.catalog.uses import Use
 from autobackbone.input_spec import InputSpec
 from autobackbone.levels import FeatureLevel
 
@@ -23,6 +26,8 @@ class BackboneCard:
         Parameters without a classifier.
     macs
         Multiply-accumulates of convolutions and matrix products, for one image of the default weights' size.
+    activations
+        Numbers that one image of that size leaves in memory for the backward pass, with the parameters all trained.
     levels
         Every native level, shallow to deep.
     input_spec
@@ -39,6 +44,15 @@ class BackboneCard:
         License of the weights of this name, as published; ``None`` if it is not stated, or there are no weights.
     hub_id
         Repository of the weights of this name; ``None`` if there is none.
+    ungated
+        The name of the same weights without a gate, if those of `hub_id` are given only to who accepts their license
+        and logs in; ``None`` if everyone gets them.
+    accuracy
+        Published for the weights of this name with their classifier, by size; empty if it is not.
+    throughput
+        Published for the architecture with its classifier, by size; empty if it is not.
+    used_by
+        Published methods that were built on this architecture, as far as is known.
     pretrained_tags
         Names of the published weights, the default ones first. Each can be used as a model name.
     """
@@ -48,6 +62,7 @@ class BackboneCard:
     family: str
     params: int
     macs: int
+    activations: int
     levels: tuple[FeatureLevel, ...]
     input_spec: InputSpec
     prefix_tokens: dict[str, int]
@@ -55,7 +70,16 @@ class BackboneCard:
     exportable: bool
     license: str | None
     hub_id: str | None
+    ungated: str | None
+    accuracy: tuple[Accuracy, ...]
+    throughput: tuple[Throughput, ...]
+    used_by: tuple[Use, ...]
     pretrained_tags: tuple[str, ...]
+
+    @property
+    def commercial(self) -> bool:
+        """Whether `license` allows commercial use and asks for no more than naming the authors."""
+        return self.license in COMMERCIAL
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -94,6 +118,6 @@ class BackboneCard:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields and properties as plain values."""
-        names = ("channels", "strides", "input_size", "min_size", "fixed_size", "any_size", "exact")
+        names = ("commercial", "channels", "strides", "input_size", "min_size", "fixed_size", "any_size", "exact")
         values = asdict(self) | {name: getattr(self, name) for name in names}
         return values | {"input_spec": self.input_spec.to_dict()}

@@ -9,11 +9,11 @@ from autobackbone.catalog.records import ModelFacts, ModelRecord, PublishedInput
 from autobackbone.levels import NativeLevel
 
 # Version of the file format and of the measurements. Caches of another version are not used.
-SCHEMA = 5
+SCHEMA = 6
 
 Encoded = dict[str, Any]
 _USUAL_SOURCE = "timm"  # of records that name no source
-_COUNTS = ("params", "macs", "exportable")
+_COUNTS = ("params", "macs", "activations", "exportable")
 _USUAL_FACTS = ModelFacts(levels=(), min_size=None)
 _FACTS = tuple(f.name for f in fields(ModelFacts) if f.name not in ("levels", "min_size"))
 
@@ -111,12 +111,14 @@ def encode_facts(facts: ModelFacts) -> Encoded:
 
 def check_row(row: Encoded) -> None:
     """Raise TypeError, or the error of reading a value, if the measured values of a row are malformed."""
-    numbers = [row[key] for key in ("params", "macs") if key in row]
+    numbers = [row[key] for key in ("params", "macs", "activations") if key in row]
     numbers += [level[i] for level in row.get("levels", ()) for i in (0, 1, 2, 4, 5)]
     optional = [row.get("min_size"), *(level[3] for level in row.get("levels", ()))]
     numbers += [value for value in optional if value is not None]
     numbers += row.get("prefix_tokens", {}).values()
-    is_complete = ("macs" not in row or "params" in row) and ("levels" in row) is ("min_size" in row)
+    is_complete = ("activations" not in row or {"params", "macs"} <= row.keys()) and ("levels" in row) is (
+        "min_size" in row
+    )
     if not is_complete or not isinstance(row.get("family", ""), str) or not all(isinstance(n, int) for n in numbers):
         msg = "not the form of a row"
         raise TypeError(msg)
@@ -155,12 +157,14 @@ def _encode_input(values: PublishedInput) -> list[Any]:
 
 def _decode_weights(model: str, tag: str, values: list[Any]) -> PublishedWeights:
     images, license_name, *rest = values
-    hub_id = rest[0] if rest else _usual_repo(model, tag)
-    return PublishedWeights(tagged_name(model, tag), tag, images, license_name, hub_id)
+    hub_id, ungated = (*rest, None, None)[:2] if rest else (_usual_repo(model, tag), None)
+    return PublishedWeights(tagged_name(model, tag), tag, images, license_name, hub_id, ungated)
 
 
 def _encode_weights(model: str, weights: PublishedWeights) -> list[Any]:
     row = [weights.input, weights.license]
+    if weights.ungated is not None:
+        return [*row, weights.hub_id, weights.ungated]
     return row if weights.hub_id == _usual_repo(model, weights.tag) else [*row, weights.hub_id]
 
 

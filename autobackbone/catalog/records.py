@@ -6,6 +6,9 @@ from typing import NamedTuple
 from autobackbone.input_spec import InputSpec, repeat_to
 from autobackbone.levels import NativeLevel
 
+COMMERCIAL = frozenset({"apache-2.0", "bsd-3-clause", "cc-by-4.0", "mit"})
+"""Licenses that allow commercial use, and ask for no more than that the authors are named."""
+
 
 class PublishedInput(NamedTuple):
     """The images that published weights were trained for.
@@ -78,6 +81,8 @@ class PublishedWeights(NamedTuple):
         The license as published; ``None`` if it is not stated.
     hub_id
         Their repository; ``None`` if there is none.
+    ungated
+        The name of the same weights without a gate, if that repository has one; ``None`` if it has none.
     """
 
     name: str
@@ -85,6 +90,7 @@ class PublishedWeights(NamedTuple):
     input: PublishedInput
     license: str | None
     hub_id: str | None
+    ungated: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,8 @@ class ModelRecord:
         Parameters without a classifier; ``None`` before they are counted.
     macs
         Multiply-accumulates for one image of the default size; ``None`` before they are counted.
+    activations
+        Numbers that one image of the default size leaves for the backward pass; ``None`` before they are counted.
     exportable
         Whether torch.export can export it; ``None`` before that is tried.
     """
@@ -165,6 +173,7 @@ class ModelRecord:
     facts: ModelFacts | None = None
     params: int | None = None
     macs: int | None = None
+    activations: int | None = None
     exportable: bool | None = None
 
     @property

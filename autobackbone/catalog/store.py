@@ -156,7 +156,7 @@ def merged(old: ModelRecord | None, new: ModelRecord) -> ModelRecord:
     """Return the new record, with the older one's measured values where it has none."""
     if old is None:
         return new
-    measured = ("facts", "params", "macs", "exportable")
+    measured = ("facts", "params", "macs", "activations", "exportable")
     return replace(new, **{name: getattr(old, name) for name in measured if getattr(new, name) is None})
 
 

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autobackbone.backbone import FeatureBackbone
 from autobackbone.catalog import store
+from autobackbone.catalog.activations import count_activations
 from autobackbone.catalog.encoding import Records
 from autobackbone.catalog.records import ModelRecord
 from autobackbone.catalog.store import Catalog
@@ -30,7 +31,7 @@ _Progress = Callable[[int, int, str], None]
 
 
 def measure(name: str) -> ModelRecord:
-    """Measure levels, sizes, parameters and MACs of a backbone."""
+    """Measure levels, sizes, parameters, MACs and activations of a backbone."""
     return count(describe(name), name)
 
 
@@ -44,10 +45,10 @@ def survey(name: str) -> ModelRecord:
 
 
 def count(record: ModelRecord, name: str) -> ModelRecord:
-    """Add to a record the parameters without a head, and the multiply-accumulates of one image of the default size.
+    """Add the parameters without a head to a record, and multiply-accumulates and activations at the default size.
 
-    The multiply-accumulates are half of what `torch.utils.flop_counter.FlopCounterMode` counts: convolutions and
-    matrix products, including those of attention.
+    The multiply-accumulates of an image are half of what `torch.utils.flop_counter.FlopCounterMode` counts:
+    convolutions and matrix products, including those of attention. For the activations, see `count_activations`.
 
     Parameters
     ----------
@@ -68,7 +69,9 @@ def count(record: ModelRecord, name: str) -> ModelRecord:
         with FlopCounterMode(display=False) as counter:
             network(images)
         params = sum(p.numel() for p in network.parameters())
-        return replace(record, params=params, macs=counter.get_total_flops() // 2)
+        macs = counter.get_total_flops() // 2
+        activations = count_activations(network, (spec.in_chans, *spec.size))
+        return replace(record, params=params, macs=macs, activations=activations)
 
 
 def is_exportable(name: str) -> bool:
@@ -125,7 +128,7 @@ def build(path: Path | None = None, *, fresh: bool = False, progress: _Progress 
 
 
 def _unmeasured(record: ModelRecord) -> ModelRecord:
-    return replace(record, facts=None, params=None, macs=None, exportable=None)
+    return replace(record, facts=None, params=None, macs=None, activations=None, exportable=None)
 
 
 def _saved_records(path: Path, version: str) -> Records:
@@ -141,7 +144,7 @@ def _saved_records(path: Path, version: str) -> Records:
 
 def _complete(catalog: Catalog, path: Path, progress: _Progress) -> None:
     """Measure the missing facts, and save them from time to time."""
-    missing = [name for name, record in catalog.records.items() if record.macs is None]
+    missing = [name for name, record in catalog.records.items() if record.activations is None]
     total = len(catalog.records)
     for i, (name, record) in enumerate(_in_parallel(measure, missing), 1):
         catalog.records.put(store.merged(record, catalog.records[name]))

@@ -1,4 +1,4 @@
-"""The command line: list, info, compare, features, extract, neighbors, duplicates, map, export, catalog build."""
+"""The command line: list, info, compare, features, extract, neighbors, duplicates, map, export, catalog."""
 
 import io
 import logging
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from autobackbone.cli.catalog import build
+from autobackbone.cli.catalog import build, figures
 from autobackbone.cli.compare import compare
 from autobackbone.cli.duplicates import duplicates
 from autobackbone.cli.export import export
@@ -19,6 +19,7 @@ from autobackbone.cli.info import info
 from autobackbone.cli.list import list_command
 from autobackbone.cli.map import map_command
 from autobackbone.cli.neighbors import neighbors
+from autobackbone.cli.words import in_options
 from autobackbone.errors import BackboneError
 
 
@@ -36,6 +37,7 @@ def catalog() -> None:
 for command in (list_command, info, compare, features, extract, neighbors, duplicates, map_command, export):
     app.add_command(command)
 catalog.add_command(build)
+catalog.add_command(figures)
 
 
 def main() -> None:
@@ -53,7 +55,9 @@ def main() -> None:
     except BrokenPipeError:  # the reader of the pipe has stopped
         _drop_output()
         sys.exit(1)
-    except (BackboneError, OSError) as err:
+    except BackboneError as err:
+        _stop(in_options(str(err), app))
+    except OSError as err:
         _stop(str(err))
     except UnicodeEncodeError as err:  # lone surrogates
         _stop(f"{err.object!r} is no text that names of files can have.")

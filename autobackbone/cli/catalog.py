@@ -1,8 +1,11 @@
-"""The command ``catalog build``."""
+"""The commands ``catalog build`` and ``catalog figures``."""
 
+import sys
 from pathlib import Path
 
 import click
+
+from autobackbone.errors import ConfigError
 
 
 @click.command()
@@ -28,3 +31,26 @@ def build(fresh: bool, path: Path | None) -> None:
         if bar.live.is_started:
             bar.stop()
     print(written)  # noqa: T201
+
+
+@click.command()
+@click.argument("checkout", type=click.Path(path_type=Path))
+@click.option("--path", type=click.Path(path_type=Path), help="File to write; by default that of the package.")
+def figures(checkout: Path, path: Path | None) -> None:
+    """Take published accuracy and throughput from CHECKOUT, a git checkout of huggingface/pytorch-image-models."""
+    from autobackbone.catalog.figures import FILE, write
+    from autobackbone.catalog.timm_results import read_results
+    from autobackbone.sources.installed import full_catalog
+
+    found = read_results(checkout)
+    path = path or FILE
+    if not path.parent.is_dir():
+        msg = f"There is no folder {str(path.parent)!r} to write the figures to; make it first, or name another."
+        raise ConfigError(msg)
+    write(path, found)
+    catalog = full_catalog()
+    strange = sorted({*found.accuracy} - {*catalog.published} | {*found.throughput} - {*catalog.records})
+    if strange:
+        note = f"{len(strange)} names are not in the catalog of timm {catalog.timm}, such as {strange[0]!r}."
+        print(f"autobackbone: {note}", file=sys.stderr)  # noqa: T201
+    print(path)  # noqa: T201

@@ -62,7 +62,8 @@ def extract(
     is_pooled = wanted in (None, "pooled") and strides is None and indices is None
     loading = options.weights_fields(weights, random_weights)
     image_size = options.image_size("--size", size)
-    from autobackbone.extract import extract_features  # torch takes seconds to import; options are checked first
+    with options.loading():  # torch takes seconds to import; options are checked first
+        from autobackbone.extract import extract_features
 
     backbone = _placed(model, is_pooled, loading | levels, device, compute_dtype)
     report = extract_features(

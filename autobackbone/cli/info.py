@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autobackbone.cli import options
-from autobackbone.cli.cards import facts, sizes
-from autobackbone.cli.options import by, complete_name, level_fields, new_console, print_fitted, print_levels
+from autobackbone.cli.cards import COLUMNS, HEADINGS, facts, figures, sizes, source_of_figures
+from autobackbone.cli.options import complete_name, level_fields, new_console, print_fitted, print_levels
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_NUMBERS = ("top1", "throughput")
+_LESSER = ("throughput", "size", "license", "top1")  # columns left out on a narrow terminal, in this order
 
 
 @click.command()
@@ -20,10 +23,11 @@ if TYPE_CHECKING:
 @options.strides
 @options.indices
 @options.img_size
+@options.device
 @options.as_json
-def info(name: str, strides: str | None, indices: str | None, img_size: str | None, as_json: bool) -> None:
-    """Show levels, input, license and published weights of a backbone, and how to create it."""
-    from autobackbone.catalog.query import preview, summarize
+def info(name: str, strides: str | None, indices: str | None, img_size: str | None, device: str, as_json: bool) -> None:
+    """Show levels, input, license, published figures and weights of a backbone, and how to create it."""
+    from autobackbone.catalog.describe import preview, summarize
     from autobackbone.config import FeatureBackboneConfig
 
     asked = level_fields(strides, indices, img_size)
@@ -31,14 +35,14 @@ def info(name: str, strides: str | None, indices: str | None, img_size: str | No
     chosen = () if img_size else (asked["out_indices"], asked["out_strides"])
     card, levels, spec = preview(name, *chosen)
     if img_size is not None:  # a size can also change the levels
-        import torch
+        with options.loading():
+            import torch
 
-        from autobackbone.create import create_feature_backbone
-
+            from autobackbone.create import create_feature_backbone
         with torch.device("meta"):  # nothing is computed or downloaded
             backbone = create_feature_backbone(name, pretrained=False, **asked)
         levels, spec = backbone.levels, backbone.input_spec
-    weights = [summarize(tagged) for tagged in card.pretrained_tags]
+    weights = [summarize(tagged, device) for tagged in card.pretrained_tags]
     if as_json:
         request = {"levels": [asdict(level) for level in levels], "input_spec": spec.to_dict()}
         print(json.dumps(card.to_dict() | {"weights": weights, "request": request}))  # noqa: T201
@@ -47,14 +51,21 @@ def info(name: str, strides: str | None, indices: str | None, img_size: str | No
 
     console = new_console()
     print_levels(console, levels, title=card.name)
-    console.print("\n".join(f"{key:9}{escape(value)}" for key, value in facts(card).items()), soft_wrap=True)
-    console.print(f"{'input':9}{spec.in_chans} channels, {sizes(card, spec)}", soft_wrap=True)
-    console.print(f"{'':9}mean {spec.mean}, std {spec.std}", soft_wrap=True)
-    console.print(f"{'':9}{spec.interpolation}, crop {spec.crop_pct} {spec.crop_mode}", soft_wrap=True)
+    published = figures(card, device)
+    lines = facts(card) | {
+        "input": f"{spec.in_chans} channels, {sizes(card, spec)}",
+        "": f"mean {spec.mean}, std {spec.std}",
+        " ": f"{spec.interpolation}, crop {spec.crop_pct} {spec.crop_mode}",
+        **published,
+        **({"used by": ", ".join(f"{use.method} ({use.task})" for use in card.used_by)} if card.used_by else {}),
+    }
+    console.print("\n".join(f"{key:13}{escape(value)}" for key, value in lines.items()), soft_wrap=True)
     if weights:
         _print_weights(console, weights)
     else:
-        console.print(f"{'weights':9}none published")
+        console.print(f"{'weights':13}none published")
+    if published:
+        console.print(source_of_figures(), style="dim", soft_wrap=True)
     fields = "".join(f", {key}={value!r}" for key, value in asked.items() if value is not None)
     console.print(
         "\nfrom autobackbone import create_feature_backbone\n"
@@ -68,16 +79,18 @@ def _print_weights(console: "Console", weights: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    rows = [(escape(row["name"]), escape(row["license"] or "not stated"), by(row["size"])) for row in weights]
-    columns = ("weights", "license", "size")
+    keys = ("name", "license", "size", "top1", "throughput")
+    columns = [key for key in keys if any(row[key] is not None for row in weights)]
 
     def build(shown: Sequence[str], *, framed: bool) -> Table:
         look: dict[str, Any] = {} if framed else {"box": None, "pad_edge": False}
         table = Table(**look)
-        for column in shown:
-            table.add_column(column, no_wrap=column != "weights", overflow="fold")
-        for row in rows:
-            table.add_row(*(row[columns.index(column)] for column in shown))
+        for key in shown:
+            heading = "weights" if key == "name" else HEADINGS.get(key, key)
+            table.add_column(heading, no_wrap=True, overflow="ignore", justify="right" if key in _NUMBERS else "left")
+        for row in weights:
+            cells = ("" if row[key] is None else COLUMNS[key](row[key]) for key in shown)
+            table.add_row(*map(escape, cells))
         return table
 
-    print_fitted(console, build, columns, last=("license", "size"))
+    print_fitted(console, build, columns, [key for key in _LESSER if key in columns])

@@ -2,21 +2,45 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from autobackbone.cli import options
-from autobackbone.cli.cards import COLUMNS
+from autobackbone.cli.cards import COLUMNS, HEADINGS, source_of_figures
 from autobackbone.cli.options import complete_name, integers, new_console, number, print_fitted, words
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-_NUMBERS = ("params", "macs", "weights")
+_FOOTER = 5  # lines beside the rows: the heading, the count, what the figures are, the next prompt
+_NUMBERS = ("params", "macs", "activations", "top1", "throughput", "weights")
 # Columns left out on a narrow terminal, in this order.
-_LESSER, _LAST = ("family", "weights", "any_size", "license"), ("strides", "size", "macs", "params")
+_LESSER = (
+    "activations",
+    "family",
+    "weights",
+    "any_size",
+    "license",
+    "throughput",
+    "strides",
+    "size",
+    "top1",
+    "macs",
+    "params",
+)
+# Columns that show what options ask for.
+_ASKED = {
+    "min_params": "params",
+    "max_params": "params",
+    "commercial": "license",
+    "min_top1": "top1",
+    "min_throughput": "throughput",
+    "device": "throughput",
+}
 
 
 @click.command("list")
@@ -29,80 +53,101 @@ _LESSER, _LAST = ("family", "weights", "any_size", "license"), ("strides", "size
 @click.option("--max-params", help="Most parameters, such as 30M.")
 @click.option("--any-size/--fixed-size", default=None, help="Takes any size, or the one it is built for.")
 @click.option("--license", "license_", help="Licenses, such as apache-2.0,mit.")
-@click.option("--sort", type=click.Choice(list(COLUMNS)), default="name", help="Column to sort by.")
-@click.option("--reverse", "-r", is_flag=True, help="Sort from the largest down.")
+@click.option("--commercial/--not-commercial", default=None, help="Apache, MIT, BSD or CC BY licenses, or any other.")
+@click.option("--used-by", help="Methods built on it, such as Mask2Former, or tasks, such as detection.")
+@click.option("--min-top1", type=float, help="Least published top-1 accuracy on ImageNet-1k, in percent.")
+@click.option("--min-throughput", help="Fewest published images a second on --device.")
+@options.device
+@click.option(
+    "--sort",
+    type=click.Choice(list(COLUMNS)),
+    default="name",
+    help="Column to sort by; the best top1 and throughput first.",
+)
+@click.option("--reverse", "-r", is_flag=True, help="Sort from the other end.")
 @options.as_json
+@click.pass_context
 def list_command(
+    context: click.Context,
+    /,
     pattern: str,
     pretrained: bool,
-    source: str | None,
-    family: str | None,
     strides: str | None,
+    family: str | None,
     min_params: str | None,
     max_params: str | None,
-    any_size: bool | None,
     license_: str | None,
+    used_by: str | None,
+    min_throughput: str | None,
+    device: str,
     sort: str,
-    reverse: bool,
     as_json: bool,
+    **same: Any,
 ) -> None:
     """List backbones: a table on a terminal, names alone in a pipe.
 
     PATTERN is a glob such as '*resnet*', or a part of a name.
     """
-    from autobackbone.catalog.query import list_backbones, summarize
+    from autobackbone.catalog.describe import summarize
+    from autobackbone.catalog.query import list_backbones
 
     names = list_backbones(
         pattern,
         pretrained,
-        source=source,
         family=words(family),
         strides=None if strides is None else integers("--strides", strides, ","),
         min_params=number("--min-params", min_params),
         max_params=number("--max-params", max_params),
-        any_size=any_size,
         license=words(license_),
+        used_by=words(used_by),
+        min_throughput=number("--min-throughput", min_throughput),
+        device=device,
+        sort=sort,
+        **same,
     )
-    shows = as_json or sys.stdout.isatty()
-    rows = [summarize(name) for name in names] if shows or sort != "name" else [{"name": name} for name in names]
-    if sort != "name":  # names are already sorted; unknown values come last
-        sorted_rows = sorted((row for row in rows if row[sort] is not None), key=lambda row: row[sort], reverse=reverse)
-        rows = sorted_rows + [row for row in rows if row[sort] is None]
-    elif reverse:
-        rows.reverse()
     if as_json:
-        print(json.dumps(rows))  # noqa: T201
-    elif not rows:
+        print(json.dumps([summarize(name, device) for name in names]))  # noqa: T201
+    elif not names:
         print(f"autobackbone: no backbone matches{_hint(pattern)}", file=sys.stderr)  # noqa: T201
-    elif shows:
-        _page(rows)
+    elif sys.stdout.isatty():
+        given = (key for key in context.params if context.get_parameter_source(key) is ParameterSource.COMMANDLINE)
+        asked = {sort, *(_ASKED.get(key, key.rstrip("_")) for key in given)}
+        _page([summarize(name, device) for name in names], asked)
     else:
-        print("\n".join(row["name"] for row in rows))  # noqa: T201
+        print("\n".join(names))  # noqa: T201
 
 
-def _page(rows: list[dict[str, Any]]) -> None:
+def _page(rows: list[dict[str, Any]], asked: Iterable[str]) -> None:
     """Print the list as a table, through the pager if it is longer than the screen."""
     console = new_console()
-
-    def build(shown: Sequence[str], *, framed: bool) -> "Table":  # noqa: ARG001 - a list has no frame
-        return _rows(rows, shown)
-
-    if len(rows) + 2 < console.height:
-        print_fitted(console, build, list(COLUMNS), _LESSER, _LAST)
+    if len(rows) + _FOOTER < console.height:
+        _print(console, rows, asked)
     else:
         from autobackbone.cli.pager import Pager
 
         with console.pager(Pager()):
-            print_fitted(console, build, list(COLUMNS), _LESSER, _LAST)
+            _print(console, rows, asked)
+
+
+def _print(console: "Console", rows: list[dict[str, Any]], asked: Iterable[str]) -> None:
+    def build(shown: Sequence[str], *, framed: bool) -> "Table":  # noqa: ARG001 - a list has no frame
+        return _rows(rows, shown)
+
+    hidden = print_fitted(console, build, list(COLUMNS), [column for column in _LESSER if column not in asked])
+    names = [HEADINGS.get(column, column) for column in hidden]
+    more = f"; {len(hidden)} column{'s' * (len(hidden) > 1)} hidden: {', '.join(names)}" if hidden else ""
+    console.print(f"{len(rows)} backbone{'s' * (len(rows) > 1)}{more}", style="dim")
+    if not {"top1", "throughput"} <= set(hidden):
+        console.print(source_of_figures(), style="dim")
 
 
 def _rows(rows: list[dict[str, Any]], shown: Sequence[str]) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in shown:
-        justify: Literal["left", "right"] = "right" if heading in _NUMBERS else "left"
-        table.add_column(heading.replace("_", " "), justify=justify, no_wrap=heading != "name", overflow="fold")
+    for column in shown:
+        justify: Literal["left", "right"] = "right" if column in _NUMBERS else "left"
+        table.add_column(HEADINGS.get(column, column), justify=justify, no_wrap=True, overflow="ignore")
     for row in rows:
         table.add_row(*("" if row[key] is None else COLUMNS[key](row[key]) for key in shown))
     return table

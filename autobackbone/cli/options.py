@@ -2,11 +2,13 @@
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from autobackbone.catalog.figures import DEVICES
 from autobackbone.errors import ConfigError, InputError
 from autobackbone.levels import FeatureLevel
 
@@ -34,6 +36,13 @@ random_weights = click.option("--random-weights", is_flag=True, help="Untrained:
 weights = click.option("--weights", help="A weights file.")
 strides = click.option("--strides", help="Strides of the levels, such as 4,8,16,32.")
 indices = click.option("--indices", help="Native levels, such as 1,2,3 or -1.")
+device = click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default=DEVICES[0],
+    show_default=True,
+    help="Where images/s were published of.",
+)
 img_size = click.option("--img-size", help="Size to build for: 224 or 333x257 (height x width).")
 
 
@@ -54,14 +63,13 @@ def create(
     img_size: str | None,
 ) -> "FeatureBackbone":
     """Create the backbone that the options of `backbone` say."""
-    loading = weights_fields(weights, random_weights)
+    fields = weights_fields(weights, random_weights)
     levels = level_fields(strides, indices, img_size)
-    from autobackbone.create import create_feature_backbone  # torch takes seconds to import; options are checked first
+    with loading():  # torch takes seconds to import; options are checked first
+        from autobackbone.create import create_feature_backbone
+    return create_feature_backbone(model, **fields, **levels)
 
-    return create_feature_backbone(model, **loading, **levels)
 
-
-_FOLDED = 24  # minimum width of a folded name on a narrow terminal
 _LESSER_OF_LEVELS = ("module", "exact", "index", "shape")
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
@@ -119,13 +127,7 @@ def new_console() -> "Console":
     return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
-def print_fitted(
-    console: "Console",
-    build: "_Build",
-    columns: Sequence[str],
-    lesser: Sequence[str] = (),
-    last: Sequence[str] = (),
-) -> None:
+def print_fitted(console: "Console", build: "_Build", columns: Sequence[str], lesser: Sequence[str] = ()) -> list[str]:
     """Print a table without the columns that do not fit on a narrow terminal.
 
     Parameters
@@ -135,35 +137,41 @@ def print_fitted(
     build
         Builds the table from some of the columns, with or without a frame.
     columns
-        All columns. The first one is always shown, folded if needed.
+        All columns. The first one is always shown.
     lesser
-        Columns to leave out before the first column is folded, in this order.
-    last
-        Columns to leave out, in this order, if the first column would be folded to less than `_FOLDED` characters.
+        Columns to leave out, in this order.
+
+    Returns
+    -------
+    list of str
+        The columns that were left out.
     """
     shown = list(columns)
-    for heading, folded in (
-        (None, None),
-        *((name, None) for name in lesser),
-        (None, _FOLDED),
-        *((name, _FOLDED) for name in last),
-    ):
+    for heading in (None, *lesser):
         if heading is not None:
             shown.remove(heading)
-        table = next((t for framed in (True, False) if _fits(console, t := build(shown, framed=framed), folded)), None)
+        table = next((t for framed in (True, False) if _fits(console, t := build(shown, framed=framed))), None)
         if table is not None:
             break
     console.print(table or build(shown, framed=False))
+    return [column for column in columns if column not in shown]
 
 
-def _fits(console: "Console", table: "Table", folded: int | None) -> bool:
-    """Whether a table fits on a console if its first column is folded to a number of characters."""
+def _fits(console: "Console", table: "Table") -> bool:
     wide = console.options.update(width=10_000)
-    spare = 0
-    if folded is not None:
-        first = table.columns[0]
-        spare = max(console.measure(cell, options=wide).maximum for cell in (first.header, *first.cells)) - folded
-    return console.measure(table, options=wide).maximum - max(0, spare) <= console.width
+    return console.measure(table, options=wide).maximum <= console.width
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Show on a terminal that libraries are imported, which takes seconds."""
+    if "torch" in sys.modules or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("importing torch"):
+        yield
 
 
 def print_levels(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autobackbone.cli.options import loading
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -17,8 +19,8 @@ column = click.option("--column", help="The features to compare, such as c5_mean
 
 def open_table(out: str) -> "FeatureTable":
     """Open a table of features."""
-    from autobackbone.extract import open_features  # torch takes seconds to import; options are checked first
-
+    with loading():  # torch takes seconds to import; options are checked first
+        from autobackbone.extract import open_features
     return open_features(out)
 
 

@@ -6,7 +6,8 @@ from typing import Any, Self
 from segmentation_models_pytorch.encoders import encoders
 from torch import Tensor, nn
 
-from autobackbone.catalog.query import describe_backbone, list_backbones
+from autobackbone.catalog.describe import describe_backbone
+from autobackbone.catalog.query import list_backbones
 from autobackbone.create import create_feature_backbone
 from autobackbone.errors import ConfigError
 from autobackbone.input_spec import InputSpec

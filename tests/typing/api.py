@@ -28,6 +28,10 @@ names: list[str] = ab.list_backbones("*resnet*", pretrained_only=True)
 light: list[str] = ab.list_backbones(strides=(4, 8), max_params=30e6, any_size=True, license=["mit", "apache-2.0"])
 card: ab.BackboneCard = ab.describe_backbone("resnet50.a1_in1k")
 native: tuple[int, ...] = card.channels
+accuracy: tuple[ab.Accuracy, ...] = card.accuracy
+rates: list[float | None] = [row.i9_10940x for row in card.throughput]
+papers: list[str] = [use.paper for use in card.used_by]
+best: list[str] = ab.list_backbones(commercial=True, used_by="detection", min_top1=80, min_throughput=5e2, sort="top1")
 count: int = ab.count_parameters(pooled, trainable_only=False)
 strides: list[int] = ab.get_feature_strides(backbone)
 again: ab.FeatureBackboneConfig = ab.FeatureBackboneConfig.from_yaml("config.yaml").replace(norm=True)

@@ -80,7 +80,9 @@ _SATELLITE = _WEB._replace(mean=(0.430, 0.411, 0.296), std=(0.213, 0.156, 0.143)
 def declared_record(name: str) -> ModelRecord:
     """Return the record of a model. Its first weights are the default ones."""
     repos = sorted((repo for repo, short in DINOV3_REPOS.items() if short == name), key=lambda r: r != DINOV3[name])
-    weights = tuple(PublishedWeights(repo, repo, images_of(name, repo), LICENSE, repo) for repo in repos)
+    weights = tuple(
+        PublishedWeights(repo, repo, images_of(name, repo), LICENSE, repo, ungated_name(name, repo)) for repo in repos
+    )
     return ModelRecord(name, "dinov3", _FAMILIES[name in CONVNEXTS], weights[0].input, weights)
 
 
