@@ -31,6 +31,7 @@ BUILD = runpy.run_path(str(HERE / "build.py"))
 AXE = runpy.run_path(str(HERE / "axe.py"))
 ARGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+PAGE = 25  # rows of the table
 AXES = ("top1", "throughput", "params", "macs", "activations")
 BEST_HIGH = ("top1", "throughput")
 LISTED = "listed.entries.map((found) => found.name)"
@@ -392,7 +393,7 @@ def test_generated_filters(page, cards):
         ]
         assert found["names"] == wanted, (filters, extra)
         assert run(found["code"]) == wanted, found["code"]
-        expect(page.locator("#table tbody a")).to_have_text(wanted[:50])
+        expect(page.locator("#table tbody a")).to_have_text(wanted[:PAGE])
         empty += not wanted
     assert empty < 40
 
@@ -622,7 +623,7 @@ def test_sort(page, cards, shown, kind):
         assert [cards[name].params for name in found] == sorted(
             (cards[name].params for name in shown), reverse=direction == "descending"
         )
-        expect(page.locator("#table tbody a")).to_have_text(found[:50])
+        expect(page.locator("#table tbody a")).to_have_text(found[:PAGE])
 
 
 def test_table_says_what_the_api_says(visit, cards):
@@ -667,12 +668,12 @@ def test_name_and_heading_stay_in_sight(visit):
 
 
 def test_pages(page, shown):
-    expect(page.locator("#shown")).to_have_text(f"Rows 1 to 50 of {len(shown):,}")
+    expect(page.locator("#shown")).to_have_text(f"Rows 1 to {PAGE} of {len(shown):,}")
     expect(page.get_by_role("button", name="Previous")).to_be_disabled()
     page.get_by_role("button", name="Next").click()
-    expect(page.locator("#table tbody a")).to_have_text(shown[50:100])
+    expect(page.locator("#table tbody a")).to_have_text(shown[PAGE : 2 * PAGE])
     page.go_back()
-    expect(page.locator("#table tbody a")).to_have_text(shown[:50])
+    expect(page.locator("#table tbody a")).to_have_text(shown[:PAGE])
 
 
 def test_hidden_pages_are_not_asked_for(visit):

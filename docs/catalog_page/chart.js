@@ -59,7 +59,7 @@ function paretoFront(points, x, y) {
 
 let chartEntries = [];
 let repaint = () => {};
-let drawnSize = "";
+let chartSize = null; // as it is observed: to read it would lay out the page
 
 function drawChart(entries = chartEntries) {
   chartEntries = entries;
@@ -67,12 +67,11 @@ function drawChart(entries = chartEntries) {
   const points = entries
     .map((found) => ({ found, valueX: COLUMNS[x].value(found), valueY: COLUMNS[y].value(found) }))
     .filter((point) => point.valueX !== null && point.valueY !== null);
-  const { clientWidth: width, clientHeight: height } = canvas.parentElement;
+  const { width, height } = (chartSize ??= sizeOf(canvas.parentElement));
   const scaleX = scaleOf(x, points.map((point) => point.valueX), MARGIN.left, width - MARGIN.right);
   const scaleY = scaleOf(y, points.map((point) => point.valueY), height - MARGIN.bottom, MARGIN.top);
   dots = points.map((point) => ({ ...point, x: scaleX.place(point.valueX), y: scaleY.place(point.valueY) }));
   front = paretoFront(dots, x, y).sort((a, b) => a.x - b.x || a.y - b.y);
-  drawnSize = `${width} ${height}`;
   repaint = () => paint(width, height, scaleX, scaleY);
   highlighted = null;
   $("tip").hidden = true;
@@ -236,6 +235,8 @@ function showTip(dot) {
   tip.style.top = `${Math.max(0, dot.y + 10 + tip.offsetHeight > height ? dot.y - 10 - tip.offsetHeight : dot.y + 10)}px`;
 }
 
+const sizeOf = (element) => ({ width: element.clientWidth, height: element.clientHeight });
+
 /** The dot nearest to a place of the page, if it is near enough. */
 function dotAt({ clientX, clientY }) {
   const { left, top } = canvas.getBoundingClientRect();
@@ -263,7 +264,9 @@ function listenToChart() {
     if (dot) location.hash = encodeURI(dot.found.name);
   });
   new ResizeObserver(() => {
-    const { clientWidth: width, clientHeight: height } = canvas.parentElement;
-    if (drawnSize !== `${width} ${height}`) drawChart();
+    const size = sizeOf(canvas.parentElement);
+    if (size.width === chartSize?.width && size.height === chartSize?.height) return;
+    chartSize = size;
+    drawChart();
   }).observe(canvas.parentElement);
 }

@@ -1,6 +1,6 @@
 // The table: one page of rows at a time, which is quick to draw, and works by keyboard and screen reader as it is.
 
-const PAGE = 50; // rows
+const PAGE = 25; // rows
 
 const COLUMNS = {
   name: { title: "Name", value: () => null },
