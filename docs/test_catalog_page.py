@@ -15,14 +15,14 @@ from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
-from autobackbone.catalog.figures import DEVICES, shipped
-from autobackbone.catalog.uses import USES
 from playwright.sync_api import Error, expect, sync_playwright
 
 from autobackbone import UnknownBackboneError, describe_backbone, list_backbones
-from autobackbone.catalog.records import COMMERCIAL
 from autobackbone.catalog.describe import summarize
+from autobackbone.catalog.figures import DEVICES, shipped
 from autobackbone.catalog.query import nearest_names
+from autobackbone.catalog.records import COMMERCIAL
+from autobackbone.catalog.uses import USES
 from autobackbone.cli import app
 
 expect.set_options(timeout=60_000)  # a busy machine takes its time
@@ -440,6 +440,25 @@ def test_search_forgives(page, text, meant):
     expect(page.locator("#table tbody a", has_text=name.partition(".")[0]).first).to_be_visible()
     page.go_back()
     expect(page.get_by_label("Search names and weights")).to_have_value(text)
+
+
+@pytest.mark.parametrize("weights", ["", "each"])
+def test_search_takes_globs(chromium_page, weights):
+    globs = (
+        "*resnet*",
+        "resnet1?d",
+        "ConvNeXt_[!t]*",
+        "vit*16*224",
+        "resnet[5]0",
+        "[]x]*",
+        "vit_[a-c]*.*",
+        "a[*",
+        "[z-a]*",
+    )
+    for glob in globs:
+        found = chromium_page.evaluate(GO, f"?tests=1&search={quote(glob)}&weights={weights}")
+        assert found["names"] == list_backbones(glob, weights == "each"), glob
+        assert run(found["code"]) == found["names"]
 
 
 @pytest.mark.parametrize("text", ["DINOv3-ViTB16", "facebook/dinov3-vitb16-pretrain-lvd1689m"])

@@ -45,11 +45,10 @@ def write_page(path: Path) -> None:
 
 def page_data() -> dict[str, Any]:
     """Return what the page knows: every backbone with its levels, its published weights and figures."""
-    from autobackbone.catalog.figures import shipped
-    from autobackbone.catalog.uses import USES
-
     from autobackbone import describe_backbone, list_backbones
+    from autobackbone.catalog.figures import shipped
     from autobackbone.catalog.records import COMMERCIAL
+    from autobackbone.catalog.uses import USES
     from autobackbone.likeness import COMMON_WORDS, SIZES
     from autobackbone.names import ALIASES, DINOV3_REPOS
 
@@ -67,9 +66,8 @@ def page_data() -> dict[str, Any]:
 
 
 def _row(card: Any) -> dict[str, Any]:
-    from autobackbone.catalog.uses import USES
-
     from autobackbone import describe_backbone
+    from autobackbone.catalog.uses import USES
 
     alike = itertools.groupby(card.levels, key=lambda level: (level.channels, level.stride))
     runs = [(channels, stride, [level.index for level in run]) for (channels, stride), run in alike]

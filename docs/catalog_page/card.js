@@ -155,7 +155,7 @@ function usesHtml(row) {
   const uses = row.uses.map(
     (use) => `<li><a class="target" href="${escaped(use.paper)}">${escaped(use.method)}</a> <span>${escaped(use.task)}</span></li>`,
   );
-  return `<h3>Used by</h3>${uses.length ? `<ul class="links">${uses.join("")}</ul>` : "<p>Not known.</p>"}`;
+  return `<h3>Used by</h3>${uses.length ? `<ul class="links uses">${uses.join("")}</ul>` : "<p>Not known.</p>"}`;
 }
 
 function fillCard(name) {

@@ -57,9 +57,11 @@ function pythonQuery({ how, names, entries }) {
   const conditions = [];
   const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
   const each = state.weights === "each";
-  if (words.length && how !== "words") {
+  if (how === "glob") {
+    options.push(python(state.search.trim()));
+  } else if (words.length && how !== "words") {
     conditions.push(`name in ${python(entries.map((found) => found.name))}`);
-  } else if (words.length === 1 && each && !/[*?[]/.test(words[0])) {
+  } else if (words.length === 1 && each) {
     options.push(python(words[0]));
   } else if (words.length) {
     const texts = each ? "name.lower()" : "text.lower()";

@@ -51,6 +51,7 @@ const passes = (want) => (found) => {
  * one comes first; if no name has all its words, the nearest do; then names that have it with other separators.
  */
 function search(entries, text) {
+  if (isGlob(text)) return { entries: entries.filter(matches(text.trim().toLowerCase())), how: "glob", names: [] };
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const having = (words, form) =>
     entries.filter((found) => found.texts.some((name) => words.every((word) => form(name).includes(word))));
@@ -64,6 +65,32 @@ function search(entries, text) {
   const squashed = words.map(squash).filter(Boolean);
   const spelled = squashed.length ? having(squashed, squash) : [];
   return { entries: unique([...meaning(names), ...spelled]), how: name ? "spelled" : "nearest", names };
+}
+
+const isGlob = (text) => /[*?[]/.test(text);
+
+/** Whether the name of an entry matches a glob, by the rules of list_backbones. */
+function matches(glob) {
+  const form = globForm(glob);
+  const tagged = glob.includes(".") ? form : globForm(`${glob}.*`);
+  return ({ name }) => form.test(name.toLowerCase()) || (state.weights === "each" && tagged.test(name.toLowerCase()));
+}
+
+/** A glob as a regular expression, as Python's fnmatch reads it. */
+function globForm(glob) {
+  const parts = glob.match(/\*|\?|\[!?\]?[^\]]*\]|[^]/g) ?? [];
+  const form = parts.map((part) => {
+    if (part === "*") return "[^]*";
+    if (part === "?") return "[^]";
+    if (part.length === 1) return part.replace(/[\\^$.*+?()[\]{}|/]/, "\\$&");
+    const [not, set] = part[1] === "!" ? ["^", part.slice(2, -1)] : ["", part.slice(1, -1)];
+    return `[${not}${set.replace(/[\\\]^[]/g, "\\$&")}]`;
+  });
+  try {
+    return new RegExp(`^${form.join("")}$`);
+  } catch {
+    return /(?!)/; // a range from z to a: nothing is in it
+  }
 }
 
 /** Whether an entry is what a name means: the architecture of a tag, too. */

@@ -117,6 +117,8 @@ function notesHtml({ total, how, names, entries }) {
         ? `No name has ${typed}. Did you mean ${names.map(link).join(", ")}?`
         : `No name has ${typed}${total ? " in this spelling" : ", or is like it"}.`,
     );
+  } else if (how === "glob" && !total) {
+    notes.push(`No name matches ${typed}.`);
   } else if (how === "spelled") {
     notes.push(`${typed} is ${names.map(link).join(", ")}.`);
   }
