@@ -103,6 +103,14 @@ def test_list_on_a_terminal_is_a_table():
     assert all(value in row for value in ("11.2 M", "1.81 G", "2 4 8 16 32", "224x224", "yes", "apache-2.0"))
 
 
+def test_what_takes_seconds_says_so_on_a_terminal():
+    command = ("info", "test_coatnet", "--img-size", "97x130")
+    assert "importing torch" in on_a_terminal(*command)
+    assert "importing" not in on_a_terminal("info", "test_coatnet")
+    done = subprocess.run([sys.executable, "-m", "autobackbone", *command], capture_output=True, text=True, check=True)
+    assert "importing" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_a_narrow_terminal_has_fewer_columns(width):
     text = on_a_terminal("list", "resnet18", "--pretrained", COLUMNS=str(width), NO_COLOR="1")

@@ -6,7 +6,7 @@ They are data of their own: nothing of them was measured for the catalog.
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import MISSING, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,7 +121,7 @@ def read(path: Path) -> Figures:
         source = {key: _text(content["source"][key]) for key in ("title", "url", "license", "date")}
         tables = (_decoded(content["accuracy"], Accuracy), _decoded(content["throughput"], Throughput))
         return Figures(source, *tables)
-    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as err:
+    except (KeyError, IndexError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as err:
         msg = f"{str(path)!r} is damaged, or has no figures ({type(err).__name__})"
         raise ValueError(msg) from err
 
@@ -147,8 +147,10 @@ def shipped() -> Figures:
 
 
 def _decoded(rows: Mapping[str, list[list[Any]]], kind: type[_Figure]) -> dict[str, tuple[_Figure, ...]]:
+    required = sum(each.default is MISSING for each in fields(kind))
     for row in (row for several in rows.values() for row in several):
-        if not all(value is None or isinstance(value, int | float) for value in row) or not isinstance(row[0], int):
+        numbers = [value for i, value in enumerate(row) if i < required or value is not None]
+        if not isinstance(row[0], int) or not all(isinstance(value, int | float) for value in numbers):
             msg = "not the form of a row"
             raise TypeError(msg)
     return {name: tuple(kind(*row) for row in several) for name, several in rows.items()}

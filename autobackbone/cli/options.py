@@ -146,20 +146,27 @@ def print_fitted(console: "Console", build: "_Build", columns: Sequence[str], le
     list of str
         The columns that were left out.
     """
-    shown = list(columns)
+    shown, width = list(columns), console.width
     for heading in (None, *lesser):
         if heading is not None:
             shown.remove(heading)
-        table = next((t for framed in (True, False) if _fits(console, t := build(shown, framed=framed))), None)
+        table = next(
+            (t for framed in (True, False) if _width(console, t := build(shown, framed=framed)) <= width), None
+        )
         if table is not None:
             break
-    console.print(table or build(shown, framed=False))
+    else:
+        table = build(shown, framed=False)
+        console.width = _width(console, table)  # the terminal breaks the lines, and nothing is cut off
+    console.print(table)
+    console.width = width
     return [column for column in columns if column not in shown]
 
 
-def _fits(console: "Console", table: "Table") -> bool:
+def _width(console: "Console", table: "Table") -> int:
+    """Return how many characters the lines of a table have."""
     wide = console.options.update(width=10_000)
-    return console.measure(table, options=wide).maximum <= console.width
+    return console.measure(table, options=wide).maximum
 
 
 @contextmanager
