@@ -50,6 +50,7 @@ ALL_NAMES = """() => {
   }
 }"""
 DOTS = """() => {
+  renderRest();
   const { left, top } = canvas.getBoundingClientRect();
   return dots.map((dot) => ({ name: dot.found.name, x: left + dot.x, y: top + dot.y }));
 }"""
@@ -531,7 +532,7 @@ def test_spellings_are_those_of_the_library(chromium_page, cards):
 def look(page):
     """What a visitor sees of the state."""
     return page.evaluate(
-        """() => ({
+        """() => (renderRest(), {
       state, names: [...document.querySelectorAll("#table tbody a")].map((a) => a.textContent),
       heads: [...document.querySelectorAll("#table thead th")].map((th) => [th.textContent, th.ariaSort]),
       count: $("count").textContent, chart: $("chart-title").textContent, shown: $("shown").textContent,

@@ -1,13 +1,22 @@
 // The page: what is drawn when the state changes, and the theme.
 
+let toFollow = 0; // the frame after which the rest is drawn
+
 function render() {
   listed = select(state);
   showControls();
   drawTable(listed);
   drawTray();
+  if (comparison.open) openFromAddress();
+  cancelAnimationFrame(toFollow);
+  toFollow = requestAnimationFrame(() => setTimeout(renderRest));
+}
+
+/** Draw what may come a frame after the table, so that the table answers first. */
+function renderRest() {
+  cancelAnimationFrame(toFollow);
   drawChart(listed.entries);
   $("query").textContent = pythonQuery(listed);
-  if (comparison.open) openFromAddress();
 }
 
 // Theme: the system's, until one is chosen; the other pages of the documentation keep theirs under the same key
@@ -69,5 +78,6 @@ listenToComparison();
 listenToExport();
 dress();
 render();
+renderRest();
 openFromAddress();
 document.documentElement.dataset.ready = "yes";
