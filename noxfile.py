@@ -91,6 +91,7 @@ def docs(session: nox.Session) -> None:
     _install(session, "docs")
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.run("playwright", "install", "chromium")
+    session.run("playwright", "install", "firefox", success_codes=range(256))  # without it, its tests are skipped
     built = [f"docs/test_{name}.py" for name in ("pages", "reference", "site")]
     others = sorted({path.as_posix() for path in Path("docs").glob("test_*.py")} - {*built})
     without_ray = ("--ignore-glob=*/integrations/ray*", "--ignore-glob=*/integrations/packing*")

@@ -76,7 +76,8 @@ class FeaturePyramid(Pretrained, nn.Module):
     --------
     >>> import torch
     >>> from autobackbone import FeaturePyramid, create_feature_backbone
-    >>> fpn = FeaturePyramid(create_feature_backbone("resnet18", pretrained=False), extra_blocks="p6p7")
+    >>> backbone = create_feature_backbone("resnet18", pretrained=False)
+    >>> fpn = FeaturePyramid(backbone, extra_blocks="p6p7")
     >>> {name: tuple(y.shape[1:]) for name, y in fpn(torch.rand(1, 3, 333, 257)).items()}
     {'p3': (256, 42, 33), 'p4': (256, 21, 17), 'p5': (256, 11, 9), 'p6': (256, 6, 5), 'p7': (256, 3, 3)}
     """

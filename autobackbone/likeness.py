@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 _LEAST = 0.7  # below it, names are not alike
 _LONGEST = 100  # longer texts are like no name
 # Short forms of sizes -> timm's words.
-_SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
+SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 # Words that do not distinguish architectures: how images are cut into tokens, and where weights come from.
-_COMMON = ("patch", "window", "tf")
+COMMON_WORDS = ("patch", "window", "tf")
 # Cost of a word that is in the name but not in the text: a word that distinguishes architectures, a word that
 # distinguishes sizes, and the default width of 100 percent.
 _WORD, _NUMBER, _PLAIN = 0.02, 0.002, 0.001
@@ -57,7 +57,7 @@ def _words(name: str) -> tuple[str, ...]:
     text = re.sub(r"(\d+)00mf", lambda m: f" {int(m[1]):03d} ", text)  # costs, in hundreds of millions
     text = re.sub(r"(?<![v\d])(\d)[_.](\d\d?)(?!\d)", lambda m: f" {m[1]}{m[2]:0<2} ", text)  # widths, in percent
     words = re.findall(r"v\d+|vit(?=[tsblhg]\d)|[tsblhg](?=\d+plus)|[a-z]+?(?=v\d)|[a-z]+|\d+", text)
-    return tuple(_SIZES.get(word, word) for word in words)
+    return tuple(SIZES.get(word, word) for word in words)
 
 
 def _likeness(words: tuple[str, ...], name_words: tuple[str, ...]) -> float:
@@ -81,7 +81,7 @@ def _weight(word: str) -> int:
 def _cost(word: str) -> float:
     if word == "100":
         return _PLAIN
-    return _NUMBER if word.isdigit() or word in _COMMON else _WORD
+    return _NUMBER if word.isdigit() or word in COMMON_WORDS else _WORD
 
 
 @functools.cache

@@ -26,7 +26,7 @@ DINOV3_REPOS = {repo: short for short, repo in DINOV3.items()} | {
 }
 
 # Spellings that are common outside timm, in lower case and without separators -> timm's architecture.
-_ALIASES = {
+ALIASES = {
     "vit": "vit_base_patch16_224",
     "efficientnet": "efficientnet_b0",
     "mobilenetv3large": "mobilenetv3_large_100",
@@ -224,8 +224,8 @@ def _architecture(stem: str, text: str, architectures: Mapping[str, Collection[s
     if stem in architectures:
         return stem
     key = _squash(stem)
-    if key in _ALIASES and _ALIASES[key] in architectures:
-        return _ALIASES[key]
+    if key in ALIASES and ALIASES[key] in architectures:
+        return ALIASES[key]
     matches = [name for name in architectures if _squash(name) == key]
     if len(matches) == 1:
         return matches[0]
@@ -253,7 +253,7 @@ def nearest(text: str, architectures: Mapping[str, Collection[str]], count: int 
     owner, _, name = text.rpartition("/")
     stem, _, tag = (f"{owner}-{name}" if owner and name.isdigit() else name).partition(".")  # as in ViT-B/16
     names: dict[str, list[str]] = {name: [] for name in (*architectures, *DINOV3)}
-    for alias, meant in _ALIASES.items():
+    for alias, meant in ALIASES.items():
         if meant in names:
             names[meant].append(alias)
     matches = most_like(stem, names, count)

@@ -104,7 +104,7 @@ def list_backbones(
     >>> from autobackbone import list_backbones
     >>> list_backbones("resnet1?d")
     ['resnet18d']
-    >>> list_backbones("convnext_", strides=4, max_params=4e6, any_size=True, license="apache-2.0")
+    >>> list_backbones("convnext_", strides=4, max_params=4e6, license="apache-2.0")
     ['convnext_atto', 'convnext_atto_ols', 'convnext_zepto_rms', 'convnext_zepto_rms_ols']
     >>> list_backbones("convnext_", commercial=True, min_throughput=10_000, sort="top1")[0]
     'convnext_pico'

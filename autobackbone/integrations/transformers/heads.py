@@ -50,7 +50,8 @@ def head_config(head: type[ConfigT], backbone: AutobackboneConfig | str, **field
     --------
     >>> from transformers import Mask2FormerConfig
     >>> from autobackbone.integrations.transformers import backbone_config, head_config
-    >>> swin = backbone_config("swin_tiny_patch4_window7_224", pretrained=False, out_strides=(4, 8, 16, 32))
+    >>> name = "swin_tiny_patch4_window7_224"
+    >>> swin = backbone_config(name, pretrained=False, out_strides=(4, 8, 16, 32))
     >>> config = head_config(Mask2FormerConfig, swin, num_labels=3)
     >>> config.feature_strides, config.backbone_config.channels
     ([4, 8, 16, 32], [96, 192, 384, 768])

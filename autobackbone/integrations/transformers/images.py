@@ -48,7 +48,8 @@ def image_processor(processor: type[ProcessorT], model: Any, **fields: Any) -> P
     Examples
     --------
     >>> from transformers import RTDetrConfig, RTDetrImageProcessor
-    >>> from autobackbone.integrations.transformers import backbone_config, head_config, image_processor
+    >>> from autobackbone.integrations.transformers import backbone_config, head_config
+    >>> from autobackbone.integrations.transformers import image_processor
     >>> config = head_config(RTDetrConfig, backbone_config("resnet18", pretrained=False))
     >>> processor = image_processor(RTDetrImageProcessor, config, size={"height": 320, "width": 320})
     >>> processor.image_mean, processor.do_normalize
