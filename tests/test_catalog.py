@@ -27,7 +27,7 @@ SHIPPED = catalog.read(catalog.FILE)
 if SHIPPED.timm != timm.__version__:
     pytest.skip(f"the catalog is of timm {SHIPPED.timm}", allow_module_level=True)
 BEGIN = (
-    '{"schema": 5, "timm": "1", "inputs": [[3, 8, 8, [0], [1], "bilinear", 1, "center"]], "backbones": '
+    '{"schema": 6, "timm": "1", "inputs": [[3, 8, 8, [0], [1], "bilinear", 1, "center"]], "backbones": '
     '{"a": {"family": "f", "input": 0, "tags": {},'
 )
 
@@ -71,11 +71,11 @@ def test_the_file_is_small_and_comes_back_byte_for_byte(tmp_path):
     ("text", "message"),
     [
         ("", "is damaged, or no catalog (JSONDecodeError)"),
-        ('{"schema": 5, "timm": "1", "backbones": {"a": {', "is damaged, or no catalog (JSONDecodeError)"),
+        ('{"schema": 6, "timm": "1", "backbones": {"a": {', "is damaged, or no catalog (JSONDecodeError)"),
         ("[1]", "is damaged, or no catalog (TypeError)"),
-        ('{"schema": 99}', "is a catalog of schema 99, not 5"),
-        ('{"schema": 5, "timm": "1", "inputs": [], "backbones": {"a": {"input": 0}}}', "no catalog (IndexError)"),
-        ('{"schema": 5, "timm": "1", "inputs": [], "backbones": 3}', "no catalog (AttributeError)"),
+        ('{"schema": 99}', "is a catalog of schema 99, not 6"),
+        ('{"schema": 6, "timm": "1", "inputs": [], "backbones": {"a": {"input": 0}}}', "no catalog (IndexError)"),
+        ('{"schema": 6, "timm": "1", "inputs": [], "backbones": 3}', "no catalog (AttributeError)"),
         (f'{BEGIN} "levels": "x", "min_size": 1, "params": 1, "macs": 1}}}}}}', "no catalog (IndexError)"),
         (f'{BEGIN} "levels": [[1, 2, 3, 4, 5, null, "x"]], "min_size": 1}}}}}}', "no catalog (TypeError)"),
         (f'{BEGIN} "macs": 1}}}}}}', "no catalog (TypeError)"),
@@ -107,7 +107,7 @@ def test_it_holds_what_timm_and_the_source_of_dinov3_say():
     assert list(SHIPPED.records) == sorted([*timm.list_models(), *DINOV3], key=catalog.natural_key)
     for name, record in SHIPPED.records.items():
         declared = declared_record(name) if name in DINOV3 else registry.declared_record(name)
-        assert declared == replace(record, facts=None, params=None, macs=None, exportable=None)
+        assert declared == replace(record, facts=None, params=None, macs=None, activations=None, exportable=None)
 
 
 def test_it_holds_what_is_measured():
@@ -122,7 +122,7 @@ def test_it_holds_what_is_measured():
 def test_macs_are_those_of_one_image():
     """Its default size is no multiple of what its pooled form promises to take, so that it is tried before."""
     record = SHIPPED.records["legacy_xception"]
-    assert survey.count(replace(record, params=None, macs=None), record.name) == record
+    assert survey.count(replace(record, params=None, macs=None, activations=None), record.name) == record
 
 
 @pytest.mark.zoo
@@ -194,7 +194,7 @@ def test_a_filter_that_measures_many_says_so(caplog):
 
 def test_a_damaged_cache_is_made_again(another_timm, caplog):
     another_timm.parent.mkdir()
-    another_timm.write_text('{"schema": 5, "timm"')
+    another_timm.write_text('{"schema": 6, "timm"')
     assert list_backbones("resnet50") == list_backbones("resnet50")
     assert caplog.text.count("is damaged, or no catalog") == 1
     assert set(catalog.read(another_timm).records) == set(SHIPPED.records)
@@ -243,9 +243,10 @@ def test_a_damaged_catalog_of_the_package_is_told_and_done_without(elsewhere, mo
 def _shipped_card(name):
     code = f"from autobackbone import describe_backbone; print(repr(describe_backbone({name!r})))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    from autobackbone import BackboneCard, FeatureLevel, InputSpec
+    from autobackbone import Accuracy, BackboneCard, FeatureLevel, InputSpec, Throughput, Use
 
-    return eval(answer.stdout, {c.__name__: c for c in (BackboneCard, FeatureLevel, InputSpec)})  # noqa: S307 - ours
+    shown = (Accuracy, BackboneCard, FeatureLevel, InputSpec, Throughput, Use)
+    return eval(answer.stdout, {c.__name__: c for c in shown})  # noqa: S307 - ours
 
 
 def _add_to_cache(path, names):

@@ -116,8 +116,10 @@ def check_row(row: Encoded) -> None:
     optional = [row.get("min_size"), *(level[3] for level in row.get("levels", ()))]
     numbers += [value for value in optional if value is not None]
     numbers += row.get("prefix_tokens", {}).values()
-    is_complete = ("activations" not in row or {"params", "macs"} <= row.keys()) and ("levels" in row) is (
-        "min_size" in row
+    is_complete = (
+        ("macs" not in row or "params" in row)
+        and ("activations" not in row or "macs" in row)
+        and ("levels" in row) is ("min_size" in row)
     )
     if not is_complete or not isinstance(row.get("family", ""), str) or not all(isinstance(n, int) for n in numbers):
         msg = "not the form of a row"
