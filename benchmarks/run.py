@@ -23,7 +23,7 @@ SETTINGS = {
     "discovery": [],
     "dinov3": [],
     "training": ["--steps", "9", "--processes", "1"],
-    "heads": ["--pairs", "7", "--processes", "1"],
+    "detectors": ["--pairs", "7", "--processes", "1"],
     "extract": ["--images", "150", "--parts", "decoders", "rates", "resume"],
 }
 """What is run by default, with which arguments."""

@@ -4,7 +4,7 @@ RT-DETR over ResNet-50 with its `TimmBackbone`, and DETR over the tenth of twelv
 `DINOv3ViTBackbone`. The weights are the same, and so are the outputs to 1e-5. Steps and `from_pretrained` in turn, in
 one process; the peak of resident memory in a training step, less what is resident before it, in processes of their own.
 
-    python benchmarks/heads.py
+    python benchmarks/detectors.py
 """
 
 import argparse
@@ -72,7 +72,7 @@ def main() -> None:
         return
     if args.quick:
         args.pairs, args.processes = 2, 1
-    with reporting("heads", args) as report:
+    with reporting("detectors", args) as report:
         columns = {"head": "", "off": ".0e", "step": ".3f", "memory of a step": ".3f", "from_pretrained": ".3f"}
         table = report.table("Ours, of transformers' own", columns)
         for name, make in HEADS.items():
