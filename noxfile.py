@@ -91,14 +91,14 @@ def docs(session: nox.Session) -> None:
     _install(session, "docs")
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.run("playwright", "install", "chromium")
-    session.run("playwright", "install", "firefox", success_codes=range(256))  # without it, its tests are skipped
     built = [f"docs/test_{name}.py" for name in ("pages", "reference", "site")]
     others = sorted({path.as_posix() for path in Path("docs").glob("test_*.py")} - {*built})
     without_ray = ("--ignore-glob=*/integrations/ray*", "--ignore-glob=*/integrations/packing*")
     doctests = ("--doctest-modules", *without_ray, "--pyargs", "autobackbone")
-    session.run("pytest", *doctests, *others, *session.posargs)  # keeps what snippets print and draw, for the pages
+    both = ("-n", "2", "--dist", "loadfile")
+    session.run("pytest", *both, *doctests, *others, *session.posargs)  # keeps what snippets print and draw, for the pages
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
-    session.run("pytest", *built, *session.posargs)
+    session.run("pytest", *both, *built, *session.posargs)
 
 
 @nox.session

@@ -85,6 +85,7 @@ ogp_social_cards = {"enable": False}  # drawn with matplotlib for each page, the
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 copybutton_copy_empty_lines = False
+copybutton_selector = "div[class*=highlight-]:not(.output) > div.highlight > pre"  # not what was printed
 
 
 class _Offline(logging.Filter):

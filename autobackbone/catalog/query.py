@@ -107,7 +107,7 @@ def list_backbones(
     >>> list_backbones("convnext_", strides=4, max_params=4e6, license="apache-2.0")
     ['convnext_atto', 'convnext_atto_ols', 'convnext_zepto_rms', 'convnext_zepto_rms_ols']
     >>> list_backbones("convnext_", commercial=True, min_throughput=10_000, sort="top1")[0]
-    'convnext_pico'
+    'convnext_femto_ols'
     """
     catalog = full_catalog()
     check_pattern(pattern, pretrained_only)
