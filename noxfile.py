@@ -96,7 +96,8 @@ def docs(session: nox.Session) -> None:
     without_ray = ("--ignore-glob=*/integrations/ray*", "--ignore-glob=*/integrations/packing*")
     doctests = ("--doctest-modules", *without_ray, "--pyargs", "autobackbone")
     both = ("-n", "2", "--dist", "loadfile")
-    session.run("pytest", *both, *doctests, *others, *session.posargs)  # keeps what snippets print and draw, for the pages
+    # Keeps what snippets print and draw, for the pages.
+    session.run("pytest", *both, *doctests, *others, *session.posargs)
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
     session.run("pytest", *both, *built, *session.posargs)
 
