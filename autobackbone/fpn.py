@@ -78,8 +78,8 @@ class FeaturePyramid(Pretrained, nn.Module):
     >>> from autobackbone import FeaturePyramid, create_feature_backbone
     >>> backbone = create_feature_backbone("resnet18", pretrained=False)
     >>> fpn = FeaturePyramid(backbone, extra_blocks="p6p7")
-    >>> {name: tuple(y.shape[1:]) for name, y in fpn(torch.rand(1, 3, 333, 257)).items()}
-    {'p3': (256, 42, 33), 'p4': (256, 21, 17), 'p5': (256, 11, 9), 'p6': (256, 6, 5), 'p7': (256, 3, 3)}
+    >>> {name: tuple(y.shape[2:]) for name, y in fpn(torch.rand(1, 3, 333, 257)).items()}
+    {'p3': (42, 33), 'p4': (21, 17), 'p5': (11, 9), 'p6': (6, 5), 'p7': (3, 3)}
     """
 
     size_divisibility = 0  # detectron2's word for: images need not be padded

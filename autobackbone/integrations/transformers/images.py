@@ -51,7 +51,8 @@ def image_processor(processor: type[ProcessorT], model: Any, **fields: Any) -> P
     >>> from autobackbone.integrations.transformers import backbone_config, head_config
     >>> from autobackbone.integrations.transformers import image_processor
     >>> config = head_config(RTDetrConfig, backbone_config("resnet18", pretrained=False))
-    >>> processor = image_processor(RTDetrImageProcessor, config, size={"height": 320, "width": 320})
+    >>> size = {"height": 320, "width": 320}
+    >>> processor = image_processor(RTDetrImageProcessor, config, size=size)
     >>> processor.image_mean, processor.do_normalize
     ((0.485, 0.456, 0.406), True)
     """
