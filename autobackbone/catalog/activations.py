@@ -37,9 +37,11 @@ def count_activations(network: nn.Module, image_shape: Sequence[int]) -> int:
         saved[_memory(tensor)] = tensor.untyped_storage().nbytes() // tensor.element_size()
         return tensor
 
-    images = torch.empty(_BATCH, *image_shape, device="meta")
-    with saved_tensors_hooks(keep, lambda tensor: tensor), _FusedAttention():
-        network(images)
+    # With torch's own shapes: how memory is laid out decides what is a copy.
+    with torch.device("meta"), torch.inference_mode(mode=False), torch.enable_grad():
+        images = torch.empty(_BATCH, *image_shape)
+        with saved_tensors_hooks(keep, lambda tensor: tensor), _FusedAttention():
+            network(images)
     return sum(count for storage, count in saved.items() if storage not in own) // _BATCH
 
 

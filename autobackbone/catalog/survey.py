@@ -70,8 +70,8 @@ def count(record: ModelRecord, name: str) -> ModelRecord:
             network(images)
         params = sum(p.numel() for p in network.parameters())
         macs = counter.get_total_flops() // 2
-        activations = count_activations(network, (spec.in_chans, *spec.size))
-        return replace(record, params=params, macs=macs, activations=activations)
+    activations = count_activations(network, (spec.in_chans, *spec.size))
+    return replace(record, params=params, macs=macs, activations=activations)
 
 
 def is_exportable(name: str) -> bool:
