@@ -352,7 +352,9 @@ def saved_by_a_forward_pass(network, images):
 @pytest.mark.parametrize("family", spread(family for family in FAMILIES if is_small(family)))
 def test_activations_are_what_a_forward_pass_saves(family):
     network = create_backbone(family.name, pretrained=False).train()
+    if any(isinstance(module, torch.nn.RNNBase) for module in network.modules()):
+        pytest.skip("what a recurrent layer leaves depends on its kernel")
     spec = get_input_spec(network)
     saved = saved_by_a_forward_pass(network, torch.rand(2, spec.in_chans, *spec.size)) // 2
-    # Where kernels lay memory out in another way than the meta device does, other tensors share it.
-    assert describe_backbone(family.name).activations == pytest.approx(saved, rel=0.05)
+    # Of some operations, kernels on the CPU lay memory out in another way than those of the meta device.
+    assert describe_backbone(family.name).activations == pytest.approx(saved, rel=0.03)

@@ -18,7 +18,8 @@ def count_activations(network: nn.Module, image_shape: Sequence[int]) -> int:
     """Count the numbers that one image leaves for the backward pass, all parameters trained.
 
     They are those of the tensors that autograd saves, each memory once, without parameters and buffers. Attention
-    leaves what fused kernels leave: no matrix of N x N, unless a bias of that size is trained.
+    leaves what fused kernels leave: no matrix of N x N, unless a bias of that size is trained. What recurrent layers
+    leave depends on the kernel; here they are one operation.
 
     Parameters
     ----------
