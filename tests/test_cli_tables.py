@@ -163,6 +163,11 @@ def test_list_in_python_and_on_the_command_line_is_the_same():
         assert all(row["commercial"] and row["throughput"] >= 500 for row in rows)
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_every_column_can_be_sorted_by(key):
+    assert set(run("list", "test_*", "--sort", key).split()) == set(list_backbones("test_*"))
+
+
 def test_compare_below_one_another(monkeypatch):
     monkeypatch.setattr(
         sys.modules["autobackbone.cli.compare"], "new_console", lambda: Console(width=30, highlight=False)

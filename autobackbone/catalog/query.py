@@ -21,6 +21,7 @@ SORTS = (
     "family",
     "strides",
     "size",
+    "any_size",
     "license",
     "weights",
 )
@@ -83,9 +84,9 @@ def list_backbones(
         Where the throughput was measured: ``"rtx4090"``, ``"rtx5090"``, ``"rtx_pro_6000"`` (mixed precision, large
         batches) or ``"i9_10940x"`` (a CPU, one image at a time), see `Throughput`.
     sort
-        ``"name"``, ``"params"``, ``"macs"``, ``"activations"``, ``"strides"``, ``"size"``, ``"family"``, ``"license"``
-        or ``"weights"`` (their number), the smallest first; ``"top1"`` or ``"throughput"``, the largest first. Those of
-        which it is not known are last.
+        ``"name"``, ``"params"``, ``"macs"``, ``"activations"``, ``"strides"``, ``"size"``, ``"any_size"``,
+        ``"family"``, ``"license"`` or ``"weights"`` (their number), the smallest first; ``"top1"`` or
+        ``"throughput"``, the largest first. Those of which it is not known are last.
     reverse
         Begin at the other end.
 
