@@ -155,7 +155,7 @@ def _input_spec(record: ModelRecord, weights: PublishedWeights | None, deepest: 
 
 
 def measured_record(catalog: Catalog, name: str) -> ModelRecord:
-    """Return the record of an architecture with at least levels, parameters and MACs."""
+    """Return the record of an architecture with at least levels, parameters, MACs and activations."""
     record = catalog.records[name]
     if record.activations is not None:
         return record

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autobackbone.atomic import write_text
-from autobackbone.catalog.store import LOG
+from autobackbone.catalog.store import LOG, read_json
 
 FILE = Path(__file__).with_name("figures.json")
 SCHEMA = 1
@@ -92,14 +92,15 @@ class Figures:
 
     def accuracy_at(self, weights: str, size: tuple[int, int]) -> Accuracy | None:
         """Return the accuracy of weights with images of a size; ``None`` if there is none."""
-        return _at(self.accuracy.get(weights, ()), size)
+        return at_size(self.accuracy.get(weights, ()), size)
 
     def throughput_at(self, architecture: str, size: tuple[int, int]) -> Throughput | None:
         """Return the throughput of an architecture with images of a size; ``None`` if there is none."""
-        return _at(self.throughput.get(architecture, ()), size)
+        return at_size(self.throughput.get(architecture, ()), size)
 
 
-def _at(rows: tuple[_Figure, ...], size: tuple[int, int]) -> _Figure | None:
+def at_size(rows: tuple[_Figure, ...], size: tuple[int, int]) -> _Figure | None:
+    """Return the figures with images of a size; ``None`` if there are none."""
     return next((row for row in rows if (row.size, row.size) == tuple(size)), None)
 
 
@@ -113,17 +114,12 @@ def read(path: Path) -> Figures:
     ValueError
         If it is damaged, or has another schema.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            msg = f"{str(path)!r} has figures of schema {content['schema']!r}, not {SCHEMA}"
-            raise ValueError(msg)
-        source = {key: _text(content["source"][key]) for key in ("title", "url", "license", "date")}
-        tables = (_decoded(content["accuracy"], Accuracy), _decoded(content["throughput"], Throughput))
-        return Figures(source, *tables)
-    except (KeyError, IndexError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as err:
-        msg = f"{str(path)!r} is damaged, or has no figures ({type(err).__name__})"
-        raise ValueError(msg) from err
+    return read_json(path, SCHEMA, _decoded, "has figures", "has no figures")
+
+
+def _decoded(content: dict[str, Any]) -> Figures:
+    source = {key: _text(content["source"][key]) for key in ("title", "url", "license", "date")}
+    return Figures(source, _rows(content["accuracy"], Accuracy), _rows(content["throughput"], Throughput))
 
 
 def write(path: Path, figures: Figures) -> None:
@@ -146,7 +142,7 @@ def shipped() -> Figures:
         return Figures()
 
 
-def _decoded(rows: Mapping[str, list[list[Any]]], kind: type[_Figure]) -> dict[str, tuple[_Figure, ...]]:
+def _rows(rows: Mapping[str, list[list[Any]]], kind: type[_Figure]) -> dict[str, tuple[_Figure, ...]]:
     required = sum(each.default is MISSING for each in fields(kind))
     for row in (row for several in rows.values() for row in several):
         numbers = [value for i, value in enumerate(row) if i < required or value is not None]

@@ -5,9 +5,10 @@ import functools
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from autobackbone.atomic import write_text
 from autobackbone.catalog.encoding import (
@@ -24,6 +25,7 @@ from autobackbone.catalog.records import ModelRecord
 
 FILE = Path(__file__).with_name("catalog.json")
 LOG = logging.getLogger("autobackbone")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,46 @@ def read(path: Path) -> Catalog:
     ValueError
         If it is damaged, or has another schema.
     """
+    return read_json(path, SCHEMA, _decoded, "is a catalog", "no catalog")
+
+
+def _decoded(content: dict[str, Any]) -> Catalog:
+    rows: dict[str, Encoded] = content["backbones"]
+    join_inputs(rows, content["inputs"])
+    for row in rows.values():
+        check_row(row)
+    return Catalog(content["timm"], Records(rows))
+
+
+def read_json(path: Path, schema: int, decode: Callable[[dict[str, Any]], _T], what: str, none: str) -> _T:
+    """Read a file of data.
+
+    Parameters
+    ----------
+    path
+        The file.
+    schema
+        The schema that it must have.
+    decode
+        Makes what is returned, of its content.
+    what, none
+        What such a file is, and what another is, for messages: ``"is a catalog"``, ``"no catalog"``.
+
+    Raises
+    ------
+    OSError
+        If there is no file, or it cannot be read.
+    ValueError
+        If it is damaged, or has another schema.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            msg = f"{str(path)!r} is a catalog of schema {content['schema']!r}, not {SCHEMA}"
+        if content["schema"] != schema:
+            msg = f"{str(path)!r} {what} of schema {content['schema']!r}, not {schema}"
             raise ValueError(msg)
-        rows: dict[str, Encoded] = content["backbones"]
-        join_inputs(rows, content["inputs"])
-        for row in rows.values():
-            check_row(row)
-        return Catalog(content["timm"], Records(rows))
+        return decode(content)
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as err:
-        msg = f"{str(path)!r} is damaged, or no catalog ({type(err).__name__})"
+        msg = f"{str(path)!r} is damaged, or {none} ({type(err).__name__})"
         raise ValueError(msg) from err
 
 

@@ -1,11 +1,13 @@
 """The facts about a backbone as text."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from autobackbone.cli.options import by
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from autobackbone.catalog.card import BackboneCard
 
 
@@ -29,7 +31,19 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "license": str,
     "weights": str,
 }
+NUMBERS = ("params", "macs", "activations", "top1", "throughput", "weights")
 HEADINGS = {"any_size": "any size", "throughput": "img/s", "top1": "top-1"}
+
+
+def fill(table: "Table", rows: Sequence[dict[str, Any]], keys: Sequence[str], headings: Mapping[str, str]) -> None:
+    """Add columns and rows of what `summarize` returns to a table; names are never broken."""
+    from rich.markup import escape
+
+    for key in keys:
+        justify: Literal["left", "right"] = "right" if key in NUMBERS else "left"
+        table.add_column(headings.get(key, key), justify=justify, no_wrap=True, overflow="ignore")
+    for row in rows:
+        table.add_row(*("" if row[key] is None else escape(COLUMNS[key](row[key])) for key in keys))
 
 
 def facts(card: "BackboneCard") -> dict[str, str]:

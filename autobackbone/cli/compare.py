@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from autobackbone.catalog.figures import at_size
 from autobackbone.cli import options
 from autobackbone.cli.cards import facts, figures, sizes, source_of_figures
 from autobackbone.cli.options import complete_name, new_console
@@ -58,11 +59,10 @@ def _row(card: "BackboneCard", device: str) -> dict[str, str]:
 
 def _value(card: "BackboneCard", key: str, device: str) -> float | None:
     """Return what can be better or worse of a backbone, at the size that its weights were trained for."""
-    size = card.input_size
     if key == "top-1":
-        return next((row.top1 for row in card.accuracy if (row.size, row.size) == size), None)
+        return getattr(at_size(card.accuracy, card.input_size), "top1", None)
     if key == "img/s":
-        return next((getattr(row, device) for row in card.throughput if (row.size, row.size) == size), None)
+        return getattr(at_size(card.throughput, card.input_size), device, None)
     return float(getattr(card, key))
 
 

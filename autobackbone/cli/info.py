@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autobackbone.cli import options
-from autobackbone.cli.cards import COLUMNS, HEADINGS, facts, figures, sizes, source_of_figures
+from autobackbone.cli.cards import HEADINGS, facts, figures, fill, sizes, source_of_figures
 from autobackbone.cli.options import complete_name, level_fields, new_console, print_fitted, print_levels
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_NUMBERS = ("top1", "throughput")
 _LESSER = ("throughput", "size", "license", "top1")  # columns left out on a narrow terminal, in this order
 
 
@@ -76,7 +75,6 @@ def info(name: str, strides: str | None, indices: str | None, img_size: str | No
 
 
 def _print_weights(console: "Console", weights: list[dict[str, Any]]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     keys = ("name", "license", "size", "top1", "throughput")
@@ -85,12 +83,7 @@ def _print_weights(console: "Console", weights: list[dict[str, Any]]) -> None:
     def build(shown: Sequence[str], *, framed: bool) -> Table:
         look: dict[str, Any] = {} if framed else {"box": None, "pad_edge": False}
         table = Table(**look)
-        for key in shown:
-            heading = "weights" if key == "name" else HEADINGS.get(key, key)
-            table.add_column(heading, no_wrap=True, overflow="ignore", justify="right" if key in _NUMBERS else "left")
-        for row in weights:
-            cells = ("" if row[key] is None else COLUMNS[key](row[key]) for key in shown)
-            table.add_row(*map(escape, cells))
+        fill(table, weights, shown, HEADINGS | {"name": "weights"})
         return table
 
     print_fitted(console, build, columns, [key for key in _LESSER if key in columns])

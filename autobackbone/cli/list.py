@@ -3,13 +3,13 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from autobackbone.cli import options
-from autobackbone.cli.cards import COLUMNS, HEADINGS, source_of_figures
+from autobackbone.cli.cards import COLUMNS, HEADINGS, fill, source_of_figures
 from autobackbone.cli.options import complete_name, integers, new_console, number, print_fitted, words
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _FOOTER = 5  # lines beside the rows: the heading, the count, what the figures are, the next prompt
-_NUMBERS = ("params", "macs", "activations", "top1", "throughput", "weights")
 # Columns left out on a narrow terminal, in this order.
 _LESSER = (
     "activations",
@@ -131,7 +130,11 @@ def _page(rows: list[dict[str, Any]], asked: Iterable[str]) -> None:
 
 def _print(console: "Console", rows: list[dict[str, Any]], asked: Iterable[str]) -> None:
     def build(shown: Sequence[str], *, framed: bool) -> "Table":  # noqa: ARG001 - a list has no frame
-        return _rows(rows, shown)
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        fill(table, rows, shown, HEADINGS)
+        return table
 
     hidden = print_fitted(console, build, list(COLUMNS), [column for column in _LESSER if column not in asked])
     names = [HEADINGS.get(column, column) for column in hidden]
@@ -139,18 +142,6 @@ def _print(console: "Console", rows: list[dict[str, Any]], asked: Iterable[str])
     console.print(f"{len(rows)} backbone{'s' * (len(rows) > 1)}{more}", style="dim")
     if not {"top1", "throughput"} <= set(hidden):
         console.print(source_of_figures(), style="dim")
-
-
-def _rows(rows: list[dict[str, Any]], shown: Sequence[str]) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in shown:
-        justify: Literal["left", "right"] = "right" if column in _NUMBERS else "left"
-        table.add_column(HEADINGS.get(column, column), justify=justify, no_wrap=True, overflow="ignore")
-    for row in rows:
-        table.add_row(*("" if row[key] is None else COLUMNS[key](row[key]) for key in shown))
-    return table
 
 
 def _hint(pattern: str) -> str:
