@@ -54,11 +54,16 @@ def site(html, tmp_path_factory):
     server.server_close()
 
 
-@pytest.fixture(scope="session")
-def chromium():
+@pytest.fixture(scope="module")  # while it runs, nothing else can run asyncio's loop
+def playwright():
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def chromium(playwright):
     found = next(filter(None, map(shutil.which, BROWSERS)), None)  # without one: Playwright's own
     quiet = ["--disable-component-update", "--disable-sync"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=[*ARGS.split(), *quiet])
-        yield browser
-        browser.close()
+    browser = playwright.chromium.launch(executable_path=found, args=[*ARGS.split(), *quiet])
+    yield browser
+    browser.close()

@@ -8,14 +8,13 @@ import random
 import re
 import runpy
 import shlex
-import shutil
 import string
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
-from playwright.sync_api import Error, expect, sync_playwright
+from playwright.sync_api import Error, expect
 
 from autobackbone import UnknownBackboneError, describe_backbone, list_backbones
 from autobackbone.catalog.describe import summarize
@@ -29,8 +28,6 @@ expect.set_options(timeout=60_000)  # a busy machine takes its time
 HERE = Path(__file__).parent / "catalog_page"
 BUILD = runpy.run_path(str(HERE / "build.py"))
 AXE = runpy.run_path(str(HERE / "axe.py"))
-ARGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 PAGE = 25  # rows of the table
 AXES = ("top1", "throughput", "params", "macs", "activations")
 BEST_HIGH = ("top1", "throughput")
@@ -83,21 +80,6 @@ def url(tmp_path_factory):
     path = tmp_path_factory.mktemp("site") / "catalog.html"
     BUILD["write_page"](path)
     return path.as_uri()
-
-
-@pytest.fixture(scope="module")
-def playwright():
-    with sync_playwright() as playwright:
-        yield playwright
-
-
-@pytest.fixture(scope="module")
-def chromium(playwright):
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)  # without one: Playwright's own
-    quiet = ["--disable-component-update", "--disable-sync"]
-    browser = playwright.chromium.launch(executable_path=found, args=[*ARGS.split(), *quiet])
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,20 +4,17 @@ import base64
 import io
 import re
 import runpy
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from autobackbone import create_backbone, extract_features, open_features
 from autobackbone.extraction.map_page import write_map
 
 expect.set_options(timeout=60_000)  # a busy machine takes its time
-ARGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 AXE = runpy.run_path(str(Path(__file__).parent / "catalog_page" / "axe.py"))
 HOSTILE = "<script>alert(1)<img src=x onerror=alert(2)> \"q\" 'q' & é日本\u2028.png"
 POINTS = """() => {
@@ -50,22 +47,13 @@ def url(table, tmp_path_factory):
     return path.as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)  # without one: Playwright's own
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=ARGS.split())
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(browser, url):
+def visit(chromium, url):
     """Opens the page; at the end there have been no errors, and no requests but for the page and opened images."""
     contexts, wrong = [], []
 
     def visit(**options):
-        context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}} | options)
+        context = chromium.new_context(**{"viewport": {"width": 1200, "height": 800}} | options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
