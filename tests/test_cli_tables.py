@@ -94,6 +94,7 @@ def test_arguments_are_options_in_messages(option, value):
         ("out_indices=(9,): no", "--indices 9: no"),
         ("out_indices and out_strides exclude each other", "--indices and --strides exclude each other"),
         ("Call with pretrained=False.", "Call with --random-weights."),
+        ("no network; weights= takes a path", "no network; --weights takes a path"),
         ("the weights of 'weights=a' are missing", "the weights of '--weights a' are missing"),
         ("strides and a license", "strides and a license"),
         ("extra_kwargs={'a': 1}: no", "extra_kwargs={'a': 1}: no"),

@@ -16,7 +16,7 @@ def in_options(message: str, app: click.Group) -> str:
         if isinstance(parameter, click.Option)
     } | _RENAMED
     message = message.replace("pretrained=False", "--random-weights")
-    message = re.sub(rf"(?<![-\w])({'|'.join(options)})=(?=\S)", lambda found: f"{options[found[1]]} ", message)
+    message = re.sub(rf"(?<![-\w])({'|'.join(options)})= ?", lambda found: f"{options[found[1]]} ", message)
     named = "|".join(name for name in options if "_" in name)  # others are words of English, too
     message = re.sub(rf"(?<![-\w'])({named})\b(?!=)", lambda found: options[found[1]], message)
     message = re.sub(r"(--img-size|--size) \((\d+), (\d+)\)", r"\1 \2x\3", message)
